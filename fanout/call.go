@@ -1,0 +1,282 @@
+package fanout
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+)
+
+// A call is one Gather, Collect, Stream or Run in progress: the engine behind all of them. It has n units of work, each
+// one query function to run. Lanes, each with one connection, take units from a common counter until none is left. The
+// call is not generic: what is typed stays in the closure run.
+//
+// Units are taken in order, and only by a lane that has its connection already. So a call makes progress as soon as it
+// has one connection, whatever happens to the other lanes' requests for one; and those requests end, by stopAcquiring,
+// the moment the last unit is taken.
+type call struct {
+	parent  context.Context // the caller's
+	pool    *pgxpool.Pool
+	shared  *shared
+	tx      pgx.Tx // where the caller gave one
+	limit   int
+	serial  bool
+	partial bool
+	timeout time.Duration // for the first connection; 0 for none
+	observe func(context.Context, Span)
+
+	n      int
+	run    func(ctx context.Context, i int, tx DBTX) error // unit i, called at most once
+	locate func(i int) (index, query int)                  // where unit i stands in the caller's arguments
+	failed func(*Error)                                    // with partial: told of each failed unit, with mu held
+
+	// Set by execute.
+	queued        time.Time
+	group         *errgroup.Group
+	ctx           context.Context // the group's: ends with parent, or when the first unit fails
+	acquireCtx    context.Context // ends with ctx, or when nothing is left to acquire for
+	stopAcquiring context.CancelCauseFunc
+	timer         *time.Timer
+	borrowed      *lane // a nested call's or a transaction's connection; nil: lanes acquire their own
+
+	mu        sync.Mutex // guards what is below
+	next      int        // the unit to be taken next
+	connected bool       // a lane has had a connection
+	noConn    error      // the first failure to get one while units were waiting
+}
+
+// newCall is a call on s of n units, one for each query of the caller; locate and failed may be changed.
+func newCall[Q any](ctx context.Context, s *Source[Q], n int, run func(ctx context.Context, i int, q Q) error) *call {
+	c := &call{
+		parent:  ctx,
+		pool:    s.pool,
+		shared:  s.shared,
+		tx:      s.tx,
+		limit:   s.Limit,
+		serial:  s.Strategy == Serial,
+		partial: s.Partial,
+		timeout: s.AcquireTimeout,
+		observe: s.Observe,
+		n:       n,
+		locate:  func(i int) (int, int) { return i, 0 },
+	}
+	bind := s.bind
+	c.run = func(ctx context.Context, i int, tx DBTX) error { return run(ctx, i, bind(tx)) }
+	return c
+}
+
+// errAcquireTimeout is the cause with which acquireCtx ends when Source.AcquireTimeout runs out.
+var errAcquireTimeout = errors.New("acquire timeout")
+
+// execute runs the units and returns when all is over: no goroutine of the call runs, no connection of it is held. It
+// returns a *PanicError, not a panic; the error of the unit that failed first, as an *Error; or, where no unit is to
+// blame, why units were not started. With partial, failed units are reported to c.failed alone.
+func (c *call) execute() error {
+	if c.n == 0 {
+		return nil
+	}
+	c.queued = time.Now()
+	if c.parent.Err() == nil {
+		giveBack, err := c.borrow()
+		if err != nil {
+			return err
+		}
+		defer giveBack()
+		if err := c.runLanes(); err != nil {
+			return err
+		}
+	}
+	return c.unstarted()
+}
+
+// borrow sets c.borrowed if the call is to run on a connection that the caller holds: in a transaction handed in by
+// Source.On, or nested in a query function of another call on the same pool, recognised by its ctx.
+func (c *call) borrow() (giveBack func(), err error) {
+	if c.tx != nil {
+		conn := c.tx.Conn()
+		if conn != nil && conn.PgConn().IsBusy() {
+			return nil, fmt.Errorf("fanout: the connection of the transaction is busy: %w", errRowsOpen)
+		}
+		c.borrowed = &lane{call: c, db: c.tx, conn: conn}
+		return func() {}, nil
+	}
+	outer, ok := c.parent.Value(poolKey{c.pool}).(*handle)
+	if !ok {
+		return func() {}, nil
+	}
+	if err := outer.lend(); err != nil {
+		return nil, err
+	}
+	c.borrowed = &lane{call: c, db: outer.lane.db, conn: outer.lane.conn}
+	return outer.leave, nil
+}
+
+// runLanes starts the lanes and waits for them.
+func (c *call) runLanes() error {
+	c.group, c.ctx = errgroup.WithContext(c.parent)
+	c.acquireCtx, c.stopAcquiring = context.WithCancelCause(c.ctx)
+	defer c.stopAcquiring(nil)
+	if c.timeout > 0 && c.borrowed == nil {
+		c.timer = time.AfterFunc(c.timeout, func() { c.stopAcquiring(errAcquireTimeout) })
+		defer c.timer.Stop()
+	}
+	for range c.width() {
+		c.group.Go(c.runLane)
+	}
+	return c.group.Wait()
+}
+
+// width is how many lanes the call starts.
+func (c *call) width() int {
+	if c.serial || c.borrowed != nil {
+		return 1
+	}
+	limit := c.shared.maxConns
+	if c.limit > 0 {
+		limit = min(limit, c.limit)
+	}
+	return min(limit, c.n)
+}
+
+// strategy is the one that the units really run by.
+func (c *call) strategy() Strategy {
+	if c.serial || c.borrowed != nil {
+		return Serial
+	}
+	return Parallel
+}
+
+// waiting reports whether a lane still has something to do.
+func (c *call) waiting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.next < c.n && c.ctx.Err() == nil
+}
+
+// take hands out the next unit, if any. With the last one, nobody needs a further connection.
+func (c *call) take() (i int, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next == c.n || c.ctx.Err() != nil {
+		return 0, false
+	}
+	i = c.next
+	c.next++
+	if c.next == c.n {
+		c.stopAcquiring(nil)
+	}
+	return i, true
+}
+
+// fail ends the call: its ctx ends at once, and the first err that fail is given is the call's error. It reports by way
+// of a goroutine of the group, because a lane that has failed may have to clean up before it can return err itself, and
+// one that is leaving by runtime.Goexit cannot return anything.
+func (c *call) fail(err error) {
+	c.group.Go(func() error { return err })
+	<-c.ctx.Done()
+}
+
+// failUnit records that unit i has failed, which without partial ends the call.
+func (c *call) failUnit(i int, name string, err error) {
+	e := c.attribute(i, name, err)
+	if !c.partial {
+		c.fail(e)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed(e)
+}
+
+// attribute makes an *Error for unit i. When the caller's ctx has ended, that is the cause, however the driver or the
+// server put it.
+func (c *call) attribute(i int, name string, err error) *Error {
+	if ended := c.parent.Err(); ended != nil && !errors.Is(err, ended) {
+		err = fmt.Errorf("%w: %w", ended, err)
+	}
+	index, query := c.locate(i)
+	return &Error{Index: index, Query: query, Name: name, Err: err}
+}
+
+// unstarted is called when no lane runs any more. It returns nil if every unit was taken; otherwise why the rest was not.
+func (c *call) unstarted() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next == c.n {
+		return nil
+	}
+	err := c.parent.Err()
+	if !c.connected && c.borrowed == nil {
+		err = c.noConnection(cmp.Or(err, c.noConn))
+	} else if err == nil {
+		err = fmt.Errorf("fanout: the connection was lost, and there is no other: %w", c.noConn)
+	}
+	if c.partial {
+		for i := c.next; i < c.n; i++ {
+			c.failed(c.attribute(i, "", err))
+		}
+		return nil
+	}
+	if !c.connected && c.borrowed == nil {
+		return err // no query is to blame
+	}
+	return c.attribute(c.next, "", err)
+}
+
+// noConnection words why the call did not get its first connection.
+func (c *call) noConnection(err error) error {
+	if c.ctx == nil {
+		return fmt.Errorf("fanout: not started: %w", err) // ctx had ended before
+	}
+	stat := c.pool.Stat()
+	inUse := fmt.Sprintf("%d of %d in use", stat.AcquiredConns(), stat.MaxConns())
+	if opening := stat.ConstructingConns(); opening > 0 {
+		inUse += fmt.Sprintf(", %d being opened", opening)
+	}
+	if stat.AcquiredConns() == stat.MaxConns() {
+		inUse += " (if the caller holds one of them itself, it must release it first, or run the call in its transaction with Source.On)"
+	}
+	switch {
+	case errors.Is(err, errAcquireTimeout):
+		return fmt.Errorf("fanout: no connection within %v: %s: %w", c.timeout, inUse, context.DeadlineExceeded)
+	case errors.Is(err, c.parent.Err()) && errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("fanout: no connection within %v: %s: %w", time.Since(c.queued).Round(time.Millisecond), inUse, err)
+	case errors.Is(err, c.parent.Err()):
+		return fmt.Errorf("fanout: no connection: %s: %w", inUse, err)
+	default:
+		return fmt.Errorf("fanout: no connection: %w", err)
+	}
+}
+
+// runAll executes the call and returns its error as Gather, Collect and Run do: a PanicError as a panic, and with partial
+// the failed units as Errors in the order of the caller's arguments.
+func (c *call) runAll() error {
+	var errs Errors
+	c.failed = func(e *Error) { errs = append(errs, e) }
+	err := c.execute()
+	raise(err)
+	if err != nil {
+		return err
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	slices.SortFunc(errs, func(a, b *Error) int {
+		return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Query, b.Query))
+	})
+	return errs
+}
+
+// raise panics if err is a PanicError, in the goroutine that made the call.
+func raise(err error) {
+	if p, ok := err.(*PanicError); ok {
+		panic(p)
+	}
+}

@@ -1,0 +1,26 @@
+package fanout
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// DBTX is what a query function's statements run on: the five methods that sqlc's generated DBTX interfaces for pgx/v5
+// are made of, each as pgx has it. A package generated with emit_methods_with_db_argument takes it as an argument; for
+// such a package, and for statements written by hand, bind a [Source] to DBTX itself:
+//
+//	src := fanout.New(pool, func(tx fanout.DBTX) fanout.DBTX { return tx })
+//
+// The DBTX that a query function is given belongs to that function, until it returns, and serves one goroutine: one
+// statement at a time, the next when the rows of the last are read to their end or closed. Anything else is refused with
+// an error that says so; nothing is sent then. A begin, or any other session state, sent through a DBTX stays on the
+// pooled connection and is the caller's to undo; a transaction left open is an error, and costs the connection.
+type DBTX interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error)
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}

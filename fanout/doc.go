@@ -1,0 +1,34 @@
+// Package fanout runs many sqlc-generated query functions at once, each on its own pooled pgx connection, and merges the
+// structs they return into one map keyed by primary key.
+//
+// The functions are those that sqlc generates for pgx/v5, unmodified, from any schema:
+//
+//	src := fanout.New(pool, db.New)
+//	rows, err := fanout.Gather(ctx, src,
+//		func(a db.A) int32 { return a.ID },
+//		fanout.Each((*db.Queries).ListAByData, "a_1", "a_7", "a_42")...)
+//
+// # Calls
+//
+// [Gather] merges the rows of all queries into a map, [Collect] keeps them per query, [Stream] yields them as queries
+// finish, and [Run] is for queries of different types. [Identity] is the map for more than one call.
+//
+// A call is structured: when it returns, no goroutine of it runs, no connection of it is held and no transaction is open.
+// What it returns follows the order of the queries, never the order in which they finished. Without [Source.Partial] it
+// is all or error: the first failure cancels the other queries, and the [Error] names the one that failed, by position
+// and by its name in the SQL.
+//
+// A call needs one connection to make progress. It starts on the first that it gets, asks for more, up to
+// [Source.Limit], only while queries are waiting, and never holds one while it needs another. So any number of calls at
+// once, on a pool of any size, come to their end.
+//
+// # Inside a query function
+//
+// A function gets a query set q that is its own until it returns, for one statement at a time from one goroutine, and a
+// ctx. A call that it makes with that ctx, on a Source of the same pool, is nested: it runs on the connection that the
+// function already holds, one query after the other, and needs no other connection. A nested call made with another ctx
+// is not recognised, and waits for a connection like everybody else. Functions must not wait for one another: the others
+// may not have started.
+//
+// Queries are transactions of their own, unless [Source.On] runs them in one. Each sees the database as of its own start.
+package fanout

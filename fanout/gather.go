@@ -1,0 +1,66 @@
+package fanout
+
+import (
+	"context"
+	"fmt"
+)
+
+// Gather runs the queries at once and merges their rows into one map by key; with equal keys the row of the later query
+// wins, and within a query the later row. See [Collect] for everything else: Gather is Collect followed by [Merge].
+//
+// The map holds the generated structs as the query functions returned them. No rows give an empty map; an error without
+// any result a nil one.
+func Gather[Q, T any, K comparable](ctx context.Context, src Source[Q], key func(T) K, queries ...Query[Q, T]) (map[K]T, error) {
+	mustBeSet(key != nil, "Gather", "key")
+	lists, err := collect(ctx, &src, "Gather", queries)
+	if lists == nil {
+		return nil, err
+	}
+	return Merge(key, lists...), err
+}
+
+// Collect runs the queries at once and returns the rows of each: list i is what query i returned, whatever order they
+// finished in; a list without rows has length 0.
+//
+// It returns when all is over: no goroutine of the call runs, no connection of it is held. ctx bounds the whole; when it
+// ends, running statements are cancelled and the error matches ctx.Err(). A query that fails cancels the others, and
+// Collect returns nil and an [*Error] that names the one that failed first. With Source.Partial the rest goes on, and the
+// failed queries, whose lists are nil, are reported as [Errors] beside the lists; if all failed, the lists are nil too.
+// An error that no query is to blame for, such as a pool without a free connection, is not an *Error.
+//
+// A panic in a query function is passed on as a [*PanicError]. Without queries, Collect returns an empty list and takes
+// no connection. It panics if a query is nil or src was not made by [New].
+func Collect[Q, T any](ctx context.Context, src Source[Q], queries ...Query[Q, T]) ([][]T, error) {
+	return collect(ctx, &src, "Collect", queries)
+}
+
+func collect[Q, T any](ctx context.Context, src *Source[Q], function string, queries []Query[Q, T]) ([][]T, error) {
+	mustHaveAll(function, queries)
+	if err := src.check(function); err != nil {
+		return nil, err
+	}
+	lists := make([][]T, len(queries))
+	err := newCall(ctx, src, len(queries), func(ctx context.Context, i int, q Q) error {
+		rows, err := queries[i](ctx, q)
+		if err == nil {
+			lists[i] = rows
+		}
+		return err
+	}).runAll()
+	if err == nil {
+		return lists, nil
+	}
+	if errs, ok := err.(Errors); ok && len(errs) < len(queries) {
+		return lists, errs
+	}
+	return nil, err
+}
+
+// mustHaveAll panics if one of the queries is nil.
+func mustHaveAll[Q, T any](function string, queries []Query[Q, T]) {
+	for i, query := range queries {
+		if query == nil {
+			panic(fmt.Sprintf("fanout: %s: query %d is nil", function, i))
+		}
+	}
+}

@@ -1,0 +1,20 @@
+package fanout
+
+// Merge indexes the rows of the lists by key. Where a key repeats, the later row wins, later lists counting as later than
+// earlier ones. No rows give an empty map, never nil. It is what [Gather] does with the lists of [Collect].
+func Merge[K comparable, T any](key func(T) K, lists ...[]T) map[K]T {
+	mustBeSet(key != nil, "Merge", "key")
+	// The longest list is what the map surely has to hold, unless keys repeat in it. The sum of all was decided against:
+	// lists that overlap much, which is what Merge is for, would allocate many times what they need.
+	longest := 0
+	for _, list := range lists {
+		longest = max(longest, len(list))
+	}
+	merged := make(map[K]T, longest)
+	for _, list := range lists {
+		for _, row := range list {
+			merged[key(row)] = row
+		}
+	}
+	return merged
+}

@@ -1,0 +1,131 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// A Source is where queries run: a pool, the sqlc query set bound to its connections, and settings. [New] makes one; the
+// zero value is not usable. Its exported fields are settings whose zero value is the stated default. It is passed by
+// value: copy it, change a field, and the copy differs for one call.
+//
+//	src := fanout.New(pool, db.New)
+//	narrow := src
+//	narrow.Limit = 2
+//
+// A Source may be used by any number of goroutines at once, as the pool may.
+type Source[Q any] struct {
+	// Limit is the most connections that one call holds at once. 0 stands for the pool's MaxConns, which is also the
+	// upper bound of every Limit.
+	Limit int
+
+	// Strategy is how queries share connections.
+	Strategy Strategy
+
+	// Snapshot makes every query of a call read one and the same snapshot of the database, read only. Not available yet:
+	// a call returns an error that matches [errors.ErrUnsupported].
+	Snapshot bool
+
+	// Partial keeps what succeeded when some queries fail: the call returns the results of the successful queries and
+	// [Errors] for the others, and a failing query does not stop the rest. If every query fails, there are only Errors.
+	Partial bool
+
+	// AcquireTimeout is how long a call waits for its first connection. When it runs out the call fails, with an error
+	// that says how many connections are in use and matches [context.DeadlineExceeded]. 0: ctx alone decides.
+	AcquireTimeout time.Duration
+
+	// Retries is how often a call may start again after a transient failure. Not available yet: if it is set, a call
+	// returns an error that matches [errors.ErrUnsupported].
+	Retries int
+
+	// Observe, if set, is called once for each finished query, with the ctx of its call: by one goroutine at a time for
+	// all calls of a Source and its copies, in the order in which the queries finish. It runs between two queries of a
+	// connection, so it should be quick; a call that it makes through the same Source would wait for itself for ever.
+	Observe func(context.Context, Span)
+
+	pool   *pgxpool.Pool
+	bind   func(DBTX) Q
+	tx     pgx.Tx // set by On
+	shared *shared
+}
+
+// shared is what all copies of a Source have in common.
+type shared struct {
+	maxConns  int        // the pool's
+	observing sync.Mutex // held while Observe runs
+}
+
+// New binds a sqlc package's New function to a pool:
+//
+//	src := fanout.New(pool, db.New)
+//
+// For a package generated with emit_methods_with_db_argument see [DBTX]. The pool remains the caller's, to use otherwise
+// and to close.
+//
+// New panics, as a programming error at start-up, if pool or newQueries is nil, or if D, the package's DBTX, asks for
+// anything but the five methods of DBTX as pgx/v5 has them.
+func New[Q, D any](pool *pgxpool.Pool, newQueries func(D) Q) Source[Q] {
+	mustBeSet(pool != nil, "New", "pool")
+	mustBeSet(newQueries != nil, "New", "newQueries")
+	mustServe[D]()
+	return Source[Q]{
+		pool:   pool,
+		bind:   func(tx DBTX) Q { return newQueries(tx.(D)) },
+		shared: &shared{maxConns: int(pool.Stat().MaxConns())},
+	}
+}
+
+// mustServe panics unless D is an interface type that a handle implements.
+func mustServe[D any]() {
+	defer func() {
+		if r := recover(); r != nil {
+			panic(fmt.Sprintf("fanout: New: newQueries must take an interface made of methods of fanout.DBTX, as sqlc generates it for sql_package pgx/v5: %v", r))
+		}
+	}()
+	_ = any((*handle)(nil)).(D)
+}
+
+// On returns a Source whose calls run inside tx, on its one connection, and see what it has written. The transaction
+// remains the caller's to commit or roll back, also after a failure: PostgreSQL then refuses further statements until it
+// is rolled back, so with Partial the queries after a failing one fail too. Parallel means Serial there, and Snapshot,
+// Limit, AcquireTimeout and Retries do not apply. One call at a time, as for tx itself. On panics if tx is nil.
+func (s Source[Q]) On(tx pgx.Tx) Source[Q] {
+	mustBeSet(tx != nil, "On", "tx")
+	s.tx = tx
+	return s
+}
+
+// check panics if s was not made by New, and returns an error if a setting is out of its range or asks for what is not
+// available yet. Nothing is quietly replaced by something else.
+func (s *Source[Q]) check(function string) error {
+	if s.shared == nil {
+		panic("fanout: " + function + ": the Source was not made by fanout.New")
+	}
+	switch {
+	case s.Limit < 0:
+		return fmt.Errorf("fanout: Limit is %d; it must be 1 or more, or 0 for the pool's MaxConns", s.Limit)
+	case s.AcquireTimeout < 0:
+		return fmt.Errorf("fanout: AcquireTimeout is %v; it must be positive, or 0 to wait as long as ctx allows", s.AcquireTimeout)
+	case s.Retries < 0:
+		return fmt.Errorf("fanout: Retries is %d; it must be 1 or more, or 0 for none", s.Retries)
+	case s.Strategy < 0 || int(s.Strategy) >= len(strategyNames):
+		return fmt.Errorf("fanout: unknown %v", s.Strategy)
+	case s.Strategy > Serial:
+		return notYet("Strategy " + s.Strategy.String())
+	case s.Snapshot && s.tx == nil:
+		return notYet("Snapshot")
+	case s.Retries > 0 && s.tx == nil:
+		return notYet("Retries")
+	}
+	return nil
+}
+
+func notYet(what string) error {
+	return fmt.Errorf("fanout: %s is not available yet: %w", what, errors.ErrUnsupported)
+}

@@ -1,0 +1,110 @@
+package fanout
+
+import (
+	"context"
+	"iter"
+	"sync"
+)
+
+// Result is one finished query's rows in a [Stream].
+type Result[T any] struct {
+	Index int // position of the query in the call
+	Rows  []T // what it returned
+}
+
+// Stream runs the queries at once and yields the rows of each as it finishes, with its index; under Serial, in the order
+// of the queries. Each range over the sequence runs the queries anew.
+//
+// The queries never wait for the loop body: finished results are buffered, and connections go back to the pool as soon as
+// no query is waiting for one, so the body may use the same pool. When the loop ends, by itself, by break or by a panic,
+// running statements are cancelled, and the loop is left only when no goroutine of the call runs and no connection of it
+// is held.
+//
+// A failure ends the sequence: what had finished before it is yielded, then the zero Result and the error, which is as in
+// [Collect]. With Source.Partial, each failed query is yielded as the zero Result and its [*Error] when it fails, and the
+// sequence goes on. A panic in a query function is passed on from the loop as a [*PanicError]. Stream panics if a query is
+// nil or src was not made by [New].
+func Stream[Q, T any](ctx context.Context, src Source[Q], queries ...Query[Q, T]) iter.Seq2[Result[T], error] {
+	mustHaveAll("Stream", queries)
+	checked := src.check("Stream")
+	return func(yield func(Result[T], error) bool) {
+		if checked != nil {
+			yield(Result[T]{}, checked)
+			return
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		var s stream[T]
+		s.wake = make(chan struct{}, 1)
+		call := newCall(ctx, &src, len(queries), func(ctx context.Context, i int, q Q) error {
+			rows, err := queries[i](ctx, q)
+			if err == nil {
+				s.put(Result[T]{i, rows}, nil)
+			}
+			return err
+		})
+		call.failed = func(e *Error) { s.put(Result[T]{}, e) }
+		ended := make(chan error, 1)
+		go func() {
+			ended <- call.execute()
+			close(s.wake)
+		}()
+		// However the loop ends, the call ends first. A panic of a query function is passed on even if the loop has ended
+		// by break, but not in place of a panic of the loop body.
+		over := false
+		defer func() {
+			cancel()
+			if !over {
+				<-ended
+			}
+		}()
+		for range s.wake {
+			for _, item := range s.get() {
+				if !yield(item.result, item.err) {
+					cancel()
+					err := <-ended
+					over = true
+					raise(err)
+					return
+				}
+			}
+		}
+		err := <-ended
+		over = true
+		raise(err)
+		if err != nil {
+			yield(Result[T]{}, err)
+		}
+	}
+}
+
+// stream is the buffer between the lanes of a call and its consumer. It has no bound: rows that are to be returned are
+// in memory in any case, and a bound would make connections wait for the loop body.
+type stream[T any] struct {
+	mu    sync.Mutex
+	items []streamItem[T]
+	wake  chan struct{} // holds a token while there are items, is closed at the end
+}
+
+type streamItem[T any] struct {
+	result Result[T]
+	err    error
+}
+
+func (s *stream[T]) put(result Result[T], err error) {
+	s.mu.Lock()
+	s.items = append(s.items, streamItem[T]{result, err})
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// get takes all that is there.
+func (s *stream[T]) get() []streamItem[T] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	items := s.items
+	s.items = nil
+	return items
+}
