@@ -44,7 +44,7 @@ type call struct {
 	acquireCtx    context.Context // ends with ctx, or when nothing is left to acquire for
 	stopAcquiring context.CancelCauseFunc
 	timer         *time.Timer
-	borrowed      *lane // a nested call's or a transaction's connection; nil: lanes acquire their own
+	borrowed      *link // a nested call's or a transaction's connection; nil: lanes acquire their own
 
 	mu        sync.Mutex // guards what is below
 	next      int        // the unit to be taken next
@@ -104,7 +104,7 @@ func (c *call) borrow() (giveBack func(), err error) {
 		if conn != nil && conn.PgConn().IsBusy() {
 			return nil, fmt.Errorf("fanout: the connection of the transaction is busy: %w", errRowsOpen)
 		}
-		c.borrowed = &lane{call: c, db: c.tx, conn: conn}
+		c.borrowed = &link{db: c.tx, conn: conn}
 		return func() {}, nil
 	}
 	outer, ok := c.parent.Value(poolKey{c.pool}).(*handle)
@@ -114,8 +114,8 @@ func (c *call) borrow() (giveBack func(), err error) {
 	if err := outer.lend(); err != nil {
 		return nil, err
 	}
-	c.borrowed = &lane{call: c, db: outer.lane.db, conn: outer.lane.conn}
-	return outer.leave, nil
+	c.borrowed = outer.lane.link
+	return outer.takeBack, nil
 }
 
 // runLanes starts the lanes and waits for them.

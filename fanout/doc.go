@@ -22,6 +22,11 @@
 // [Source.Limit], only while queries are waiting, and never holds one while it needs another. So any number of calls at
 // once, on a pool of any size, come to their end.
 //
+// A failure costs no connections. Statements that are to stop, because another query failed or a ctx ended, are cancelled
+// by PostgreSQL cancel requests, where pgx would close the socket; the connections go back to the pool as they were. A
+// server that has not ended a statement one second after its ctx ended is given up: the connection is taken out of the pool
+// and closed, and the statement fails. A function that then still holds rows open counts as such a server.
+//
 // # Inside a query function
 //
 // A function gets a query set q that is its own until it returns, for one statement at a time from one goroutine, and a

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -11,13 +12,15 @@ import (
 )
 
 // A handle is the DBTX of one running unit: what the q of its query function sends statements to. It is where statement
-// names are read, spans are measured, and misuse of the connection becomes an error instead of a broken protocol.
+// names are read, spans are measured, statements are cancelled when their ctx ends, and misuse of the connection becomes
+// an error instead of a broken protocol.
 //
 // At any time one party may use the connection: state says which. Every use begins with a step from idle and ends with
 // the step back, under mu; who has made the first step may touch the connection until the second. So no lock is held
 // while a statement runs.
 type handle struct {
 	lane *lane
+	link *link
 	unit int
 	ctx  queryCtx // what the query function is given
 
@@ -26,6 +29,14 @@ type handle struct {
 	returned bool          // the query function has returned: nobody may begin a use any more
 	open     result        // in state reading: what is to be read or closed
 	quiet    chan struct{} // closed by the end of the use that outlives the function; nil if none does
+
+	// The statement's watch: it ends the statement when ctx ends.
+	watching    bool           // from begin to end
+	stops       [2]func() bool // of the watched ctxs; the second only if the statement has one of its own
+	watchers    sync.WaitGroup // their functions that are running or may yet run
+	interrupted error          // why the statement was cancelled; nil if it was not
+	ended       chan struct{}  // closed when the interrupted statement has ended
+	deadline    time.Time      // of the interrupted statement's grace
 
 	// What the spans and errors say. Written in the steps above, under mu.
 	name       string
@@ -49,7 +60,7 @@ type result interface {
 }
 
 func newHandle(l *lane, unit int) *handle {
-	h := &handle{lane: l, unit: unit}
+	h := &handle{lane: l, link: l.link, unit: unit}
 	h.ctx = queryCtx{l.call.ctx, h}
 	return h
 }
@@ -71,12 +82,16 @@ func (c *queryCtx) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// begin takes the connection for n statements, the first of them sql, or says why it cannot be had.
-func (h *handle) begin(name string, n int) error {
+// begin takes the connection for n statements, or says why it cannot be had. It returns the ctx to send them with, which
+// never ends: the end of ctx is watched here.
+func (h *handle) begin(ctx context.Context, name string, n int) (context.Context, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.refusal(); err != nil {
-		return err
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("fanout: the statement was not sent: %w", err)
 	}
 	h.state = running
 	h.name = name
@@ -84,7 +99,90 @@ func (h *handle) begin(name string, n int) error {
 		h.started = time.Now()
 	}
 	h.statements += n
-	return nil
+	if h.link.conn == nil {
+		return ctx, nil
+	}
+	h.watching = true
+	h.watch(0, ctx)
+	if ctx.Done() != h.ctx.Done() {
+		// A ctx that the function has made for this statement, or one that has nothing to do with the call.
+		h.watch(1, &h.ctx)
+	}
+	return context.WithoutCancel(ctx), nil
+}
+
+// watch has the statement interrupted when ctx ends. It is called with mu held.
+func (h *handle) watch(i int, ctx context.Context) {
+	h.watchers.Add(1)
+	h.stops[i] = context.AfterFunc(ctx, func() {
+		defer h.watchers.Done()
+		h.interrupt(ctx.Err())
+	})
+}
+
+// interrupt ends the running statement, if there still is one, and returns when it has ended.
+func (h *handle) interrupt(cause error) {
+	h.mu.Lock()
+	if !h.watching || h.interrupted != nil {
+		h.mu.Unlock()
+		return
+	}
+	h.interrupted = cause
+	h.ended = make(chan struct{})
+	h.deadline = time.Now().Add(cancelGrace)
+	h.mu.Unlock()
+	h.link.cancel(h.ended, h.deadline)
+}
+
+// end is called when a statement has ended with err: its result is read, or will not be. It returns what the query
+// function is to be told, and leaves the connection ready for the next use.
+func (h *handle) end(err error) error {
+	h.mu.Lock()
+	h.watching = false
+	if h.ended != nil {
+		close(h.ended)
+	}
+	stops := h.stops
+	h.stops = [2]func() bool{}
+	h.mu.Unlock()
+	for _, stop := range stops {
+		if stop != nil && stop() {
+			h.watchers.Done() // it will not run
+		}
+	}
+	h.watchers.Wait()
+	if h.ended != nil {
+		h.link.absorb(h.deadline)
+	}
+	err = h.explain(err)
+
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.interrupted, h.ended = nil, nil
+	h.rest()
+	return err
+}
+
+// explain makes the error of an interrupted statement match the error of the ctx that has ended, as pgx's would.
+func (h *handle) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.interrupted == nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", h.interrupted, err)
+}
+
+// rest is the step back to idle. It is called with mu held.
+func (h *handle) rest() {
+	h.state = idle
+	h.open = nil
+	if h.quiet != nil {
+		close(h.quiet)
+	}
 }
 
 // lend takes the connection for a nested call, or says why it cannot be had.
@@ -98,7 +196,14 @@ func (h *handle) lend() error {
 	return nil
 }
 
-// refusal is why the connection cannot be taken now; nil if it can.
+// takeBack ends what lend began.
+func (h *handle) takeBack() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.rest()
+}
+
+// refusal is why the connection cannot be taken now; nil if it can. It is called with mu held.
 func (h *handle) refusal() error {
 	switch {
 	case h.returned:
@@ -128,17 +233,6 @@ func (h *handle) count(rows int) {
 	h.rows += rows
 }
 
-// leave ends a use of the connection.
-func (h *handle) leave() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.state = idle
-	h.open = nil
-	if h.quiet != nil {
-		close(h.quiet)
-	}
-}
-
 // holds reports whether r is what the function is reading. If it is not, and the function has returned, the connection
 // may be at work for others already, and err says so.
 func (h *handle) holds(r result) (ok bool, err error) {
@@ -163,65 +257,69 @@ func (h *handle) finish() (abandoned <-chan struct{}) {
 	if h.state == running || h.state == lent {
 		h.quiet = make(chan struct{})
 	}
+	quiet := h.quiet
 	h.mu.Unlock()
 	if open != nil {
 		open.discard()
-		h.leave()
 	}
-	return h.quiet
+	return quiet
 }
 
-func (h *handle) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if err := h.begin(statementName(sql), 1); err != nil {
+func (h *handle) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
+	ctx, err = h.begin(ctx, statementName(sql), 1)
+	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	defer h.leave()
-	return h.lane.db.Exec(ctx, sql, args...)
+	// In a defer, here and below, because an argument's encoder may panic.
+	defer func() { err = h.end(err) }()
+	return h.link.db.Exec(ctx, sql, args...)
 }
 
-func (h *handle) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if err := h.begin(statementName(sql), 1); err != nil {
-		return refusedRows{err}, err
+func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows, err error) {
+	ctx, err = h.begin(ctx, statementName(sql), 1)
+	if err != nil {
+		return failedRows{err}, err
 	}
-	handedOut := false
+	var r *rows
 	defer func() {
-		if !handedOut { // an error, or a panic of an argument's encoder
-			h.leave()
+		if r == nil {
+			err = h.end(err)
 		}
 	}()
-	pgxRows, err := h.lane.db.Query(ctx, sql, args...)
+	pgxRows, err := h.link.db.Query(ctx, sql, args...)
 	if err != nil {
 		return pgxRows, err
 	}
-	r := &rows{Rows: pgxRows, handle: h}
+	r = &rows{Rows: pgxRows, handle: h}
 	h.read(r)
-	handedOut = true
 	return r, nil
 }
 
 func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	if err := h.begin(statementName(sql), 1); err != nil {
-		return refusedRows{err}
+	ctx, err := h.begin(ctx, statementName(sql), 1)
+	if err != nil {
+		return failedRows{err}
 	}
-	handedOut := false
+	var r *row
 	defer func() {
-		if !handedOut {
-			h.leave()
+		if r == nil {
+			_ = h.end(nil)
 		}
 	}()
-	r := &row{row: h.lane.db.QueryRow(ctx, sql, args...), handle: h}
+	pgxRow := h.link.db.QueryRow(ctx, sql, args...)
+	r = &row{row: pgxRow, handle: h}
 	h.read(r)
-	handedOut = true
 	return r
 }
 
-func (h *handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
+func (h *handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (n int64, err error) {
 	// sqlc puts no name on a copy, because there is no SQL to put it on; the table is the best there is.
-	if err := h.begin("copy "+table.Sanitize(), 1); err != nil {
+	ctx, err = h.begin(ctx, "copy "+table.Sanitize(), 1)
+	if err != nil {
 		return 0, err
 	}
-	defer h.leave()
-	return h.lane.db.CopyFrom(ctx, table, columns, source)
+	defer func() { err = h.end(err) }()
+	return h.link.db.CopyFrom(ctx, table, columns, source)
 }
 
 func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
@@ -229,19 +327,18 @@ func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if b.Len() > 0 {
 		name = statementName(b.QueuedQueries[0].SQL)
 	}
-	if err := h.begin(name, b.Len()); err != nil {
+	ctx, err := h.begin(ctx, name, b.Len())
+	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	handedOut := false
+	var r *batchResults
 	defer func() {
-		if !handedOut {
-			h.leave()
+		if r == nil {
+			_ = h.end(nil)
 		}
 	}()
-	r := &batchResults{BatchResults: h.lane.db.SendBatch(ctx, b), handle: h}
+	pgxResults := h.link.db.SendBatch(ctx, b)
+	r = &batchResults{BatchResults: pgxResults, handle: h}
 	h.read(r)
-	handedOut = true
 	return r
 }
-
-var _ DBTX = (*handle)(nil)

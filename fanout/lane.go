@@ -4,29 +4,18 @@ import (
 	"context"
 	"runtime/debug"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
-
-// closeTimeout bounds how long a lane waits for the network when it closes a connection that must not be used again.
-const closeTimeout = time.Second
 
 // A lane is one goroutine of a call with one connection, on which it runs one unit after the other.
 type lane struct {
 	call *call
-	res  *pgxpool.Conn // nil: the connection is the caller's, and not the lane's to give back or to destroy
-	conn *pgx.Conn     // nil before acquire, and for a pgx.Tx that is not on a connection of pgx
-	db   DBTX          // what statements are sent to: conn, or a transaction on it
-	now  *handle       // of the unit that is running
+	link *link   // nil between connections
+	now  *handle // of the unit that is running
 }
 
 // runLane is the goroutine of a lane. It returns nil: failures are reported when they happen, by call.fail.
 func (c *call) runLane() error {
-	l := c.borrowed
-	if l == nil {
-		l = &lane{call: c}
-	}
+	l := &lane{call: c, link: c.borrowed}
 	completed := false
 	defer func() {
 		if !completed {
@@ -35,7 +24,7 @@ func (c *call) runLane() error {
 		l.release()
 	}()
 	for c.waiting() {
-		if l.db == nil && !l.acquire() {
+		if l.link == nil && !l.acquire() {
 			break
 		}
 		i, ok := c.take()
@@ -43,7 +32,7 @@ func (c *call) runLane() error {
 			break
 		}
 		l.runUnit(i)
-		if l.res != nil && !l.reusable() {
+		if c.borrowed == nil && !l.link.idle() {
 			l.release()
 		}
 	}
@@ -73,22 +62,16 @@ func (l *lane) acquire() bool {
 			c.timer.Stop()
 		}
 	}
-	l.res, l.conn, l.db = res, res.Conn(), res.Conn()
+	l.link = &link{db: res.Conn(), conn: res.Conn(), res: res}
 	return true
 }
 
-// release gives the lane's own connection back. The pool destroys one that is closed, busy or in a transaction.
+// release gives up the connection, unless it is the caller's.
 func (l *lane) release() {
-	if l.res != nil {
-		l.res.Release()
-		l.res, l.conn, l.db = nil, nil, nil
+	if l.call.borrowed == nil && l.link != nil {
+		l.link.release()
+		l.link = nil
 	}
-}
-
-// reusable reports whether the connection can serve another unit.
-func (l *lane) reusable() bool {
-	pg := l.conn.PgConn()
-	return !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I'
 }
 
 // runUnit runs the function of unit i and settles what comes of it. A panic in the function passes through.
@@ -108,7 +91,7 @@ func (l *lane) settle(err error) {
 	case abandoned != nil:
 		// What the function returned was put together beside a running statement: it cannot be trusted.
 		err = errAbandoned
-	case err == nil && l.res != nil && !l.conn.IsClosed() && l.conn.PgConn().TxStatus() != 'I':
+	case err == nil && l.call.borrowed == nil && l.link.leftOpen():
 		err = errOpenTx
 	}
 	if err != nil {
@@ -137,8 +120,8 @@ func (l *lane) report(h *handle, err error) {
 		Attempt:    1,
 	}
 	span.Index, _ = c.locate(h.unit)
-	if l.conn != nil {
-		span.PID = l.conn.PgConn().PID()
+	if conn := l.link.conn; conn != nil {
+		span.PID = conn.PgConn().PID()
 	}
 	c.shared.observing.Lock()
 	defer c.shared.observing.Unlock()
@@ -169,9 +152,7 @@ func (l *lane) interrupted(v any) {
 			<-abandoned
 		}
 	}
-	if l.res != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-		defer cancel()
-		_ = l.conn.Close(ctx) // the pool does not keep a closed connection
+	if c.borrowed == nil && l.link != nil {
+		l.link.destroy()
 	}
 }

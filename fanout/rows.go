@@ -13,8 +13,8 @@ type rows struct {
 	handle *handle
 	read   int
 	closed bool
-	cut    bool // closed by the end of the query function, not by the function
-	batch  bool // of a batch, whose other results are still to come: the connection stays in use
+	err    error // once closed
+	batch  bool  // of a batch, whose other results are still to come: the connection stays in use
 }
 
 func (r *rows) Next() bool {
@@ -33,14 +33,24 @@ func (r *rows) Close() {
 	r.closed = true
 	r.Rows.Close()
 	r.handle.count(r.read)
-	if !r.batch {
-		r.handle.leave()
+	r.err = r.Rows.Err()
+	if r.batch {
+		r.err = r.handle.explain(r.err)
+	} else {
+		r.err = r.handle.end(r.err)
 	}
 }
 
+func (r *rows) Err() error {
+	if r.closed {
+		return r.err
+	}
+	return r.Rows.Err()
+}
+
 func (r *rows) Scan(dest ...any) error {
-	if r.cut {
-		return errReturned
+	if r.err != nil {
+		return r.err
 	}
 	err := r.Rows.Scan(dest...)
 	if err != nil {
@@ -50,8 +60,8 @@ func (r *rows) Scan(dest ...any) error {
 }
 
 func (r *rows) Values() ([]any, error) {
-	if r.cut {
-		return nil, errReturned
+	if r.err != nil {
+		return nil, r.err
 	}
 	values, err := r.Rows.Values()
 	if err != nil {
@@ -60,19 +70,11 @@ func (r *rows) Values() ([]any, error) {
 	return values, err
 }
 
-// Err is errReturned for rows that were still open when the query function returned: that they end there must not look
-// like the end of the result.
-func (r *rows) Err() error {
-	if r.cut {
-		return errReturned
-	}
-	return r.Rows.Err()
-}
-
+// discard closes rows that were still open when the query function returned. Their end must not look like the end of the
+// result to a goroutine that has kept them.
 func (r *rows) discard() {
-	r.closed, r.cut = true, true
-	r.Rows.Close()
-	r.handle.count(r.read)
+	r.Close()
+	r.err = errReturned
 }
 
 // row passes Scan on to pgx's row and tells the handle that the row is read.
@@ -82,23 +84,24 @@ type row struct {
 	batch  bool
 }
 
-func (r *row) Scan(dest ...any) error {
-	if r.batch {
-		return r.scan(dest...)
+func (r *row) Scan(dest ...any) (err error) {
+	if !r.batch {
+		ok, err := r.handle.holds(r)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return r.row.Scan(dest...) // for the second time: pgx has the answer
+		}
 	}
-	ok, err := r.handle.holds(r)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return r.row.Scan(dest...) // for the second time: pgx has the answer
-	}
-	defer r.handle.leave()
-	return r.scan(dest...)
-}
-
-func (r *row) scan(dest ...any) error {
-	err := r.row.Scan(dest...)
+	defer func() {
+		if r.batch {
+			err = r.handle.explain(err)
+		} else {
+			err = r.handle.end(err)
+		}
+	}()
+	err = r.row.Scan(dest...)
 	if err == nil {
 		r.handle.count(1)
 	}
@@ -106,7 +109,7 @@ func (r *row) scan(dest ...any) error {
 }
 
 // discard closes a row that was never scanned. Scanning into nothing does that: pgx offers no other way.
-func (r *row) discard() { _ = r.row.Scan() }
+func (r *row) discard() { _ = r.handle.end(r.row.Scan()) }
 
 // batchResults passes everything on to pgx's, counts rows, and tells the handle when the batch is closed.
 type batchResults struct {
@@ -114,9 +117,14 @@ type batchResults struct {
 	handle *handle
 }
 
+func (b *batchResults) Exec() (pgconn.CommandTag, error) {
+	tag, err := b.BatchResults.Exec()
+	return tag, b.handle.explain(err)
+}
+
 func (b *batchResults) Query() (pgx.Rows, error) {
 	pgxRows, err := b.BatchResults.Query()
-	return &rows{Rows: pgxRows, handle: b.handle, batch: true}, err
+	return &rows{Rows: pgxRows, handle: b.handle, batch: true}, b.handle.explain(err)
 }
 
 func (b *batchResults) QueryRow() pgx.Row {
@@ -128,24 +136,25 @@ func (b *batchResults) Close() error {
 	if err != nil {
 		return err
 	}
+	err = b.BatchResults.Close()
 	if ok {
-		defer b.handle.leave()
+		err = b.handle.end(err)
 	}
-	return b.BatchResults.Close()
+	return err
 }
 
-func (b *batchResults) discard() { _ = b.BatchResults.Close() }
+func (b *batchResults) discard() { _ = b.handle.end(b.BatchResults.Close()) }
 
-// refusedRows are the rows, and the row, of a statement that was not sent.
-type refusedRows struct{ err error }
+// failedRows are the rows, and the row, of a statement that was not sent.
+type failedRows struct{ err error }
 
-func (r refusedRows) Close()                                       {}
-func (r refusedRows) Err() error                                   { return r.err }
-func (r refusedRows) CommandTag() pgconn.CommandTag                { return pgconn.CommandTag{} }
-func (r refusedRows) FieldDescriptions() []pgconn.FieldDescription { return nil }
-func (r refusedRows) Next() bool                                   { return false }
-func (r refusedRows) Scan(...any) error                            { return r.err }
-func (r refusedRows) Values() ([]any, error)                       { return nil, r.err }
-func (r refusedRows) RawValues() [][]byte                          { return nil }
-func (r refusedRows) Conn() *pgx.Conn                              { return nil }
-func (r refusedRows) TypeMap() *pgtype.Map                         { return nil }
+func (r failedRows) Close()                                       {}
+func (r failedRows) Err() error                                   { return r.err }
+func (r failedRows) CommandTag() pgconn.CommandTag                { return pgconn.CommandTag{} }
+func (r failedRows) FieldDescriptions() []pgconn.FieldDescription { return nil }
+func (r failedRows) Next() bool                                   { return false }
+func (r failedRows) Scan(...any) error                            { return r.err }
+func (r failedRows) Values() ([]any, error)                       { return nil, r.err }
+func (r failedRows) RawValues() [][]byte                          { return nil }
+func (r failedRows) Conn() *pgx.Conn                              { return nil }
+func (r failedRows) TypeMap() *pgtype.Map                         { return nil }

@@ -1,0 +1,214 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// In fake time, on a pool whose server never answers: only scheduling is tested.
+func TestAcquireTimeoutInFakeTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config, err := pgxpool.ParseConfig("host=127.0.0.1 user=u pool_max_conns=4 sslmode=disable")
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.ConnConfig.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		pool, err := pgxpool.NewWithConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pool.Close()
+
+		src := raw(pool)
+		src.AcquireTimeout = 2 * time.Second
+		start := time.Now()
+		_, err = fanout.Collect(t.Context(), src, repeated(30, pid)...)
+		if d := time.Since(start); d != 2*time.Second {
+			t.Errorf("gave up after %v", d)
+		}
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		mention(t, err, "fanout: no connection within 2s: 0 of 4 in use, 4 being opened: context deadline exceeded")
+
+		// The ctx of the caller is shorter.
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		start = time.Now()
+		err = fanout.Run(ctx, src, fanout.Do(func(context.Context, fanout.DBTX) error { return nil }))
+		if d := time.Since(start); d != 500*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after %v: %v", d, err)
+		}
+		mention(t, err, "no connection within 500ms")
+	})
+}
+
+// The caller's own goroutine holds the pool's last connection: words that say so.
+func TestCallerHoldsTheLastConnection(t *testing.T) {
+	pool := pgtest.Pool(t, 4)
+	src := raw(pool)
+	src.AcquireTimeout = 50 * time.Millisecond
+	var held []*pgxpool.Conn
+	for range 4 {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, conn)
+	}
+	_, err := fanout.Collect(t.Context(), src, pid, pid)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	mention(t, err, "fanout: no connection within 50ms: 4 of 4 in use (if the caller holds one of them itself")
+
+	src.AcquireTimeout = 0
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	src.Partial = true
+	_, err = fanout.Collect(ctx, src, pid, pid)
+	var errs fanout.Errors
+	if !errors.As(err, &errs) || len(errs) != 2 || !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	mention(t, err, ": 4 of 4 in use")
+
+	ctx, cancel = context.WithCancel(t.Context())
+	time.AfterFunc(10*time.Millisecond, cancel)
+	src.Partial = false
+	_, err = fanout.Collect(ctx, src, pid)
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	mention(t, err, "fanout: no connection: 4 of 4 in use")
+	for _, conn := range held {
+		conn.Release()
+	}
+	serves(t, pool)
+}
+
+// AcquireTimeout is for the first connection only: a call that has one goes on with it.
+func TestOneConnectionIsEnough(t *testing.T) {
+	pool := pgtest.Pool(t, 4)
+	src := raw(pool)
+	src.AcquireTimeout = 20 * time.Millisecond
+	for range 3 {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Release()
+	}
+	lists, err := fanout.Collect(t.Context(), src, repeated(10, statement[string]("select pg_sleep(0.01)::text"))...)
+	if err != nil || len(lists) != 10 {
+		t.Errorf("%v, %v", lists, err)
+	}
+	if n := pool.Stat().AcquiredConns(); n != 3 {
+		t.Errorf("%d connections acquired", n)
+	}
+}
+
+// A call stops asking for connections as soon as nothing waits for one: here while its only connection is still busy.
+func TestPendingAcquiresAreGivenUp(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	held, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Release()
+	before := pool.Stat().CanceledAcquireCount()
+	last := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		for pool.Stat().CanceledAcquireCount() == before && ctx.Err() == nil {
+			runtime.Gosched()
+		}
+		return pid(ctx, tx)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	// The second lane asks for a connection while query 0 runs, and must stop when query 1 is taken.
+	first := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		for strings.Count(stacks(), "semaphore.(*Weighted).Acquire") == 0 && ctx.Err() == nil {
+			runtime.Gosched()
+		}
+		return pid(ctx, tx)
+	}
+	if _, err := fanout.Collect(ctx, raw(pool), first, last); err != nil {
+		t.Error(err)
+	}
+}
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
+
+func TestLimit(t *testing.T) {
+	for _, c := range []struct{ conns, limit, queries, want int }{
+		{8, 0, 30, 8},
+		{8, 3, 30, 3},
+		{3, 100, 30, 3},
+		{8, 0, 5, 5},
+		{8, 1, 30, 1},
+	} {
+		pool := pgtest.Pool(t, c.conns)
+		src := raw(pool)
+		src.Limit = c.limit
+		var now, most atomic.Int64
+		full := make(chan struct{})
+		release := sync.OnceFunc(func() { close(full) })
+		query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			n := now.Add(1)
+			defer now.Add(-1)
+			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+			}
+			if int(n) == c.want {
+				release()
+			}
+			<-full // until as many run at once as are wanted
+			return pid(ctx, tx)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		stop := context.AfterFunc(ctx, release)
+		if _, err := fanout.Collect(ctx, src, repeated(c.queries, fanout.Query[fanout.DBTX, int32](query))...); err != nil {
+			t.Errorf("%+v: %v", c, err)
+		}
+		stop()
+		cancel()
+		if int(most.Load()) != c.want {
+			t.Errorf("%+v: %d at once", c, most.Load())
+		}
+	}
+}
+
+func TestManyQueries(t *testing.T) {
+	const n = 100_000
+	eachStrategy(t, 4, 10, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[*db.Queries]) {
+		before := runtime.NumGoroutine()
+		most := 0
+		src.Observe = func(context.Context, fanout.Span) { most = max(most, runtime.NumGoroutine()-before) }
+		got, err := fanout.Gather(t.Context(), src, id, repeated(n, fanout.One((*db.Queries).GetA, 3))...)
+		if err != nil || len(got) != 1 {
+			t.Errorf("%v, %v", got, err)
+		}
+		if most > 20 {
+			t.Errorf("%d goroutines more than before the call", most)
+		}
+	})
+}

@@ -1,0 +1,216 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// sameBackends runs f and checks that it costs the pool no connection, and leaves none acquired or in a transaction.
+func sameBackends(t *testing.T, conns int, f func(src fanout.Source[fanout.DBTX])) {
+	t.Helper()
+	pool := pgtest.Pool(t, conns)
+	var held []interface{ Release() }
+	for range conns {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, conn)
+	}
+	for _, conn := range held {
+		conn.Release()
+	}
+	before := pgtest.Backends(t, pool)
+	start := time.Now()
+	f(raw(pool))
+	if d := time.Since(start); d > 8*time.Second {
+		t.Errorf("waited %v for a sleeping statement", d)
+	}
+	if n := pool.Stat().AcquiredConns(); n != 0 {
+		t.Errorf("%d connections still acquired", n)
+	}
+	if after := pgtest.Backends(t, pool); !slices.Equal(before, after) {
+		t.Errorf("backends before %v, after %v", before, after)
+	}
+	var open int
+	if err := pool.QueryRow(t.Context(), "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'").Scan(&open); err != nil || open != 0 {
+		t.Errorf("%d backends are not idle, %v", open, err)
+	}
+}
+
+func TestFailureCostsNoConnection(t *testing.T) {
+	sameBackends(t, 8, func(src fanout.Source[fanout.DBTX]) {
+		queries := repeated(8, sleep)
+		queries[5] = statement[string](boomSQL, 0)
+		_, err := fanout.Collect(t.Context(), src, queries...)
+		if e := asError(t, err); e.Index != 5 || sqlState(err) != "22012" {
+			t.Error(err)
+		}
+	})
+}
+
+func TestEndOfCtxCostsNoConnection(t *testing.T) {
+	sameBackends(t, 4, func(src fanout.Source[fanout.DBTX]) {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := fanout.Collect(ctx, src, repeated(8, sleep)...)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLeavingAStreamCostsNoConnection(t *testing.T) {
+	sameBackends(t, 4, func(src fanout.Source[fanout.DBTX]) {
+		quick := statement[string]("select 'quick'")
+		for range fanout.Stream(t.Context(), src, quick, sleep, sleep, sleep, sleep, sleep) {
+			break
+		}
+	})
+}
+
+// A panic costs the connection of the query that panicked, and no other.
+func TestPanicCostsOneConnection(t *testing.T) {
+	pool := pgtest.Pool(t, 4)
+	panicked(t, func() { _, _ = fanout.Collect(t.Context(), raw(pool), sleep, sleep, sleep, explode) })
+	serves(t, pool)
+	if n := pool.Stat().NewConnsCount(); n > 5 {
+		t.Errorf("%d connections were opened", n)
+	}
+}
+
+// A ctx that the function has made for one statement ends that statement alone: the function and the call go on.
+func TestStatementCtx(t *testing.T) {
+	statements := map[string]func(ctx context.Context, tx fanout.DBTX) error{
+		"Query": func(ctx context.Context, tx fanout.DBTX) error {
+			_, err := sleep(ctx, tx)
+			return err
+		},
+		"QueryRow": func(ctx context.Context, tx fanout.DBTX) error {
+			return tx.QueryRow(ctx, "select pg_sleep(10)::text").Scan(new(string))
+		},
+		"Exec": func(ctx context.Context, tx fanout.DBTX) error {
+			_, err := tx.Exec(ctx, "select pg_sleep($1)", 10)
+			return err
+		},
+		"SendBatch": func(ctx context.Context, tx fanout.DBTX) error {
+			b := &pgx.Batch{}
+			b.Queue("select pg_sleep(10)")
+			return tx.SendBatch(ctx, b).Close()
+		},
+		"BatchResults.Exec": func(ctx context.Context, tx fanout.DBTX) error {
+			b := &pgx.Batch{}
+			b.Queue("select pg_sleep(10)")
+			results := tx.SendBatch(ctx, b)
+			_, err := results.Exec()
+			_ = results.Close()
+			return err
+		},
+		"CopyFrom": func(ctx context.Context, tx fanout.DBTX) error {
+			_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromFunc(func() ([]any, error) {
+				return []any{"endless"}, nil
+			}))
+			return err
+		},
+	}
+	for name, f := range statements {
+		// One ctx is derived from the function's, the other has nothing to do with it.
+		for _, parent := range []context.Context{nil, context.Background()} {
+			t.Run(name, func(t *testing.T) {
+				sameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
+					err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+						own := ctx
+						if parent != nil {
+							own = parent
+						}
+						own, cancel := context.WithTimeout(own, 20*time.Millisecond)
+						defer cancel()
+						err := f(own, tx)
+						if !errors.Is(err, context.DeadlineExceeded) || sqlState(err) != "57014" {
+							t.Errorf("%v", err)
+						}
+						if ctx.Err() != nil {
+							t.Error("the function's ctx has ended too")
+						}
+						if err := f(own, tx); !errors.Is(err, context.DeadlineExceeded) || sqlState(err) != "" {
+							t.Errorf("with a ctx that has ended: %v", err)
+						}
+						_, err = pid(ctx, tx)
+						return err
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A statement on a ctx that has nothing to do with the call's ends with the call all the same.
+func TestForeignCtxEndsWithTheCall(t *testing.T) {
+	sameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
+		_, err := fanout.Collect(t.Context(), src,
+			func(_ context.Context, tx fanout.DBTX) ([]string, error) { return sleep(context.Background(), tx) },
+			statement[string](boomSQL, 0))
+		if e := asError(t, err); e.Index != 1 {
+			t.Error(err)
+		}
+	})
+}
+
+// No late cancel hits the next statement: after each failing call, every connection runs one at once.
+func TestNoLateCancel(t *testing.T) {
+	rounds := 300
+	if *soak {
+		rounds = 10_000
+	}
+	pool := pgtest.Pool(t, 4)
+	src := raw(pool)
+	quick := statement[string]("select 'quick'")
+	for i := range rounds {
+		_, err := fanout.Collect(t.Context(), src, sleep, statement[string](boomSQL, 0), sleep, quick)
+		if e := asError(t, err); e.Index != 1 {
+			t.Fatalf("round %d: %v", i, err)
+		}
+		if _, err := fanout.Collect(t.Context(), src, quick, quick, quick, quick); err != nil {
+			t.Fatalf("round %d: the next call: %v", i, err)
+		}
+	}
+	if n := pool.Stat().NewConnsCount(); n != 4 {
+		t.Errorf("%d connections were opened in all", n)
+	}
+}
+
+// Inside the caller's transaction a cancelled statement aborts it, and leaves it to the caller to roll back.
+func TestCancelInsideATransaction(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = fanout.Collect(ctx, raw(pool).On(tx), sleep)
+	if !errors.Is(err, context.DeadlineExceeded) || sqlState(err) != "57014" {
+		t.Error(err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := db.New(pool).CountA(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := pool.Stat().NewConnsCount(); n != 1 {
+		t.Errorf("%d connections were opened", n)
+	}
+}

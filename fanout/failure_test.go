@@ -1,0 +1,311 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// asError returns err as the *fanout.Error that it must be.
+func asError(t testing.TB, err error) *fanout.Error {
+	t.Helper()
+	var e *fanout.Error
+	if !errors.As(err, &e) {
+		t.Fatalf("%v is a %T, not an *Error", err, err)
+	}
+	return e
+}
+
+func sqlState(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
+}
+
+// One query fails while nine sleep for ten seconds: the call ends at once, and names the cause, not a sibling's
+// cancellation.
+func TestFirstFailureIsTheCause(t *testing.T) {
+	pool := pgtest.Pool(t, 10)
+	src := raw(pool)
+	for failing := range 10 {
+		queries := repeated(10, sleep)
+		queries[failing] = statement[string]("-- name: Boom :one\nselect (1 / $1::int)::text", 0)
+		start := time.Now()
+		lists, err := fanout.Collect(t.Context(), src, queries...)
+		if lists != nil {
+			t.Errorf("lists: %v", lists)
+		}
+		if e := asError(t, err); e.Index != failing || e.Name != "Boom" || sqlState(err) != "22012" {
+			t.Errorf("query %d failed; reported: %v", failing, err)
+		}
+		if d := time.Since(start); d > 8*time.Second {
+			t.Errorf("the call waited for its siblings: %v", d)
+		}
+	}
+	serves(t, pool)
+}
+
+func TestPartialKeepsTheRest(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 3)
+		src := raw(pool)
+		src.Strategy, src.Partial = s, true
+		var queries []fanout.Query[fanout.DBTX, int32]
+		for i := range 20 {
+			queries = append(queries, statement[int32](boomSQL, i%4)) // every fourth divides by zero
+		}
+		lists, err := fanout.Collect(t.Context(), src, queries...)
+		var errs fanout.Errors
+		if !errors.As(err, &errs) || len(errs) != 5 {
+			t.Fatalf("%v: %v", s, err)
+		}
+		for i, e := range errs {
+			if e.Index != 4*i || e.Name != "Boom" || sqlState(e) != "22012" {
+				t.Errorf("%v: error %d: %v", s, i, e)
+			}
+		}
+		for i, list := range lists {
+			if failed := i%4 == 0; failed != (list == nil) {
+				t.Errorf("%v: list %d is %v", s, i, list)
+			}
+		}
+		mention(t, err, "and 4 more")
+		serves(t, pool)
+	}
+}
+
+func TestPartialWithNothingLeft(t *testing.T) {
+	pool := pgtest.Pool(t, 3)
+	src := raw(pool)
+	src.Partial = true
+	m, err := fanout.Gather(t.Context(), src, func(n int32) int32 { return n }, boom, boom)
+	var errs fanout.Errors
+	if m != nil || !errors.As(err, &errs) || len(errs) != 2 {
+		t.Errorf("%v, %v", m, err)
+	}
+}
+
+func TestScanError(t *testing.T) {
+	eachStrategy(t, 2, 1, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[*db.Queries]) {
+		_, err := fanout.Collect(t.Context(), raw(pool), statement[int]("-- name: Text :one\nselect 'not a number'::text"))
+		var scan pgx.ScanArgError
+		if e := asError(t, err); e.Name != "Text" || !errors.As(err, &scan) {
+			t.Errorf("%v", err)
+		}
+		serves(t, pool)
+	})
+}
+
+func TestCtxEndedBefore(t *testing.T) {
+	eachStrategy(t, 2, 1, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[*db.Queries]) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		before := pool.Stat().AcquireCount()
+		m, err := fanout.Gather(ctx, src, id, fanout.All((*db.Queries).ListA))
+		if m != nil || !errors.Is(err, context.Canceled) || err.Error() != "fanout: not started: context canceled" {
+			t.Errorf("%v, %v", m, err)
+		}
+		src.Partial = true
+		_, err = fanout.Collect(ctx, src, repeated(3, fanout.All((*db.Queries).ListA))...)
+		var errs fanout.Errors
+		if !errors.As(err, &errs) || len(errs) != 3 || !errors.Is(errs[2], context.Canceled) {
+			t.Errorf("partial: %v", err)
+		}
+		if n := pool.Stat().AcquireCount() - before; n != 0 {
+			t.Errorf("%d connections acquired", n)
+		}
+	})
+}
+
+// The caller's ctx ends while some queries run and others have not started: by cancel, and by a deadline.
+func TestCtxEndsInTheMiddle(t *testing.T) {
+	for _, s := range strategies {
+		for _, partial := range []bool{false, true} {
+			for _, want := range []error{context.Canceled, context.DeadlineExceeded} {
+				t.Run(fmt.Sprintf("%v/partial=%v/%v", s, partial, want), func(t *testing.T) {
+					pool := pgtest.Pool(t, 2)
+					src := raw(pool)
+					src.Strategy, src.Partial = s, partial
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					if want == context.DeadlineExceeded {
+						ctx, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
+						defer cancel()
+					}
+					queries := repeated(5, sleep)
+					queries[0] = func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+						if want == context.Canceled {
+							time.AfterFunc(20*time.Millisecond, cancel)
+						}
+						return sleep(ctx, tx)
+					}
+					start := time.Now()
+					lists, err := fanout.Collect(ctx, src, queries...)
+					if lists != nil || !errors.Is(err, want) || !errors.Is(err, ctx.Err()) {
+						t.Errorf("%v, %v", lists, err)
+					}
+					if d := time.Since(start); d > 8*time.Second {
+						t.Errorf("took %v", d)
+					}
+					if e := asError(t, err); e.Name != "Sleep" {
+						t.Errorf("%v", err)
+					}
+					var errs fanout.Errors
+					if errors.As(err, &errs) != partial || partial && len(errs) != 5 {
+						t.Errorf("%v", err)
+					}
+					for i, e := range errs {
+						if e.Index != i || !errors.Is(e, want) {
+							t.Errorf("error %d: %v", i, e)
+						}
+					}
+					serves(t, pool)
+				})
+			}
+		}
+	}
+}
+
+// A query function that answers the end of ctx with an error of its own: the caller's ctx is the cause all the same.
+func TestCtxIsTheCauseWhateverTheFunctionSays(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	own := errors.New("its own words")
+	err := fanout.Run(ctx, raw(pool), fanout.Do(func(ctx context.Context, _ fanout.DBTX) error {
+		cancel()
+		<-ctx.Done()
+		return own
+	}))
+	if !errors.Is(err, context.Canceled) || !errors.Is(err, own) {
+		t.Error(err)
+	}
+}
+
+func TestBackendTerminatedInTheMiddle(t *testing.T) {
+	pool := pgtest.Pool(t, 3)
+	kill := statement[string]("-- name: Kill :one\nselect pg_terminate_backend(pg_backend_pid())::text")
+	_, err := fanout.Collect(t.Context(), raw(pool), sleep, kill, sleep)
+	if e := asError(t, err); e.Index != 1 || e.Name != "Kill" || sqlState(err) != "57P01" {
+		t.Errorf("%v", err)
+	}
+	serves(t, pool)
+
+	// With Partial the lane goes on with another connection.
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Partial = s, true
+		queries := repeated(9, statement[string]("select 'here'"))
+		queries[1], queries[4] = kill, kill
+		lists, err := fanout.Collect(t.Context(), src, queries...)
+		var errs fanout.Errors
+		if !errors.As(err, &errs) || len(errs) != 2 || errs[0].Index != 1 || errs[1].Index != 4 {
+			t.Errorf("%v: %v", s, err)
+		}
+		for i, list := range lists {
+			if (i == 1 || i == 4) != (len(list) == 0) {
+				t.Errorf("%v: list %d is %v", s, i, list)
+			}
+		}
+		serves(t, pool)
+	}
+}
+
+// The pool is closed while a call runs: the call ends with what its connections allow, the next one gets one clear error.
+func TestPoolClosedInTheMiddle(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	closed := make(chan struct{})
+	first := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		go func() {
+			defer close(closed)
+			pool.Close()
+		}()
+		untilClosing(ctx)
+		return pid(ctx, tx)
+	}
+	lists, err := fanout.Collect(t.Context(), raw(pool), append([]fanout.Query[fanout.DBTX, int32]{first}, repeated(5, pid)...)...)
+	if err != nil || len(lists) != 6 {
+		t.Errorf("%v, %v", lists, err)
+	}
+	<-closed
+	_, err = fanout.Collect(t.Context(), raw(pool), pid)
+	if err == nil || err.Error() != "fanout: no connection: closed pool" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestConnectionLostForGood(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	src := raw(pool)
+	src.Partial = true
+	kill := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		go pool.Close()
+		untilClosing(ctx)
+		_, err := tx.Exec(ctx, "select pg_terminate_backend(pg_backend_pid())")
+		return nil, err
+	}
+	lists, err := fanout.Collect(t.Context(), src, pid, kill, pid, pid)
+	var errs fanout.Errors
+	if !errors.As(err, &errs) || len(errs) != 3 || len(lists[0]) != 1 {
+		t.Fatalf("%v, %v", lists, err)
+	}
+	for _, e := range errs[1:] {
+		mention(t, e, "the connection was lost, and there is no other: closed pool")
+	}
+}
+
+func TestNoServer(t *testing.T) {
+	for name, c := range map[string]struct{ dsn, want string }{
+		"nobody listens": {"host=127.0.0.1 port=1 user=u password=secret sslmode=disable", "connection refused"},
+		"no such socket": {"host=/nonexistent user=u password=secret", "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool, err := pgxpool.New(t.Context(), c.dsn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pool.Close()
+			lists, err := fanout.Collect(t.Context(), raw(pool), repeated(5, pid)...)
+			if lists != nil || !strings.HasPrefix(err.Error(), "fanout: no connection: failed to connect") {
+				t.Errorf("%v, %v", lists, err)
+			}
+			mention(t, err, c.want)
+			if strings.Contains(err.Error(), "secret") {
+				t.Errorf("the password is in %q", err)
+			}
+			src := raw(pool)
+			src.Partial = true
+			_, err = fanout.Collect(t.Context(), src, repeated(5, pid)...)
+			var errs fanout.Errors
+			if !errors.As(err, &errs) || len(errs) != 5 {
+				t.Errorf("partial: %v", err)
+			}
+		})
+	}
+}
+
+// untilClosing returns when pool.Close, called elsewhere, waits for the connections in use: pool takes no requests any
+// more. pgxpool does not say so itself.
+func untilClosing(ctx context.Context) {
+	for ctx.Err() == nil {
+		for stack := range strings.SplitSeq(stacks(), "\n\n") {
+			if strings.Contains(stack, "puddle/v2.(*Pool[...]).Close(") && strings.Contains(stack, "sync.(*WaitGroup).Wait(") {
+				return
+			}
+		}
+		runtime.Gosched()
+	}
+}

@@ -1,0 +1,121 @@
+package fanout
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// cancelGrace is how long the server has to end a statement after its ctx has ended. It covers the cancel requests,
+	// the statement's last words and one more round trip; then the connection is given up. The package's doc names it.
+	cancelGrace = time.Second
+
+	// cancelRepeat is how long a cancel request is given to take effect before it is sent again; each next time, twice as
+	// long. A request that reaches the server before its statement does, or between two messages of one statement, is
+	// lost: the server ignores it, because it finds nothing to cancel.
+	cancelRepeat = 20 * time.Millisecond
+
+	// closeTimeout is how long a connection that must not be used again may take to say good-bye.
+	closeTimeout = time.Second
+)
+
+// A link is a lane's connection, with what it takes to interrupt or give it up. Lanes of nested calls use the link of the
+// lane that they are nested in.
+type link struct {
+	db   DBTX      // what statements are sent to: conn, or a transaction on it
+	conn *pgx.Conn // nil for a pgx.Tx that is not on a connection of pgx: then pgx's way of cancelling is left to it
+
+	mu  sync.Mutex
+	res *pgxpool.Conn // nil once released or severed, and for the caller's own transaction
+}
+
+// cancel has the server end the statement that is running, and returns when ended is closed. If that does not happen
+// before deadline, the connection is severed, which ends the statement on this side.
+//
+// Cancel requests are how a failure costs no connection: pgx's own answer to the end of a ctx is to close the socket. When
+// cancel returns, no request of its own is under way any more.
+func (l *link) cancel(ended <-chan struct{}, deadline time.Time) {
+	ctx, stop := context.WithDeadline(context.Background(), deadline)
+	defer stop()
+	for wait := cancelRepeat; ; wait *= 2 {
+		_ = l.conn.PgConn().CancelRequest(ctx) // if it fails, it is tried again
+		timer := time.NewTimer(wait)
+		select {
+		case <-ended:
+			timer.Stop()
+			return
+		case <-ctx.Done():
+			timer.Stop()
+			l.sever()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// absorb makes a harmless round trip after cancel. PostgreSQL confirms a cancel request when it has signalled the backend,
+// but the signal may come to bear when the statement has ended already; by the end of the round trip it has, on nothing.
+func (l *link) absorb(deadline time.Time) {
+	if l.conn.IsClosed() {
+		return
+	}
+	ctx, stop := context.WithDeadline(context.Background(), deadline)
+	defer stop()
+	// Not conn.Ping: tracers need not see it.
+	_, _ = l.conn.PgConn().Exec(ctx, ";").ReadAll()
+	if l.conn.IsClosed() {
+		l.sever()
+	}
+}
+
+// sever takes the connection out of the pool, so that its place there is free at once, and closes the socket under pgx,
+// which makes whoever waits for it fail. pgx then cleans up in the background: it takes up to 15 s to find out that a
+// server does not answer, and pgxpool would keep the place for so long.
+func (l *link) sever() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.res != nil {
+		l.res.Hijack()
+		l.res = nil
+	}
+	_ = l.conn.PgConn().Conn().Close()
+}
+
+// destroy closes the connection, which makes the pool drop it.
+func (l *link) destroy() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = l.conn.Close(ctx)
+}
+
+// release gives the connection back. The pool destroys one that is closed, busy or in a transaction.
+func (l *link) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.res != nil {
+		l.res.Release()
+		l.res = nil
+	}
+}
+
+// pooled reports whether the connection is a lane's own, to give back or to destroy.
+func (l *link) pooled() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.res != nil
+}
+
+// idle reports whether the connection can serve another unit, or another user of the pool.
+func (l *link) idle() bool {
+	pg := l.conn.PgConn()
+	return l.pooled() && !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I'
+}
+
+// leftOpen reports whether a unit has left a transaction open that was not there before.
+func (l *link) leftOpen() bool {
+	return l.pooled() && !l.conn.IsClosed() && l.conn.PgConn().TxStatus() != 'I'
+}

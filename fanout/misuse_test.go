@@ -1,0 +1,256 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// do runs one function on src and returns its error.
+func do(t testing.TB, src fanout.Source[fanout.DBTX], f func(ctx context.Context, tx fanout.DBTX) error) error {
+	t.Helper()
+	return fanout.Run(t.Context(), src, fanout.Do(f))
+}
+
+func TestKeptAfterReturn(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	src := raw(pool)
+	var (
+		ctx  context.Context
+		kept fanout.DBTX
+		rows pgx.Rows
+		row  pgx.Row
+		res  pgx.BatchResults
+	)
+	// Each function leaves something open as well, which the call closes.
+	for _, f := range []func(ctx context.Context, tx fanout.DBTX) error{
+		func(c context.Context, tx fanout.DBTX) (err error) {
+			ctx, kept = c, tx
+			rows, err = tx.Query(c, "select generate_series(1, 1000)")
+			rows.Next()
+			return err
+		},
+		func(c context.Context, tx fanout.DBTX) error {
+			row = tx.QueryRow(c, "select 1")
+			return nil
+		},
+		func(c context.Context, tx fanout.DBTX) error {
+			b := &pgx.Batch{}
+			b.Queue("select 1")
+			res = tx.SendBatch(c, b)
+			return nil
+		},
+	} {
+		if err := do(t, src, f); err != nil {
+			t.Error(err)
+		}
+	}
+	const want = "after the query function had returned"
+	ctx = context.WithoutCancel(ctx)
+	_, err := kept.Exec(ctx, "select 1")
+	mention(t, err, want)
+	again, err := kept.Query(ctx, "select 1")
+	mention(t, err, want)
+	if again.Next() {
+		t.Error("a refused query has rows")
+	}
+	_, err = pgx.CollectRows(again, pgx.RowTo[int])
+	mention(t, err, want)
+	mention(t, kept.QueryRow(ctx, "select 1").Scan(), want)
+	_, err = kept.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromRows(nil))
+	mention(t, err, want)
+	b := &pgx.Batch{}
+	b.Queue("select 1")
+	mention(t, kept.SendBatch(ctx, b).Close(), want)
+	_, err = fanout.Collect(ctx, src, pid) // a nested call of a function that has returned
+	mention(t, err, want)
+
+	if rows.Next() {
+		t.Error("rows go on after the function returned")
+	}
+	mention(t, rows.Err(), want)
+	mention(t, rows.Scan(new(int)), want)
+	_, err = rows.Values()
+	mention(t, err, want)
+	rows.Close()
+	mention(t, row.Scan(new(int)), want)
+	mention(t, res.Close(), want)
+	serves(t, pool)
+	if n := pool.Stat().NewConnsCount(); n != 1 {
+		t.Errorf("%d connections opened: leaving things open must cost none", n)
+	}
+}
+
+func TestSeveralGoroutines(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	src := raw(pool)
+	const want = "by several goroutines at once"
+	// A copy source is called in the middle of a statement: the same as from another goroutine, but without chance.
+	err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromFunc(func() ([]any, error) {
+			_, err := tx.Exec(ctx, "select 1")
+			return nil, err
+		}))
+		return err
+	})
+	mention(t, err, want)
+	err = do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromFunc(func() ([]any, error) {
+			_, err := fanout.Collect(ctx, src, pid)
+			return nil, err
+		}))
+		return err
+	})
+	mention(t, err, want)
+
+	// And from goroutines, by chance: every statement either runs or is refused.
+	err = do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		errs := make(chan error, 8)
+		for range cap(errs) {
+			go func() {
+				var n int
+				errs <- tx.QueryRow(ctx, "select 1").Scan(&n)
+			}()
+		}
+		ran := 0
+		for range cap(errs) {
+			if err := <-errs; err == nil {
+				ran++
+			} else if err.Error() != "fanout: "+"the rows of the last statement are still open; read them to the end or close them before the next statement or a nested call" {
+				mention(t, err, want)
+			}
+		}
+		if ran == 0 {
+			t.Error("not one statement ran")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	serves(t, pool)
+}
+
+func TestStatementWhileRowsAreOpen(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	err := do(t, raw(pool), func(ctx context.Context, tx fanout.DBTX) error {
+		rows, err := tx.Query(ctx, "select generate_series(1, 3)")
+		if err != nil {
+			return err
+		}
+		rows.Next()
+		_, err = tx.Exec(ctx, "select 1")
+		mention(t, err, "rows of the last statement are still open")
+		n := 1
+		for rows.Next() {
+			n++
+		}
+		if n != 3 || rows.Err() != nil {
+			t.Errorf("%d rows, %v", n, rows.Err())
+		}
+		_, err = tx.Exec(ctx, "select 1")
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	serves(t, pool)
+}
+
+// A function returns while a goroutine of its own still runs a statement.
+func TestAbandonedStatement(t *testing.T) {
+	for _, partial := range []bool{false, true} {
+		pool := pgtest.Pool(t, 2)
+		src := raw(pool)
+		src.Partial = partial
+		ended := make(chan error, 1)
+		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+			sent := make(chan struct{})
+			go func() {
+				_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromFunc(func() ([]any, error) {
+					select {
+					case <-sent:
+					default:
+						close(sent)
+					}
+					if !partial {
+						<-ctx.Done()
+					}
+					return nil, nil
+				}))
+				ended <- err
+			}()
+			<-sent
+			return nil
+		})
+		mention(t, err, "returned while another goroutine was still running a statement")
+		if asError(t, err).Index != 0 {
+			t.Error(err)
+		}
+		select {
+		case <-ended:
+		default:
+			t.Error("the call returned before the statement had ended")
+		}
+		serves(t, pool)
+	}
+}
+
+func TestTransactionLeftOpen(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	src := raw(pool)
+	src.Partial = true
+	begin := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		_, err := tx.Exec(ctx, "begin; set local fanout.inside = 'yes'")
+		return nil, err
+	}
+	inside := statement[string]("select coalesce(current_setting('fanout.inside', true), '')")
+	lists, err := fanout.Collect(t.Context(), src, begin, inside, inside)
+	var errs fanout.Errors
+	if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 0 {
+		t.Fatal(err)
+	}
+	mention(t, err, "left a transaction open")
+	if lists[1][0] != "" || lists[2][0] != "" {
+		t.Errorf("the next query ran inside it: %v", lists)
+	}
+	serves(t, pool)
+}
+
+func TestGoexit(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 2)
+		src := raw(pool)
+		src.Strategy = s
+		exit := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			if _, err := pid(ctx, tx); err != nil {
+				return nil, err
+			}
+			runtime.Goexit()
+			return nil, nil
+		}
+		_, err := fanout.Collect(t.Context(), src, pid, exit, pid)
+		if e := asError(t, err); e.Index != 1 || e.Name != "PID" {
+			t.Errorf("%v: %v", s, err)
+		}
+		mention(t, err, "runtime.Goexit")
+		serves(t, pool)
+
+		// With Partial, every other query is run.
+		src.Partial = true
+		queries := repeated(12, fanout.Query[fanout.DBTX, int32](exit))
+		queries[3], queries[11] = pid, pid
+		lists, err := fanout.Collect(t.Context(), src, queries...)
+		var errs fanout.Errors
+		if !errors.As(err, &errs) || len(errs) != 10 || len(lists[3]) != 1 || len(lists[11]) != 1 {
+			t.Errorf("%v: %v, %v", s, lists, err)
+		}
+		serves(t, pool)
+	}
+}

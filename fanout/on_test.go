@@ -1,0 +1,134 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+func TestOn(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	fill(t, pool, 3)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	plain := fanout.New(pool, db.New)
+	var spans []fanout.Span
+	plain.Observe = func(_ context.Context, s fanout.Span) { spans = append(spans, s) }
+	src := plain.On(tx)
+	src.Snapshot, src.Retries, src.Limit = true, 3, 7 // which do not apply
+
+	text := "new"
+	row, err := db.New(tx).InsertA(t.Context(), &text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := fanout.Gather(t.Context(), src, id, fanout.All((*db.Queries).ListA), fanout.One((*db.Queries).GetA, row.ID))
+	if err != nil || len(got) != 4 {
+		t.Errorf("the transaction's writes are not seen: %v, %v", got, err)
+	}
+	var written db.A
+	err = fanout.Run(t.Context(), src,
+		fanout.Into(&written, (*db.Queries).InsertA, &text),
+		// A call on the pool, nested in the transaction's, sees what it has written.
+		fanout.Do(func(ctx context.Context, q *db.Queries) error {
+			rows, err := fanout.Gather(ctx, plain, id, fanout.All((*db.Queries).ListA))
+			if err == nil && len(rows) != 5 {
+				t.Errorf("nested: %v", rows)
+			}
+			return err
+		}))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, s := range spans {
+		if s.Strategy != fanout.Serial || s.PID != tx.Conn().PgConn().PID() {
+			t.Errorf("span %+v", s)
+		}
+	}
+	if outside, err := fanout.Gather(t.Context(), plain, id, fanout.All((*db.Queries).ListA)); err != nil || len(outside) != 3 {
+		t.Errorf("outside: %v, %v", outside, err)
+	}
+
+	// A failure leaves the transaction to the caller: aborted, and to be rolled back.
+	src.Partial = true
+	_, err = fanout.Collect(t.Context(), raw(pool).On(tx), boom)
+	if asError(t, err).Name != "Boom" {
+		t.Error(err)
+	}
+	_, err = fanout.Collect(t.Context(), src, fanout.All((*db.Queries).ListA))
+	if sqlState(err) != "25P02" {
+		t.Error(err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+	_, err = fanout.Collect(t.Context(), src, fanout.All((*db.Queries).ListA))
+	if !errors.Is(err, pgx.ErrTxClosed) {
+		t.Error(err)
+	}
+	serves(t, pool)
+}
+
+// The functions of a transaction's call may leave rows unread, panic and be cancelled: the transaction can be ended.
+func TestOnAfterTrouble(t *testing.T) {
+	for name, query := range map[string]fanout.Query[fanout.DBTX, string]{
+		"rows left open": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			_, err := tx.Query(ctx, "select generate_series(1, 10000)")
+			return nil, err
+		},
+		"panic with rows open": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			_, _ = tx.Query(ctx, "select generate_series(1, 10000)")
+			panic("boom")
+		},
+		"scan error": statement[string]("select 1"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := pgtest.Pool(t, 1)
+			tx, err := pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			func() {
+				defer func() { _ = recover() }()
+				_, _ = fanout.Collect(t.Context(), raw(pool).On(tx), query)
+			}()
+			end := tx.Commit
+			if strings.HasPrefix(name, "panic") {
+				end = tx.Rollback // the open statement was cancelled, which aborts the transaction
+			}
+			if err := end(t.Context()); err != nil {
+				t.Error(err)
+			}
+			serves(t, pool)
+		})
+	}
+}
+
+func TestOnWithRowsOpen(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	rows, err := tx.Query(t.Context(), "select generate_series(1, 3)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = fanout.Collect(t.Context(), raw(pool).On(tx), pid)
+	mention(t, err, "rows of the last statement are still open")
+	rows.Close()
+	if _, err = fanout.Collect(t.Context(), raw(pool).On(tx), pid); err != nil {
+		t.Error(err)
+	}
+}

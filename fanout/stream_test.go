@@ -1,0 +1,211 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+func TestStream(t *testing.T) {
+	eachStrategy(t, 3, 20, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[*db.Queries]) {
+		var queries []fanout.Query[*db.Queries, db.A]
+		for i := range 20 {
+			queries = append(queries, fanout.One((*db.Queries).GetA, int32(i+1)))
+		}
+		results := fanout.Stream(t.Context(), src, queries...)
+		for range 2 { // each range runs the queries anew
+			seen := map[int]bool{}
+			last := -1
+			for r, err := range results {
+				if err != nil || len(r.Rows) != 1 || int(r.Rows[0].ID) != r.Index+1 || seen[r.Index] {
+					t.Errorf("%v, %v", r, err)
+				}
+				if src.Strategy == fanout.Serial && r.Index != last+1 {
+					t.Errorf("result %d comes after %d", r.Index, last)
+				}
+				seen[r.Index], last = true, r.Index
+				// The loop body may use the same pool, even if it has but one connection.
+				if _, err := db.New(pool).CountA(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+			if len(seen) != 20 {
+				t.Errorf("%d results", len(seen))
+			}
+		}
+		serves(t, pool)
+	})
+}
+
+// A result comes when its query has finished, not when all have.
+func TestStreamYieldsEarly(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	yielded := make(chan struct{})
+	late := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		select {
+		case <-yielded:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		return pid(ctx, tx)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var order []int
+	for r, err := range fanout.Stream(ctx, raw(pool), late, pid) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Index == 1 {
+			close(yielded)
+		}
+		order = append(order, r.Index)
+	}
+	if len(order) != 2 || order[0] != 1 {
+		t.Errorf("order %v", order)
+	}
+}
+
+// With one connection the loop body's own use of the pool waits for the lane, which waits for nobody.
+func TestStreamOnOneConnection(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	n := 0
+	for _, err := range fanout.Stream(t.Context(), raw(pool), repeated(50, pid)...) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fanout.Collect(t.Context(), raw(pool), pid); err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if n != 50 {
+		t.Errorf("%d results", n)
+	}
+}
+
+// Break, return and a panic of the loop body stop everything before the loop is left.
+func TestStreamLeftEarly(t *testing.T) {
+	pool := pgtest.Pool(t, 4)
+	start := time.Now()
+	queries := []fanout.Query[fanout.DBTX, string]{statement[string]("select 'quick'"), sleep, sleep, sleep, sleep, sleep, sleep}
+	quiet := func(how string) {
+		if n := pool.Stat().AcquiredConns(); n != 0 {
+			t.Errorf("%s: %d connections still acquired", how, n)
+		}
+	}
+	for range fanout.Stream(t.Context(), raw(pool), queries...) {
+		break
+	}
+	quiet("break")
+	func() {
+		for range fanout.Stream(t.Context(), raw(pool), queries...) {
+			return
+		}
+	}()
+	quiet("return")
+	func() {
+		defer func() {
+			if r := recover(); r != "the body's own" {
+				t.Errorf("recovered %v", r)
+			}
+			quiet("panic")
+		}()
+		for range fanout.Stream(t.Context(), raw(pool), queries...) {
+			panic("the body's own")
+		}
+	}()
+	if d := time.Since(start); d > 8*time.Second {
+		t.Errorf("took %v", d)
+	}
+	serves(t, pool)
+}
+
+func TestStreamFailure(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 2)
+		src := raw(pool)
+		src.Strategy = s
+		one := statement[int32]("select 1")
+		var last error
+		n := 0
+		for r, err := range fanout.Stream(t.Context(), src, one, boom, one, boom, one, one) {
+			if last != nil {
+				t.Errorf("%v: the sequence goes on after %v", s, last)
+			}
+			if last = err; err != nil && (r.Index != 0 || r.Rows != nil) {
+				t.Errorf("%v: %v with %v", s, r, err)
+			}
+			n++
+		}
+		if e := asError(t, last); e.Name != "Boom" || e.Index != 1 && e.Index != 3 || n > 6 {
+			t.Errorf("%v: %v after %d", s, last, n)
+		}
+		serves(t, pool)
+
+		src.Partial = true
+		failed, rows := map[int]bool{}, 0
+		for r, err := range fanout.Stream(t.Context(), src, one, boom, one, boom, one, one) {
+			if err == nil {
+				rows += len(r.Rows)
+				continue
+			}
+			e, ok := err.(*fanout.Error)
+			if !ok || r.Rows != nil {
+				t.Fatalf("%v: %v, %T", s, r, err)
+			}
+			failed[e.Index] = true
+		}
+		if rows != 4 || len(failed) != 2 || !failed[1] || !failed[3] {
+			t.Errorf("%v: %d rows, failed %v", s, rows, failed)
+		}
+		serves(t, pool)
+	}
+}
+
+func TestStreamCtxEnds(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	for _, partial := range []bool{false, true} {
+		src := raw(pool)
+		src.Partial = partial
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		n := 0
+		for _, err := range fanout.Stream(ctx, src, repeated(5, sleep)...) {
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+			n++
+		}
+		cancel()
+		if want := map[bool]int{false: 1, true: 5}[partial]; n != want {
+			t.Errorf("partial %v: %d errors, want %d", partial, n, want)
+		}
+	}
+	serves(t, pool)
+}
+
+func TestStreamWithoutConnection(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	src := raw(pool)
+	src.AcquireTimeout = 10 * time.Millisecond
+	n := 0
+	for _, err := range fanout.Stream(t.Context(), src, pid, pid) {
+		mention(t, err, "no connection within 10ms: 1 of 1 in use")
+		n++
+	}
+	if n != 1 {
+		t.Errorf("%d errors", n)
+	}
+}
