@@ -12,6 +12,10 @@ import (
 // such a package, and for statements written by hand, bind a [Source] to DBTX itself:
 //
 //	src := fanout.New(pool, func(tx fanout.DBTX) fanout.DBTX { return tx })
+//	queries := db.New()
+//	rows, err := fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]db.A, error) {
+//		return queries.ListAByData(ctx, tx, "a_7")
+//	})
 //
 // The DBTX that a query function is given belongs to that function, until it returns, and serves one goroutine: one
 // statement at a time, the next when the rows of the last are read to their end or closed. Anything else is refused with

@@ -12,7 +12,7 @@ import (
 type Error struct {
 	Index int    // position among the call's queries or tasks, from 0
 	Query int    // position among the queries of an IntoMap task, from 0; otherwise 0
-	Name  string // sqlc's name of the statement that ran last ("ListAByData"); "" if it has none, or none was sent
+	Name  string // sqlc's name of the statement sent last ("ListAByData"), or `copy "table"`; "" if it has none, or none was sent
 	Err   error  // what the query function returned, or what befell it
 }
 
@@ -91,7 +91,7 @@ var (
 	errReturned   = errors.New("fanout: q, its rows or its ctx were used after the query function had returned; they are its own only until then")
 	errConcurrent = errors.New("fanout: q was used by several goroutines at once; a query function has one connection: hand in several queries instead")
 	errLent       = errors.New("fanout: q was used, or a second nested call was made, while a nested call runs on the query function's connection")
-	errRowsOpen   = errors.New("fanout: the rows of the last statement are still open; read them to the end or close them before the next statement or a nested call")
+	errRowsOpen   = errors.New("fanout: the rows of the last statement, or the results of the last batch, are still open; read them to the end or close them before the next statement or a nested call")
 	errAbandoned  = errors.New("fanout: the query function returned while another goroutine was still running a statement of it")
 	errOpenTx     = errors.New("fanout: the query function left a transaction open on its connection; commit or roll back, or hand the transaction in with Source.On")
 	errGoexit     = errors.New("fanout: the query function ended its goroutine (runtime.Goexit, or t.FailNow in a test)")

@@ -56,7 +56,8 @@ const (
 
 // A result is what a function still has to read or close: rows, a row, or the results of a batch.
 type result interface {
-	discard()
+	// discard closes the result because the query function has returned. Its error is the statement's.
+	discard() error
 }
 
 func newHandle(l *lane, unit int) *handle {
@@ -247,10 +248,11 @@ func (h *handle) holds(r result) (ok bool, err error) {
 	return false, nil
 }
 
-// finish is called when the query function has returned. What it left unread is discarded. If another goroutine still
+// finish is called when the query function has returned. What it left unread is discarded; err is what becomes known of
+// the statement only then: an insert in a batch that nobody has looked at must not fail unseen. If another goroutine still
 // runs a statement, or a nested call, finish returns a channel that is closed when that has ended; until then the
 // connection must be left alone.
-func (h *handle) finish() (abandoned <-chan struct{}) {
+func (h *handle) finish() (abandoned <-chan struct{}, err error) {
 	h.mu.Lock()
 	h.returned = true
 	open := h.open
@@ -260,9 +262,9 @@ func (h *handle) finish() (abandoned <-chan struct{}) {
 	quiet := h.quiet
 	h.mu.Unlock()
 	if open != nil {
-		open.discard()
+		err = open.discard()
 	}
-	return quiet
+	return quiet, err
 }
 
 func (h *handle) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {

@@ -6,6 +6,9 @@ import "iter"
 // object-relational mapper (P of EAA, Identity Map). Where [Gather]'s map holds copies, Identity hands out pointers, which
 // stay valid and stay the same for the same key while later merges refresh the values behind them.
 //
+// T is the row's struct type. Of a package generated with emit_result_struct_pointers, whose rows are pointers already,
+// merge the structs that they point to.
+//
 // The zero value is not ready for use: call [NewIdentity]. Not safe for concurrent use.
 type Identity[K comparable, T any] struct {
 	// OnRepeat, if set, is asked whenever a merge brings a row whose key is already there, be it from an earlier merge or

@@ -86,11 +86,13 @@ func (l *lane) runUnit(i int) {
 func (l *lane) settle(err error) {
 	c, h := l.call, l.now
 	l.now = nil
-	abandoned := h.finish()
+	abandoned, unseen := h.finish()
 	switch {
 	case abandoned != nil:
 		// What the function returned was put together beside a running statement: it cannot be trusted.
 		err = errAbandoned
+	case err == nil && unseen != nil:
+		err = unseen
 	case err == nil && l.call.borrowed == nil && l.link.leftOpen():
 		err = errOpenTx
 	}
@@ -148,7 +150,7 @@ func (l *lane) interrupted(v any) {
 	}
 	c.fail(p)
 	if h := l.now; h != nil {
-		if abandoned := h.finish(); abandoned != nil {
+		if abandoned, _ := h.finish(); abandoned != nil {
 			<-abandoned
 		}
 	}

@@ -101,7 +101,7 @@ func TestNestedCallWhileRowsAreOpen(t *testing.T) {
 		}
 		for rows.Next() {
 			_, err := fanout.Collect(ctx, src, pid)
-			mention(t, err, "rows of the last statement are still open")
+			mention(t, err, "rows of the last statement, or")
 		}
 		if err := rows.Err(); err != nil {
 			return err

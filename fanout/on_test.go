@@ -126,7 +126,7 @@ func TestOnWithRowsOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = fanout.Collect(t.Context(), raw(pool).On(tx), pid)
-	mention(t, err, "rows of the last statement are still open")
+	mention(t, err, "rows of the last statement, or")
 	rows.Close()
 	if _, err = fanout.Collect(t.Context(), raw(pool).On(tx), pid); err != nil {
 		t.Error(err)

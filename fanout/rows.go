@@ -1,6 +1,8 @@
 package fanout
 
 import (
+	"errors"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -72,9 +74,11 @@ func (r *rows) Values() ([]any, error) {
 
 // discard closes rows that were still open when the query function returned. Their end must not look like the end of the
 // result to a goroutine that has kept them.
-func (r *rows) discard() {
+func (r *rows) discard() error {
 	r.Close()
+	err := r.err
 	r.err = errReturned
+	return err
 }
 
 // row passes Scan on to pgx's row and tells the handle that the row is read.
@@ -108,8 +112,16 @@ func (r *row) Scan(dest ...any) (err error) {
 	return err
 }
 
-// discard closes a row that was never scanned. Scanning into nothing does that: pgx offers no other way.
-func (r *row) discard() { _ = r.handle.end(r.row.Scan()) }
+// discard closes a row that was never scanned. Scanning into nothing does that: pgx offers no other way. Of its errors
+// only the server's are the statement's; the others say that there is nothing to scan into, or no row.
+func (r *row) discard() error {
+	err := r.handle.end(r.row.Scan())
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return err
+	}
+	return nil
+}
 
 // batchResults passes everything on to pgx's, counts rows, and tells the handle when the batch is closed.
 type batchResults struct {
@@ -143,7 +155,7 @@ func (b *batchResults) Close() error {
 	return err
 }
 
-func (b *batchResults) discard() { _ = b.handle.end(b.BatchResults.Close()) }
+func (b *batchResults) discard() error { return b.handle.end(b.BatchResults.Close()) }
 
 // failedRows are the rows, and the row, of a statement that was not sent.
 type failedRows struct{ err error }

@@ -68,7 +68,8 @@ type plan[Q any] struct {
 }
 
 // Into runs a generated method with one argument and stores what it returns in dst: the struct of a :one, the slice of a
-// :many, the count of an :execrows. A :one without a row fails with pgx.ErrNoRows.
+// :many, the count of an :execrows or a :copyfrom, the tag of an :execresult. A :one without a row fails with
+// pgx.ErrNoRows.
 func Into[Q, T, A any](dst *T, method func(Q, context.Context, A) (T, error), arg A) Task[Q] {
 	mustBeSet(dst != nil, "Into", "dst")
 	mustBeSet(method != nil, "Into", "method")

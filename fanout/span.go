@@ -3,10 +3,10 @@ package fanout
 import "time"
 
 // Span is one finished query, for logs, metrics and timelines; Source.Observe receives it. A query that was never started
-// has none.
+// has none, nor has one that panicked.
 type Span struct {
 	Index int    // position among the call's queries or tasks, as in [Error]
-	Name  string // sqlc's name of the statement that ran last; "" if it has none, or none was sent
+	Name  string // of the statement sent last, as in [Error]
 	PID   uint32 // backend process id of the connection it ran on
 
 	Queued   time.Time // when the call was made

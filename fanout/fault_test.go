@@ -1,0 +1,278 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// A wire is the network between a pool and its server, with one fault to come: after so many bytes in either direction,
+// the connection that carries the last of them is cut, frozen or delayed, or the whole server freezes.
+type wire struct {
+	left  atomic.Int64 // bytes until the fault
+	fault atomic.Value // of fault
+	hits  atomic.Int64
+
+	dead  atomic.Bool // the server is frozen: all connections swallow what they carry
+	mu    sync.Mutex
+	conns map[*faultConn]bool
+}
+
+type fault string
+
+const (
+	cut       fault = "cut"       // the socket is closed
+	freeze    fault = "freeze"    // the connection carries nothing any more, in either direction
+	freezeAll fault = "freezeAll" // nor does any other
+	delay     fault = "delay"     // the byte arrives late
+)
+
+// attach makes a pool's connections run over w.
+func (w *wire) attach(config *pgxpool.Config) {
+	w.disarm()
+	w.conns = map[*faultConn]bool{}
+	config.ConnConfig.ConnectTimeout = time.Second // of a connection that freezes while it is opened, which is pgx's to end
+	dial := config.ConnConfig.DialFunc
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		c := &faultConn{Conn: conn, wire: w}
+		w.mu.Lock()
+		w.conns[c] = true
+		w.mu.Unlock()
+		return c, nil
+	}
+}
+
+func (w *wire) arm(f fault, bytes int64) {
+	w.fault.Store(f)
+	w.left.Store(bytes)
+}
+
+func (w *wire) disarm() {
+	w.left.Store(1 << 62)
+	w.dead.Store(false)
+}
+
+// closeAll ends what waits on a frozen connection, such as pgx's clean-up.
+func (w *wire) closeAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := range w.conns {
+		_ = c.Conn.Close()
+	}
+}
+
+type faultConn struct {
+	net.Conn
+	wire   *wire
+	frozen atomic.Bool
+}
+
+// spend counts n bytes and, if they are the fault's, lets it happen.
+func (c *faultConn) spend(n int) error {
+	w := c.wire
+	left := w.left.Add(int64(-n))
+	if left > 0 || left+int64(n) <= 0 {
+		return nil
+	}
+	w.hits.Add(1)
+	switch w.fault.Load().(fault) {
+	case cut:
+		_ = c.Conn.Close()
+		return io.ErrUnexpectedEOF
+	case freeze:
+		c.frozen.Store(true)
+	case freezeAll:
+		w.dead.Store(true)
+	case delay:
+		time.Sleep(20 * time.Millisecond) // the fault itself, not a synchronisation
+	}
+	return nil
+}
+
+func (c *faultConn) swallows() bool { return c.frozen.Load() || c.wire.dead.Load() }
+
+func (c *faultConn) Read(b []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(b)
+		if err == nil {
+			err = c.spend(n)
+		}
+		if err != nil || !c.swallows() {
+			return n, err
+		}
+		c.frozen.Store(true) // what it has swallowed is gone for good
+	}
+}
+
+func (c *faultConn) Write(b []byte) (int, error) {
+	if err := c.spend(len(b)); err != nil {
+		return 0, err
+	}
+	if c.swallows() {
+		c.frozen.Store(true)
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *faultConn) Close() error {
+	c.wire.mu.Lock()
+	delete(c.wire.conns, c)
+	c.wire.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// grace is how long a call may take after its deadline: the documented second, and what a loaded machine needs.
+const grace = time.Second + 4*time.Second
+
+// A server that does not answer the cancel request either: after the grace the call returns, and the pool has room at once.
+func TestFrozenServer(t *testing.T) {
+	for _, f := range []fault{freeze, freezeAll} {
+		t.Run(string(f), func(t *testing.T) {
+			w := &wire{}
+			pool := pgtest.Pool(t, 2, w.attach)
+			defer w.closeAll()
+			src := raw(pool)
+			if _, err := fanout.Collect(t.Context(), src, pid, pid); err != nil {
+				t.Fatal(err)
+			}
+			w.arm(f, 1)
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			start := time.Now()
+			_, err := fanout.Collect(ctx, src, repeated(2, sleep)...)
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+			if d := time.Since(start); d > 100*time.Millisecond+grace {
+				t.Errorf("the call returned after %v", d)
+			}
+			if n := pool.Stat().AcquiredConns(); n != 0 {
+				t.Errorf("%d connections still acquired", n)
+			}
+			w.disarm()
+			ctx, cancel = context.WithTimeout(t.Context(), grace)
+			defer cancel()
+			if _, err := fanout.Collect(ctx, src, repeated(4, pid)...); err != nil {
+				t.Errorf("the pool does not serve the next call: %v", err)
+			}
+		})
+	}
+}
+
+// A connection is cut in the middle of each query in turn: an error that names it, and with Partial the others' rows.
+func TestCutConnection(t *testing.T) {
+	w := &wire{}
+	pool := pgtest.Pool(t, 2, w.attach)
+	src := raw(pool)
+	src.Partial, src.Strategy = true, fanout.Serial
+	one := statement[int32]("-- name: Seven :one\nselect 7")
+	for range 10 {
+		if _, err := fanout.Collect(t.Context(), src, one); err != nil {
+			t.Fatal(err)
+		}
+		w.arm(cut, 1)
+		lists, err := fanout.Collect(t.Context(), src, one, one, one)
+		w.disarm()
+		var errs fanout.Errors
+		if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 0 || errs[0].Name != "Seven" {
+			t.Fatalf("%v", err)
+		}
+		if len(lists[1]) != 1 || len(lists[2]) != 1 {
+			t.Errorf("%v", lists)
+		}
+	}
+	serves(t, pool)
+}
+
+// Random faults under random calls. No call outlives its deadline by more than the grace, every result that is returned
+// equals Serial's, and afterwards nothing is acquired and the pool serves.
+func TestFaultStorm(t *testing.T) {
+	rounds := 120
+	if *soak {
+		rounds = 20_000
+	}
+	w := &wire{}
+	pool := pgtest.Pool(t, 4, w.attach)
+	defer w.closeAll()
+	fill(t, pool, 20)
+	src := fanout.New(pool, db.New)
+	var failed, returned int
+	tried := map[fault]int{}
+	for round := range rounds {
+		seed := uint64(round)
+		if *soak {
+			seed = rand.Uint64()
+		}
+		r := rand.New(rand.NewPCG(seed, 1))
+		f := []fault{cut, cut, cut, cut, cut, cut, delay, delay, freeze, freezeAll}[r.IntN(10)]
+		tried[f]++
+		src := src
+		src.Strategy = strategies[r.IntN(len(strategies))]
+		src.Partial = r.IntN(2) == 0
+		src.Limit = r.IntN(6)
+		kind := []string{"Collect", "Run", "Stream"}[r.IntN(3)]
+		timeout := 5 * time.Second
+		if f == freeze || f == freezeAll {
+			timeout = time.Duration(1+r.IntN(100)) * time.Millisecond
+		}
+		queries := make([]fanout.Query[*db.Queries, db.A], 1+r.IntN(20))
+		want := make([]int32, len(queries))
+		for i := range queries {
+			want[i] = 1 + r.Int32N(20)
+			queries[i] = fanout.One((*db.Queries).GetA, want[i])
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		w.arm(f, 1+r.Int64N(int64(100+100*len(queries))))
+		start := time.Now()
+		lists, err := collectBy(kind, ctx, src, queries)
+		took := time.Since(start)
+		w.disarm()
+		cancel()
+		what := fmt.Sprintf("round %d, seed %d: %s %v partial=%v limit=%d, %d queries, %s", round, seed, kind, src.Strategy, src.Partial, src.Limit, len(queries), f)
+		if took > timeout+grace {
+			t.Errorf("%s: took %v with a timeout of %v", what, took, timeout)
+		}
+		var errs fanout.Errors
+		partial := errors.As(err, &errs)
+		if err != nil {
+			failed++
+		}
+		if err != nil && !partial {
+			continue // Run's destinations are checked elsewhere
+		}
+		returned++
+		for i, list := range lists {
+			failed := slices.ContainsFunc(errs, func(e *fanout.Error) bool { return e.Index == i })
+			if !failed && (len(list) != 1 || list[0].ID != want[i]) {
+				t.Errorf("%s: query %d returned %v, want id %d", what, i, list, want[i])
+			}
+			if failed && len(list) != 0 {
+				t.Errorf("%s: query %d failed and returned %v", what, i, list)
+			}
+		}
+	}
+	serves(t, pool)
+	t.Logf("%d faults armed %v, %d hit; %d calls returned results, %d an error", rounds, tried, w.hits.Load(), returned, failed)
+	if w.hits.Load() < int64(rounds/3) || returned == 0 || failed == 0 {
+		t.Errorf("the storm was none: %d faults hit, %d results, %d errors", w.hits.Load(), returned, failed)
+	}
+}
