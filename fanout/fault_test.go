@@ -206,7 +206,7 @@ func TestCutConnection(t *testing.T) {
 // Random faults under random calls. No call outlives its deadline by more than the grace, every result that is returned
 // equals Serial's, and afterwards nothing is acquired and the pool serves.
 func TestFaultStorm(t *testing.T) {
-	rounds := 120
+	rounds := 60
 	if *soak {
 		rounds = 20_000
 	}
