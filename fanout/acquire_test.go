@@ -107,8 +107,9 @@ func TestCallerHoldsTheLastConnection(t *testing.T) {
 // AcquireTimeout is for the first connection only: a call that has one goes on with it.
 func TestOneConnectionIsEnough(t *testing.T) {
 	pool := pgtest.Pool(t, 4)
+	warm(t, pool)
 	src := raw(pool)
-	src.AcquireTimeout = 20 * time.Millisecond
+	src.AcquireTimeout = 50 * time.Millisecond
 	for range 3 {
 		conn, err := pool.Acquire(t.Context())
 		if err != nil {

@@ -132,7 +132,7 @@ func TestStatementCtx(t *testing.T) {
 						if parent != nil {
 							own = parent
 						}
-						own, cancel := context.WithTimeout(own, 20*time.Millisecond)
+						own, cancel := context.WithTimeout(own, 100*time.Millisecond)
 						defer cancel()
 						err := f(own, tx)
 						if !errors.Is(err, context.DeadlineExceeded) || sqlState(err) != "57014" {
@@ -198,7 +198,7 @@ func TestCancelInsideATransaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, err = fanout.Collect(ctx, raw(pool).On(tx), sleep)
 	if !errors.Is(err, context.DeadlineExceeded) || sqlState(err) != "57014" {

@@ -138,6 +138,7 @@ func TestCtxEndsInTheMiddle(t *testing.T) {
 			for _, want := range []error{context.Canceled, context.DeadlineExceeded} {
 				t.Run(fmt.Sprintf("%v/partial=%v/%v", s, partial, want), func(t *testing.T) {
 					pool := pgtest.Pool(t, 2)
+					warm(t, pool)
 					src := raw(pool)
 					src.Strategy, src.Partial = s, partial
 					ctx, cancel := context.WithCancel(t.Context())
