@@ -1,0 +1,164 @@
+// Demo is package fanout at work: it inserts rows into a PostgreSQL table, looks some of them up with many queries at
+// once, and merges what they return into one map. It needs no set-up; -help says which server it takes.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+)
+
+func main() {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+	context.AfterFunc(ctx, stop) // a second signal ends the program as if the first had not been caught
+
+	// Go ends a program that writes to a closed pipe by SIGPIPE, unless it asks for the signal. Ignoring it was decided
+	// against: child processes would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr, os.Getenv))
+}
+
+// The exit statuses.
+const (
+	success = 0
+	failure = 1
+	misuse  = 2
+)
+
+// run is the program: it returns the exit status. The end of ctx interrupts it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv func(string) string) int {
+	opts, err := parseFlags(args, stdout)
+	if errors.Is(err, flag.ErrHelp) {
+		return success
+	} else if err != nil {
+		fmt.Fprintf(stderr, "demo: %s; -help explains the flags\n", oneLine(err))
+		return misuse
+	}
+	out, err := perform(ctx, opts, stderr, getenv)
+	// All is given back before the first line is printed: a reader who takes his time, such as a pager, keeps no server
+	// running and no schema alive.
+	if out != nil {
+		err = errors.Join(present(ctx, opts, out, stdout, stderr), err)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			err = interrupted(err)
+		}
+		fmt.Fprintf(stderr, "demo: %s\n", oneLine(err))
+		return failure
+	}
+	return success
+}
+
+// perform opens the server, runs the queries and puts everything back. It returns both an outcome and an error if some
+// queries failed, or if something could not be put back.
+func perform(ctx context.Context, opts options, stderr io.Writer, getenv func(string) string) (out *outcome, err error) {
+	srv, err := openServer(ctx, opts, getenv)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, srv.close()) }()
+	fmt.Fprintf(stderr, "demo: %s\n", srv.description)
+
+	if opts.echo {
+		srv.config.ConnConfig.Tracer = echo(stderr)
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, srv.config)
+	if err != nil {
+		return nil, err
+	}
+	defer pool.Close()
+	src := fanout.New(pool, db.New)
+	src.Limit = opts.limit
+	src.Strategy = opts.strategy
+	src.Partial = opts.partial
+	// What the library refuses, a call without queries refuses too, and here nothing has been created yet.
+	if err := fanout.Run(ctx, src); err != nil {
+		return nil, err
+	}
+
+	progress := newProgress(stderr, opts)
+	sandbox, err := openSandbox(ctx, srv.config.ConnConfig, opts.rows, stderr, progress)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if srv.throwaway() {
+			sandbox.close() // the server takes the schema with it
+		} else {
+			err = errors.Join(err, sandbox.drop())
+		}
+	}()
+	if err := warm(ctx, pool); err != nil {
+		return nil, err
+	}
+	return lookUp(ctx, src, opts.arguments(), !opts.noMerge, progress)
+}
+
+// present prints the outcome. It does not outlast ctx, though a write to a reader who does not read would.
+func present(ctx context.Context, opts options, out *outcome, stdout, stderr io.Writer) error {
+	done := make(chan error, 1)
+	go func() { done <- printAll(opts, out, stdout, stderr) }()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case err := <-done:
+		return err
+	}
+}
+
+// interrupted returns the error of a program that was told to end, which leaves nothing to say of err but what could not
+// be put back.
+func interrupted(err error) error {
+	lines := []error{errors.New("interrupted")}
+	if left := (*leftBehindError)(nil); errors.As(err, &left) {
+		lines = append(lines, left)
+	}
+	return errors.Join(lines...)
+}
+
+// leftBehindError says that something of the program's own is still there at its end.
+type leftBehindError struct {
+	what string
+	err  error
+}
+
+func (e *leftBehindError) Error() string { return fmt.Sprintf("%s is left behind: %v", e.what, e.err) }
+func (e *leftBehindError) Unwrap() error { return e.err }
+
+// oneLine is an error's text on one line. Those of pgx have a line for each address that was tried, often with the same
+// text, and joined errors one for each.
+func oneLine(err error) string {
+	var b strings.Builder
+	for line := range strings.Lines(err.Error()) {
+		line = strings.TrimSpace(line)
+		if strings.Contains(b.String(), line) {
+			continue
+		}
+		switch {
+		case b.Len() == 0:
+		case strings.HasSuffix(b.String(), ":"):
+			b.WriteString(" ")
+		default:
+			b.WriteString("; ")
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}

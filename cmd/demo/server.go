@@ -1,0 +1,170 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
+)
+
+// connectTimeout bounds an attempt to connect where the user has not set a bound: longer than that, nobody looks at a
+// program that says nothing.
+const connectTimeout = 10 * time.Second
+
+// A server is where the demo runs.
+type server struct {
+	config      *pgxpool.Config
+	description string          // which it is and why, for the user
+	local       *localpg.Server // nil: the user's
+}
+
+// openServer chooses the server, starts it if it is to be a throwaway one, and configures the pool. It does not connect.
+func openServer(ctx context.Context, opts options, getenv func(string) string) (*server, error) {
+	dsn, source, given := chooseDSN(opts.dsn, getenv)
+	s := &server{}
+	if !given {
+		var err error
+		// Room for the pool, for the connection that owns the schema, and for somebody who looks in.
+		if s.local, err = localpg.Start(ctx, fmt.Sprintf("max_connections=%d", max(100, opts.conns+20))); err != nil {
+			return nil, err
+		}
+		dsn = s.local.DSN()
+	}
+	config, err := pgxpool.ParseConfig(dsn)
+	if err == nil {
+		err = checkForStrayPassword(dsn)
+	}
+	if err != nil {
+		return nil, errors.Join(parseError(source, err), s.close())
+	}
+	s.config = config
+	config.MaxConns = int32(opts.conns)
+	config.MinConns = 0
+	config.MinIdleConns = 0
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = connectTimeout
+	}
+	params := config.ConnConfig.RuntimeParams
+	// As a start-up parameter the search_path is there from the first statement on, costs no round trip and outlives a
+	// RESET. Setting it in AfterConnect was decided against: behind a pooler that shares server connections it would stay
+	// on them, for other clients to find their tables gone. Such a pooler refuses the parameter, and nothing happens.
+	params["search_path"] = schemaName
+	if params["application_name"] == "" {
+		params["application_name"] = "sqlc-fanout demo"
+	}
+	s.description = s.describe(source)
+	return s, nil
+}
+
+// serverVariables are the variables that say which server, database or user is meant. The others of PG*, such as
+// PGSSLMODE, only say how; somebody may have them set without having a server.
+var serverVariables = []string{"PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGSERVICE"}
+
+// chooseDSN returns the user's server and where it was found; given is false if there is none.
+func chooseDSN(flag string, getenv func(string) string) (dsn, source string, given bool) {
+	if flag != "" {
+		return flag, "-dsn", true
+	}
+	if dsn := getenv("DATABASE_URL"); dsn != "" {
+		return dsn, "DATABASE_URL", true
+	}
+	var set []string
+	for _, name := range serverVariables {
+		if getenv(name) != "" {
+			set = append(set, name)
+		}
+	}
+	// pgx reads the variables for an empty DSN.
+	return "", strings.Join(set, ", "), len(set) > 0
+}
+
+// describe says which server it is, in words made from what was understood of the DSN. So the password cannot be shown.
+func (s *server) describe(source string) string {
+	c := s.config.ConnConfig
+	if s.throwaway() {
+		return fmt.Sprintf("using a throwaway server in %s; -help says how to use another", c.Host)
+	}
+	addresses := []string{address(c.Host, c.Port)}
+	for _, f := range c.Fallbacks { // other hosts, and the same one with other TLS settings
+		if a := address(f.Host, f.Port); !slices.Contains(addresses, a) {
+			addresses = append(addresses, a)
+		}
+	}
+	return fmt.Sprintf("using database %q as user %q on %s (from %s)", cmp.Or(c.Database, c.User), c.User, strings.Join(addresses, ", "), source)
+}
+
+// address is a TCP address, or the path of a socket.
+func address(host string, port uint16) string {
+	_, a := pgconn.NetworkAddress(host, port)
+	return a
+}
+
+func (s *server) throwaway() bool { return s.local != nil }
+
+// close removes a throwaway server, and does nothing to another.
+func (s *server) close() error {
+	if s.local == nil {
+		return nil
+	}
+	if err := s.local.Stop(); err != nil {
+		return &leftBehindError{"the throwaway server", err}
+	}
+	return nil
+}
+
+// connectError is what the server says, if it was reached. Pgx's text tells of every attempt, also of one by TLS before
+// the one without.
+func connectError(err error) error {
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
+		return fmt.Errorf("failed to connect: %w", pgErr)
+	}
+	return err
+}
+
+// parseError says what is wrong with a DSN. It does not repeat the DSN, as pgx does with the password masked as well as
+// that can be: in one that cannot be parsed, nobody knows where the password is.
+func parseError(source string, err error) error {
+	const unreadable = "it is neither a URL (postgres://user:password@host:5432/database, special characters in it as %XX) " +
+		"nor key=value pairs (values with spaces in single quotes)"
+	// "cannot parse `the DSN`: what is wrong"
+	_, detail, _ := lastCut(err.Error(), "`: ")
+	switch {
+	case errors.Is(err, errStrayPassword) || strings.HasPrefix(detail, "failed to parse as"):
+		detail = unreadable
+	case detail == "invalid port": // where a password with a slash in it ends up
+		detail += ", or special characters that in a URL are written as %XX"
+	}
+	return fmt.Errorf("the connection string from %s cannot be used: %s", source, detail)
+}
+
+// lastCut is strings.Cut around the last separator.
+func lastCut(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+var errStrayPassword = errors.New("an @ behind the host")
+
+// checkForStrayPassword refuses a URL like postgres://user:12/34@host/database. It is meant to have the password 12/34,
+// and it parses: as host user, port 12 and database 34@host/database, which would be shown.
+func checkForStrayPassword(dsn string) error {
+	scheme, rest, ok := strings.Cut(dsn, "://")
+	if !ok || scheme != "postgres" && scheme != "postgresql" {
+		return nil
+	}
+	rest, _, _ = strings.Cut(rest, "?")
+	if host, path, _ := strings.Cut(rest, "/"); !strings.Contains(host, "@") && strings.Contains(path, "@") {
+		return errStrayPassword
+	}
+	return nil
+}
