@@ -45,7 +45,7 @@ func (e Errors) Error() string {
 	case 1:
 		return e[0].Error()
 	default:
-		return fmt.Sprintf("%v (and %d more queries failed)", e[0], len(e)-1)
+		return fmt.Sprintf("%v (and %d more)", e[0], len(e)-1)
 	}
 }
 
