@@ -46,7 +46,7 @@ func TestPartial(t *testing.T) {
 	if len(p.Merged) != len(keys) {
 		t.Errorf("%d merged, want %d", len(p.Merged), len(keys))
 	}
-	if line := r.lastLine(); !strings.HasPrefix(line, "demo: fanout: query ") || !strings.Contains(line, "ListAByData") || !strings.Contains(line, "more quer") {
+	if line := r.lastLine(); !strings.HasPrefix(line, "demo: fanout: query ") || !strings.Contains(line, "ListAByData") || !strings.Contains(line, " more)") {
 		t.Errorf("last line: %s", line)
 	}
 
