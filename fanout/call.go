@@ -22,15 +22,16 @@ import (
 // has one connection, whatever happens to the other lanes' requests for one; and those requests end, by stopAcquiring,
 // the moment the last unit is taken.
 type call struct {
-	parent  context.Context // the caller's
-	pool    *pgxpool.Pool
-	shared  *shared
-	tx      pgx.Tx // where the caller gave one
-	limit   int
-	serial  bool
-	partial bool
-	timeout time.Duration // for the first connection; 0 for none
-	observe func(context.Context, Span)
+	parent       context.Context // the caller's
+	pool         *pgxpool.Pool
+	shared       *shared
+	tx           pgx.Tx // where the caller gave one
+	limit        int
+	serial       bool
+	partial      bool
+	wantSnapshot bool
+	timeout      time.Duration // for the first connection; 0 for none
+	observe      func(context.Context, Span)
 
 	n      int
 	run    func(ctx context.Context, i int, tx DBTX) error // unit i, called at most once
@@ -44,28 +45,32 @@ type call struct {
 	acquireCtx    context.Context // ends with ctx, or when nothing is left to acquire for
 	stopAcquiring context.CancelCauseFunc
 	timer         *time.Timer
-	borrowed      *link // a nested call's or a transaction's connection; nil: lanes acquire their own
+	borrowed      *link     // a nested call's or a transaction's connection; nil: lanes acquire their own
+	borrowedDB    DBTX      // what its statements are sent to
+	snapshot      *snapshot // nil: each statement sees its own
 
-	mu        sync.Mutex // guards what is below
-	next      int        // the unit to be taken next
-	connected bool       // a lane has had a connection
-	noConn    error      // the first failure to get one while units were waiting
+	mu        sync.Mutex     // guards what is below
+	next      int            // the unit to be taken next
+	connected bool           // a lane has had a connection
+	noConn    error          // the first failure to get one while units were waiting
+	taken     []*transaction // of the lanes that have had a unit
 }
 
 // newCall is a call on s of n units, one for each query of the caller; locate and failed may be changed.
 func newCall[Q any](ctx context.Context, s *Source[Q], n int, run func(ctx context.Context, i int, q Q) error) *call {
 	c := &call{
-		parent:  ctx,
-		pool:    s.pool,
-		shared:  s.shared,
-		tx:      s.tx,
-		limit:   s.Limit,
-		serial:  s.Strategy == Serial,
-		partial: s.Partial,
-		timeout: s.AcquireTimeout,
-		observe: s.Observe,
-		n:       n,
-		locate:  func(i int) (int, int) { return i, 0 },
+		parent:       ctx,
+		pool:         s.pool,
+		shared:       s.shared,
+		tx:           s.tx,
+		limit:        s.Limit,
+		serial:       s.Strategy == Serial,
+		partial:      s.Partial,
+		wantSnapshot: s.Snapshot,
+		timeout:      s.AcquireTimeout,
+		observe:      s.Observe,
+		n:            n,
+		locate:       func(i int) (int, int) { return i, 0 },
 	}
 	bind := s.bind
 	c.run = func(ctx context.Context, i int, tx DBTX) error { return run(ctx, i, bind(tx)) }
@@ -104,7 +109,7 @@ func (c *call) borrow() (giveBack func(), err error) {
 		if conn != nil && conn.PgConn().IsBusy() {
 			return nil, fmt.Errorf("fanout: the connection of the transaction is busy: %w", errRowsOpen)
 		}
-		c.borrowed = &link{db: c.tx, conn: conn}
+		c.borrowed, c.borrowedDB = &link{conn: conn}, c.tx
 		return func() {}, nil
 	}
 	outer, ok := c.parent.Value(poolKey{c.pool}).(*handle)
@@ -114,7 +119,7 @@ func (c *call) borrow() (giveBack func(), err error) {
 	if err := outer.lend(); err != nil {
 		return nil, err
 	}
-	c.borrowed = outer.lane.link
+	c.borrowed, c.borrowedDB = outer.lane.link, outer.lane.db
 	return outer.takeBack, nil
 }
 
@@ -127,10 +132,24 @@ func (c *call) runLanes() error {
 		c.timer = time.AfterFunc(c.timeout, func() { c.stopAcquiring(errAcquireTimeout) })
 		defer c.timer.Stop()
 	}
-	for range c.width() {
+	width := c.width()
+	if c.wantSnapshot && !c.inside() {
+		c.snapshot = &snapshot{shared: c.shared, ctx: c.ctx, alone: width == 1}
+	}
+	for range width {
 		c.group.Go(c.runLane)
 	}
 	return c.group.Wait()
+}
+
+// inside reports whether the call runs in a transaction already, the caller's or an outer snapshot call's. Then there is
+// no other snapshot for it to have.
+func (c *call) inside() bool {
+	if c.borrowed == nil {
+		return false
+	}
+	_, ok := c.borrowedDB.(*transaction)
+	return ok || c.tx != nil || !c.borrowed.outside()
 }
 
 // width is how many lanes the call starts.
@@ -160,12 +179,18 @@ func (c *call) waiting() bool {
 	return c.next < c.n && c.ctx.Err() == nil
 }
 
-// take hands out the next unit, if any. With the last one, nobody needs a further connection.
-func (c *call) take() (i int, ok bool) {
+// take hands out the next unit to l, if any. With the last one, nobody needs a further connection.
+func (c *call) take(l *lane) (i int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.next == c.n || c.ctx.Err() != nil {
 		return 0, false
+	}
+	if l.transaction != nil && !slices.Contains(c.taken, l.transaction) {
+		if c.snapshot.gone() {
+			return 0, false // others have it still, or nobody
+		}
+		c.taken = append(c.taken, l.transaction)
 	}
 	i = c.next
 	c.next++
@@ -173,6 +198,13 @@ func (c *call) take() (i int, ok bool) {
 		c.stopAcquiring(nil)
 	}
 	return i, true
+}
+
+// transactionsTaken are those of the lanes that have had a unit, and so may have something to send.
+func (c *call) transactionsTaken() []*transaction {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.taken)
 }
 
 // fail ends the call: its ctx ends at once, and the first err that fail is given is the call's error. It reports by way
@@ -215,6 +247,8 @@ func (c *call) unstarted() error {
 	err := c.parent.Err()
 	if !c.connected && c.borrowed == nil {
 		err = c.noConnection(cmp.Or(err, c.noConn))
+	} else if err == nil && c.snapshot != nil && c.snapshot.gone() {
+		err = errSnapshotLost
 	} else if err == nil {
 		err = fmt.Errorf("fanout: the connection was lost, and there is no other: %w", c.noConn)
 	}

@@ -35,5 +35,10 @@
 // is not recognised, and waits for a connection like everybody else. Functions must not wait for one another: the others
 // may not have started.
 //
-// Queries are transactions of their own, unless [Source.On] runs them in one. Each sees the database as of its own start.
+// # Snapshots
+//
+// Each statement is a transaction of its own, and sees the database as of its own start, unless [Source.On] runs the call
+// in a transaction, or [Source.Snapshot] has all queries of a call read one snapshot. The first lane to send a statement
+// exports the snapshot, in the same round trip; the others import it with theirs, and are verified to be on the same
+// server. The exporting connection runs queries like any other, and when it is the only one to be had, it runs them all.
 package fanout

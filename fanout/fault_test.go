@@ -70,12 +70,15 @@ func (w *wire) disarm() {
 	w.dead.Store(false)
 }
 
-// closeAll ends what waits on a frozen connection, such as pgx's clean-up.
-func (w *wire) closeAll() {
+// thaw ends what waits on frozen connections, by closing them: pgx's clean-up, and the pings of pgxpool's, for which it
+// keeps a place in the pool for up to 15 seconds.
+func (w *wire) thaw() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.conns {
-		_ = c.Conn.Close()
+		if c.frozen.Load() {
+			_ = c.Conn.Close()
+		}
 	}
 }
 
@@ -149,7 +152,7 @@ func TestFrozenServer(t *testing.T) {
 		t.Run(string(f), func(t *testing.T) {
 			w := &wire{}
 			pool := pgtest.Pool(t, 2, w.attach)
-			defer w.closeAll()
+			defer w.thaw()
 			src := raw(pool)
 			if _, err := fanout.Collect(t.Context(), src, pid, pid); err != nil {
 				t.Fatal(err)
@@ -212,7 +215,7 @@ func TestFaultStorm(t *testing.T) {
 	}
 	w := &wire{}
 	pool := pgtest.Pool(t, 4, w.attach)
-	defer w.closeAll()
+	defer w.thaw()
 	fill(t, pool, 20)
 	src := fanout.New(pool, db.New)
 	var failed, returned int
@@ -229,6 +232,7 @@ func TestFaultStorm(t *testing.T) {
 		src.Strategy = strategies[r.IntN(len(strategies))]
 		src.Partial = r.IntN(2) == 0
 		src.Limit = r.IntN(6)
+		src.Snapshot = r.IntN(2) == 0
 		kind := []string{"Collect", "Run", "Stream"}[r.IntN(3)]
 		timeout := 5 * time.Second
 		if f == freeze || f == freezeAll {
@@ -247,7 +251,7 @@ func TestFaultStorm(t *testing.T) {
 		took := time.Since(start)
 		w.disarm()
 		cancel()
-		what := fmt.Sprintf("round %d, seed %d: %s %v partial=%v limit=%d, %d queries, %s", round, seed, kind, src.Strategy, src.Partial, src.Limit, len(queries), f)
+		what := fmt.Sprintf("round %d, seed %d: %s %v partial=%v snapshot=%v limit=%d, %d queries, %s", round, seed, kind, src.Strategy, src.Partial, src.Snapshot, src.Limit, len(queries), f)
 		if took > timeout+grace {
 			t.Errorf("%s: took %v with a timeout of %v", what, took, timeout)
 		}
@@ -270,6 +274,7 @@ func TestFaultStorm(t *testing.T) {
 			}
 		}
 	}
+	w.thaw()
 	serves(t, pool)
 	t.Logf("%d faults armed %v, %d hit; %d calls returned results, %d an error", rounds, tried, w.hits.Load(), returned, failed)
 	if w.hits.Load() < int64(rounds/3) || returned == 0 || failed == 0 {

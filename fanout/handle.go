@@ -274,7 +274,7 @@ func (h *handle) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.
 	}
 	// In a defer, here and below, because an argument's encoder may panic.
 	defer func() { err = h.end(err) }()
-	return h.link.db.Exec(ctx, sql, args...)
+	return h.lane.db.Exec(ctx, sql, args...)
 }
 
 func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows, err error) {
@@ -288,7 +288,7 @@ func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows
 			err = h.end(err)
 		}
 	}()
-	pgxRows, err := h.link.db.Query(ctx, sql, args...)
+	pgxRows, err := h.lane.db.Query(ctx, sql, args...)
 	if err != nil {
 		return pgxRows, err
 	}
@@ -308,7 +308,7 @@ func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 			_ = h.end(nil)
 		}
 	}()
-	pgxRow := h.link.db.QueryRow(ctx, sql, args...)
+	pgxRow := h.lane.db.QueryRow(ctx, sql, args...)
 	r = &row{row: pgxRow, handle: h}
 	h.read(r)
 	return r
@@ -321,7 +321,7 @@ func (h *handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []s
 		return 0, err
 	}
 	defer func() { err = h.end(err) }()
-	return h.link.db.CopyFrom(ctx, table, columns, source)
+	return h.lane.db.CopyFrom(ctx, table, columns, source)
 }
 
 func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
@@ -339,7 +339,7 @@ func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 			_ = h.end(nil)
 		}
 	}()
-	pgxResults := h.link.db.SendBatch(ctx, b)
+	pgxResults := h.lane.db.SendBatch(ctx, b)
 	r = &batchResults{BatchResults: pgxResults, handle: h}
 	h.read(r)
 	return r

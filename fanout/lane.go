@@ -8,14 +8,19 @@ import (
 
 // A lane is one goroutine of a call with one connection, on which it runs one unit after the other.
 type lane struct {
-	call *call
-	link *link   // nil between connections
-	now  *handle // of the unit that is running
+	call        *call
+	link        *link        // nil between connections
+	db          DBTX         // what statements are sent to: the link's conn, or a transaction on it
+	transaction *transaction // in a snapshot call, db; otherwise nil
+	now         *handle      // of the unit that is running
 }
 
 // runLane is the goroutine of a lane. It returns nil: failures are reported when they happen, by call.fail.
 func (c *call) runLane() error {
-	l := &lane{call: c, link: c.borrowed}
+	l := &lane{call: c}
+	if c.borrowed != nil {
+		l.use(c.borrowed, c.borrowedDB)
+	}
 	completed := false
 	defer func() {
 		if !completed {
@@ -27,13 +32,16 @@ func (c *call) runLane() error {
 		if l.link == nil && !l.acquire() {
 			break
 		}
-		i, ok := c.take()
+		i, ok := c.take(l)
 		if !ok {
 			break
 		}
 		l.runUnit(i)
-		if c.borrowed == nil && !l.link.idle() {
+		if !l.reusable() {
 			l.release()
+			if c.borrowed != nil {
+				break
+			}
 		}
 	}
 	completed = true
@@ -62,12 +70,34 @@ func (l *lane) acquire() bool {
 			c.timer.Stop()
 		}
 	}
-	l.link = &link{db: res.Conn(), conn: res.Conn(), res: res}
+	l.use(&link{conn: res.Conn(), res: res}, res.Conn())
 	return true
 }
 
-// release gives up the connection, unless it is the caller's.
+// use makes link the lane's, and db what its statements are sent to, or in a snapshot call a transaction on it.
+func (l *lane) use(link *link, db DBTX) {
+	l.link, l.db = link, db
+	if s := l.call.snapshot; s != nil {
+		l.transaction = &transaction{snapshot: s, link: link, conn: link.conn}
+		l.db = l.transaction
+	}
+}
+
+// reusable reports whether the connection can serve another unit. What the caller of a nested call or the owner of a
+// transaction sees of its connection is for them to judge.
+func (l *lane) reusable() bool {
+	if l.transaction != nil {
+		return l.transaction.usable()
+	}
+	return l.call.borrowed != nil || l.link.idle()
+}
+
+// release ends the lane's transaction, if any, and gives up the connection, unless it is the caller's.
 func (l *lane) release() {
+	if l.transaction != nil {
+		l.transaction.leave(l.call.transactionsTaken())
+		l.transaction = nil
+	}
 	if l.call.borrowed == nil && l.link != nil {
 		l.link.release()
 		l.link = nil
@@ -93,7 +123,9 @@ func (l *lane) settle(err error) {
 		err = errAbandoned
 	case err == nil && unseen != nil:
 		err = unseen
-	case err == nil && l.call.borrowed == nil && l.link.leftOpen():
+	case err == nil && l.transaction != nil && l.transaction.ended():
+		err = errEndedTransaction
+	case err == nil && l.transaction == nil && l.call.borrowed == nil && l.link.leftOpen():
 		err = errOpenTx
 	}
 	if err != nil {

@@ -26,8 +26,10 @@ const (
 // A link is a lane's connection, with what it takes to interrupt or give it up. Lanes of nested calls use the link of the
 // lane that they are nested in.
 type link struct {
-	db   DBTX      // what statements are sent to: conn, or a transaction on it
 	conn *pgx.Conn // nil for a pgx.Tx that is not on a connection of pgx: then pgx's way of cancelling is left to it
+
+	// beside is held for round trips that are not a statement of the lane's query function: another lane may make them.
+	beside sync.Mutex
 
 	mu  sync.Mutex
 	res *pgxpool.Conn // nil once released or severed, and for the caller's own transaction
@@ -60,6 +62,8 @@ func (l *link) cancel(ended <-chan struct{}, deadline time.Time) {
 // absorb makes a harmless round trip after cancel. PostgreSQL confirms a cancel request when it has signalled the backend,
 // but the signal may come to bear when the statement has ended already; by the end of the round trip it has, on nothing.
 func (l *link) absorb(deadline time.Time) {
+	l.beside.Lock()
+	defer l.beside.Unlock()
 	if l.conn.IsClosed() {
 		return
 	}
@@ -114,6 +118,9 @@ func (l *link) idle() bool {
 	pg := l.conn.PgConn()
 	return l.pooled() && !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I'
 }
+
+// outside reports whether the connection is known to be in no transaction.
+func (l *link) outside() bool { return l.conn != nil && l.conn.PgConn().TxStatus() == 'I' }
 
 // leftOpen reports whether a unit has left a transaction open that was not there before.
 func (l *link) leftOpen() bool {

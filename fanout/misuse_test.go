@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -188,28 +189,29 @@ func TestStatementWhileRowsAreOpen(t *testing.T) {
 	serves(t, pool)
 }
 
-// A function returns while a goroutine of its own still runs a statement.
+// A function returns while a goroutine of its own still runs a statement: the call waits for that.
 func TestAbandonedStatement(t *testing.T) {
 	for _, partial := range []bool{false, true} {
 		pool := pgtest.Pool(t, 2)
 		src := raw(pool)
 		src.Partial = partial
-		ended := make(chan error, 1)
+		var ended atomic.Bool
 		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
-			sent := make(chan struct{})
+			sent, returned := make(chan struct{}), make(chan struct{})
+			defer close(returned)
 			go func() {
-				_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromFunc(func() ([]any, error) {
-					select {
-					case <-sent:
-					default:
-						close(sent)
-					}
+				_, _ = tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromFunc(func() ([]any, error) {
+					close(sent)
+					<-returned
 					if !partial {
-						<-ctx.Done()
+						<-ctx.Done() // what the error of the call brings about
 					}
+					for range 1000 {
+						runtime.Gosched()
+					}
+					ended.Store(true)
 					return nil, nil
 				}))
-				ended <- err
 			}()
 			<-sent
 			return nil
@@ -218,9 +220,7 @@ func TestAbandonedStatement(t *testing.T) {
 		if asError(t, err).Index != 0 {
 			t.Error(err)
 		}
-		select {
-		case <-ended:
-		default:
+		if !ended.Load() {
 			t.Error("the call returned before the statement had ended")
 		}
 		serves(t, pool)

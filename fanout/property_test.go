@@ -160,6 +160,7 @@ func TestEveryStrategyEqualsSerial(t *testing.T) {
 		src.Strategy = rapid.SampledFrom(strategies).Draw(t, "strategy")
 		src.Limit = rapid.IntRange(0, 7).Draw(t, "limit")
 		src.Partial = rapid.Bool().Draw(t, "partial")
+		src.Snapshot = rapid.Bool().Draw(t, "snapshot")
 		kind := rapid.SampledFrom([]string{"Collect", "Run", "Stream"}).Draw(t, "call")
 		lists, err = collectBy(kind, context.Background(), src, functions)
 		if anyFails && !src.Partial {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,8 +29,10 @@ type Source[Q any] struct {
 	// Strategy is how queries share connections.
 	Strategy Strategy
 
-	// Snapshot makes every query of a call read one and the same snapshot of the database, read only. Not available yet:
-	// a call returns an error that matches [errors.ErrUnsupported].
+	// Snapshot makes every query of a call read one and the same snapshot of the database, on whatever connection it
+	// runs: each connection is in a REPEATABLE READ, READ ONLY transaction, which lasts as long as it has queries to run.
+	// A write is refused by the server (25006). A statement that fails costs the transaction nothing but what the
+	// statement did. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the promise cannot be kept.
 	Snapshot bool
 
 	// Partial keeps what succeeded when some queries fail: the call returns the results of the successful queries and
@@ -57,8 +60,9 @@ type Source[Q any] struct {
 
 // shared is what all copies of a Source have in common.
 type shared struct {
-	maxConns  int        // the pool's
-	observing sync.Mutex // held while Observe runs
+	maxConns  int         // the pool's
+	observing sync.Mutex  // held while Observe runs
+	notCitus  atomic.Bool // a snapshot call has found the server without the extension
 }
 
 // New binds a sqlc package's New function to a pool:
@@ -118,8 +122,6 @@ func (s *Source[Q]) check(function string) error {
 		return fmt.Errorf("fanout: unknown %v", s.Strategy)
 	case s.Strategy > Serial:
 		return notYet("Strategy " + s.Strategy.String())
-	case s.Snapshot && s.tx == nil:
-		return notYet("Snapshot")
 	case s.Retries > 0 && s.tx == nil:
 		return notYet("Retries")
 	}

@@ -1,0 +1,94 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// A snapshot is what the lanes of a Snapshot call share: one snapshot of the database, which the lane that sends the first
+// statement exports, and which the others import with theirs. Nobody imports before there is something to send: a lane
+// whose query functions never ask for a statement costs the server nothing.
+//
+// An import needs the exporting transaction to be open still. So the exporter, before it leaves, sees to it that every
+// lane that may yet send something has imported; it waits for the network only, never for a query function.
+type snapshot struct {
+	shared *shared
+	ctx    context.Context // the call's
+	alone  bool            // there is one lane only: nothing need be exported
+
+	mu        sync.Mutex
+	exporter  *transaction  // the lane that has claimed the export
+	published chan struct{} // closed when the exporter has exported, or failed to
+	id        string        // what there is to import; "" before
+	server    string        // where
+	lost      bool          // the exporter's connection was lost, and the snapshot with it for who has not imported
+}
+
+// errSnapshotLost is what queries get that cannot have the snapshot of their call any more.
+var errSnapshotLost = errors.New("fanout: the snapshot was lost with the connection that had exported it")
+
+// errEndedTransaction is a mistake in a query function, as those in error.go.
+var errEndedTransaction = errors.New("fanout: the query function ended the transaction of the snapshot call (commit or rollback); it is the call's")
+
+// gone reports whether lanes that have not imported yet cannot any more.
+func (s *snapshot) gone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lost
+}
+
+// claim makes t the exporter, if there is none. Otherwise it waits for the one there is and returns what to import.
+func (s *snapshot) claim(t *transaction) (id, server string, exporter bool, err error) {
+	for {
+		s.mu.Lock()
+		switch {
+		case s.lost:
+			s.mu.Unlock()
+			return "", "", false, errSnapshotLost
+		case s.exporter == nil:
+			s.exporter = t
+			s.published = make(chan struct{})
+			s.mu.Unlock()
+			return "", "", true, nil
+		case s.id != "":
+			defer s.mu.Unlock()
+			return s.id, s.server, false, nil
+		}
+		published := s.published
+		s.mu.Unlock()
+		select {
+		case <-published:
+		case <-s.ctx.Done():
+			return "", "", false, fmt.Errorf("fanout: the statement was not sent: %w", s.ctx.Err())
+		}
+	}
+}
+
+// publish is called by the exporter with what it has exported. An id of "" gives the claim back: the export has failed.
+func (s *snapshot) publish(id, server string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id == "" {
+		s.exporter = nil
+	}
+	s.id, s.server = id, server
+	close(s.published)
+}
+
+// exportedBy reports whether t is the exporter.
+func (s *snapshot) exportedBy(t *transaction) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.exporter == t
+}
+
+// withdraw is called when t's transaction is over, in whatever way.
+func (s *snapshot) withdraw(t *transaction) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.exporter == t {
+		s.lost = true
+	}
+}

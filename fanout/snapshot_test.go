@@ -1,0 +1,375 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// accounts makes eight accounts, one per row, and has writers move money between them until the returned function is
+// called: the sum over all is always the same.
+func accounts(t testing.TB, pool *pgxpool.Pool) (stop func()) {
+	t.Helper()
+	if _, err := pool.Exec(t.Context(), "create table account (id int primary key, balance int); insert into account select i, 100 from generate_series(0, 7) i"); err != nil {
+		t.Fatal(err)
+	}
+	writers, err := pgxpool.NewWithConfig(t.Context(), pool.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				from := rand.IntN(8)
+				to := (from + 1 + rand.IntN(7)) % 8
+				_, err := writers.Exec(context.Background(), `with less as (update account set balance = balance - 1 where id = $1)
+					update account set balance = balance + 1 where id = $2`, min(from, to), max(from, to))
+				if err != nil && sqlState(err) != "40P01" {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	return func() {
+		cancel()
+		wg.Wait()
+		writers.Close()
+	}
+}
+
+// sums is eight queries, one per account.
+func sums() []fanout.Query[fanout.DBTX, int32] {
+	var queries []fanout.Query[fanout.DBTX, int32]
+	for i := range 8 {
+		queries = append(queries, statement[int32]("-- name: Balance :one\nselect balance from account where id = $1", i))
+	}
+	return queries
+}
+
+// torn makes calls and returns how many of them saw a sum that never was.
+func torn(t testing.TB, src fanout.Source[fanout.DBTX], calls int) (n int) {
+	t.Helper()
+	for range calls {
+		lists, err := fanout.Collect(t.Context(), src, sums()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := int32(0)
+		for _, list := range lists {
+			sum += list[0]
+		}
+		if sum != 800 {
+			n++
+		}
+	}
+	return n
+}
+
+// Money moves all the time: plain calls see sums that never were, snapshot calls never do.
+func TestSnapshotIsNotTorn(t *testing.T) {
+	calls := 300
+	if *soak {
+		calls = 5000
+	}
+	for _, conns := range []int{1, 2, 5} {
+		pool := pgtest.Pool(t, conns)
+		stop := accounts(t, pool)
+		src := raw(pool)
+		plain := torn(t, src, calls)
+		src.Snapshot = true
+		snapshot := torn(t, src, calls)
+		src.Strategy = fanout.Serial
+		serial := torn(t, src, calls/3)
+		stop()
+		t.Logf("%d connections: torn %d of %d plain, %d of %d snapshot, %d of %d serial snapshot", conns, plain, calls, snapshot, calls, serial, calls/3)
+		if plain < calls/20 {
+			t.Errorf("%d connections: only %d of %d plain calls were torn: the test shows nothing", conns, plain, calls)
+		}
+		if snapshot+serial != 0 {
+			t.Errorf("%d connections: %d and %d snapshot calls were torn", conns, snapshot, serial)
+		}
+		serves(t, pool)
+	}
+}
+
+// inSnapshot is what every query of a snapshot call must see: a transaction, repeatable read, read only.
+var inSnapshot = statement[string]("select current_setting('transaction_isolation') || ' ' || current_setting('transaction_read_only') || ' ' || pg_current_snapshot()::text where 1 = $1", 1)
+
+func TestSnapshotTransactions(t *testing.T) {
+	for _, s := range strategies {
+		sameBackends(t, 4, func(src fanout.Source[fanout.DBTX]) {
+			src.Strategy, src.Snapshot = s, true
+			for range 3 {
+				lists, err := fanout.Collect(t.Context(), src, repeated(20, inSnapshot)...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, list := range lists {
+					if len(list) != 1 || list[0] != lists[0][0] {
+						t.Errorf("%v: query %d sees %v, query 0 %v", s, i, list, lists[0])
+					}
+				}
+				mention(t, lists[0][0], "repeatable read on ")
+			}
+		})
+	}
+}
+
+// A failing statement costs no other query the snapshot, nor the function that has caught the error its next statement.
+func TestSnapshotSurvivesErrors(t *testing.T) {
+	for _, conns := range []int{1, 3} {
+		for _, s := range strategies {
+			sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+				src.Strategy, src.Snapshot, src.Partial = s, true, true
+				caught := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+					for _, sql := range []string{boomSQL, "select 1 / $1::int from pg_class"} {
+						if _, err := statement[int32](sql, 0)(ctx, tx); sqlState(err) != "22012" {
+							t.Errorf("%v", err)
+						}
+						if _, err := tx.Exec(ctx, "select 1 / 0"); sqlState(err) != "22012" {
+							t.Errorf("%v", err)
+						}
+						if err := tx.QueryRow(ctx, boomSQL, 0).Scan(new(int)); sqlState(err) != "22012" {
+							t.Errorf("%v", err)
+						}
+					}
+					return inSnapshot(ctx, tx)
+				}
+				fails := statement[string](boomSQL, 0)
+				queries := repeated(24, inSnapshot)
+				for i := range queries {
+					switch i % 4 {
+					case 0:
+						queries[i] = fails
+					case 1:
+						queries[i] = caught
+					}
+				}
+				lists, err := fanout.Collect(t.Context(), src, queries...)
+				var errs fanout.Errors
+				if !errors.As(err, &errs) || len(errs) != 6 {
+					t.Fatalf("%v", err)
+				}
+				for i, list := range lists {
+					if i%4 != 0 && (len(list) != 1 || list[0] != lists[1][0]) {
+						t.Errorf("query %d sees %v, query 1 %v", i, list, lists[1])
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestSnapshotRefusesWrites(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	fill(t, pool, 3)
+	src := fanout.New(pool, db.New)
+	src.Snapshot = true
+	text := "new"
+	for name, task := range map[string]fanout.Task[*db.Queries]{
+		"InsertA":  fanout.Into(new(db.A), (*db.Queries).InsertA, &text),
+		"TouchA":   fanout.Into(new(int64), (*db.Queries).TouchA, 1),
+		"DeleteA":  fanout.Exec((*db.Queries).DeleteA, 1),
+		`copy "a"`: fanout.Into(new(int64), (*db.Queries).InsertAs, []*string{&text}),
+	} {
+		err := fanout.Run(t.Context(), src, task)
+		if e := asError(t, err); e.Name != name || sqlState(err) != "25006" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	batch := func(ctx context.Context, tx fanout.DBTX) error {
+		b := &pgx.Batch{}
+		b.Queue("-- name: InBatch :batchexec\ninsert into a (data) values ('x')")
+		return tx.SendBatch(ctx, b).Close()
+	}
+	rawSrc := raw(pool)
+	rawSrc.Snapshot = true
+	if err := do(t, rawSrc, batch); sqlState(err) != "25006" || asError(t, err).Name != "InBatch" {
+		t.Error(err)
+	}
+	if n, err := db.New(pool).CountA(t.Context()); n != 3 || err != nil {
+		t.Errorf("%d rows, %v", n, err)
+	}
+	serves(t, pool)
+}
+
+// More calls than connections, nested ones among them: none blocks another for good.
+func TestManySnapshotCallsOnFewConnections(t *testing.T) {
+	rounds := 5
+	if *soak {
+		rounds = 200
+	}
+	for conns := 1; conns <= 3; conns++ {
+		pool := pgtest.Pool(t, conns)
+		src := raw(pool)
+		src.Snapshot = true
+		for range rounds {
+			errs := make(chan error)
+			const calls = 40
+			for i := range calls {
+				go func() {
+					lists, err := fanout.Collect(context.Background(), src, repeated(4, nest(src, i%3))...)
+					if err == nil && len(lists) != 4 {
+						err = fmt.Errorf("call %d: %d lists", i, len(lists))
+					}
+					errs <- err
+				}()
+			}
+			for range calls {
+				if err := <-errs; err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		serves(t, pool)
+	}
+}
+
+// A nested call of a snapshot call runs in its snapshot; a nested snapshot call of a plain query has one of its own.
+func TestSnapshotNested(t *testing.T) {
+	sameBackends(t, 2, func(plain fanout.Source[fanout.DBTX]) {
+		src := plain
+		src.Snapshot = true
+		for _, inner := range []fanout.Source[fanout.DBTX]{plain, src} {
+			// Once with the outer transaction begun, and once before.
+			lists, err := fanout.Collect(t.Context(), src,
+				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+					first, err := inSnapshot(ctx, tx)
+					if err != nil {
+						return nil, err
+					}
+					lists, err := fanout.Collect(ctx, inner, inSnapshot, inSnapshot)
+					return append(first, slices.Concat(lists...)...), err
+				},
+				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+					lists, err := fanout.Collect(ctx, inner, inSnapshot, inSnapshot)
+					if err != nil {
+						return nil, err
+					}
+					last, err := inSnapshot(ctx, tx)
+					return append(last, slices.Concat(lists...)...), err
+				})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, seen := range slices.Concat(lists...) {
+				if seen != lists[0][0] {
+					t.Errorf("%v", lists)
+				}
+			}
+		}
+		lists, err := fanout.Collect(t.Context(), plain, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			lists, err := fanout.Collect(ctx, src, inSnapshot, inSnapshot)
+			if err != nil {
+				return nil, err
+			}
+			after, err := inSnapshot(ctx, tx)
+			return append(after, slices.Concat(lists...)...), err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mention(t, lists[0][0], "read committed off")
+		mention(t, lists[0][1], "repeatable read on")
+		mention(t, lists[0][2], "repeatable read on")
+	})
+}
+
+// The exporter runs out of work while another query has not sent its first statement yet: that one has the snapshot all
+// the same, and the exporter's connection is free for others meanwhile.
+func TestSnapshotLateStatement(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	src := raw(pool)
+	src.Snapshot = true
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	running := make(chan struct{})
+	quick := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		select {
+		case <-running:
+		case <-ctx.Done():
+		}
+		return inSnapshot(ctx, tx)
+	}
+	late := func(fctx context.Context, tx fanout.DBTX) ([]string, error) {
+		close(running)
+		conn, err := pool.Acquire(ctx) // not nested: the exporter's connection must come back
+		if err != nil {
+			return nil, err
+		}
+		_, err = conn.Exec(ctx, "insert into a (data) values ('after the snapshot')")
+		conn.Release()
+		if err != nil {
+			return nil, err
+		}
+		var n int
+		if err := tx.QueryRow(fctx, "select count(*) from a").Scan(&n); err != nil || n != 0 {
+			return nil, fmt.Errorf("%d rows seen, %w", n, err)
+		}
+		return inSnapshot(fctx, tx)
+	}
+	lists, err := fanout.Collect(ctx, src, quick, late)
+	if err != nil || lists[0][0] != lists[1][0] {
+		t.Errorf("%v, %v", lists, err)
+	}
+	serves(t, pool)
+}
+
+func TestSnapshotEndedByTheFunction(t *testing.T) {
+	sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
+		src.Snapshot, src.Partial = true, true
+		end := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			if _, err := inSnapshot(ctx, tx); err != nil {
+				return nil, err
+			}
+			_, err := tx.Exec(ctx, "commit")
+			return nil, err
+		}
+		lists, err := fanout.Collect(t.Context(), src, inSnapshot, end, inSnapshot)
+		var errs fanout.Errors
+		if !errors.As(err, &errs) || len(errs) != 2 || len(lists[0]) != 1 {
+			t.Fatalf("%v, %v", lists, err)
+		}
+		mention(t, errs[0], "ended the transaction of the snapshot call")
+		mention(t, errs[1], "the snapshot was lost")
+	})
+}
+
+// Citus accepts an import and does not honour it. It is known by its extension, here a row that says so.
+func TestSnapshotOnCitus(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	_, err := pool.Exec(t.Context(), "insert into pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion) values (99999, 'citus', 10, 2200, false, '12.1')")
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := raw(pool)
+	if _, err := fanout.Collect(t.Context(), src, pid); err != nil {
+		t.Error(err)
+	}
+	src.Snapshot = true
+	for range 2 {
+		lists, err := fanout.Collect(t.Context(), src, pid, pid, pid)
+		if lists != nil || !errors.Is(err, fanout.ErrSnapshotUnsupported) {
+			t.Errorf("%v, %v", lists, err)
+		}
+		mention(t, err, "not honoured for distributed tables")
+	}
+	if _, err := pool.Exec(t.Context(), "delete from pg_extension where oid = 99999"); err != nil {
+		t.Fatal(err)
+	}
+	serves(t, pool)
+}

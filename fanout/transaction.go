@@ -1,0 +1,339 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A transaction is one lane's part in a Snapshot call: the DBTX that its handles send statements to. It begins with the
+// first statement, in the same round trip, and ends with leave.
+//
+// A savepoint, set once, brings the transaction back after a failed statement: rolling back to it loses nothing, because
+// the transaction is read only. So it costs nothing while nothing fails.
+type transaction struct {
+	snapshot *snapshot
+	link     *link
+	conn     *pgx.Conn
+
+	// Guarded by link.beside, which is held during the round trip that joins, be it made by the lane or by the exporter.
+	joined bool
+	failed error // why it cannot join any more
+}
+
+const (
+	beginSQL    = "begin isolation level repeatable read, read only"
+	savepoint   = "savepoint fanout"
+	rollBackTo  = "rollback to savepoint fanout"
+	commitSQL   = "commit"
+	serverSQL   = "pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::text"
+	exportSQL   = "select pg_catalog.pg_export_snapshot(), " + serverSQL
+	importedSQL = "select " + serverSQL
+	citusSQL    = "select 1 from pg_catalog.pg_extension where extname = 'citus'"
+)
+
+// snapshotID is what PostgreSQL accepts as one. It goes into a statement as a literal: there is no other way.
+var snapshotID = regexp.MustCompile(`^[0-9A-F-]+$`)
+
+// A prologue is what travels in front of a statement: utility statements, and what to do with their results.
+type prologue struct {
+	statements []string
+	// settle is called with the first column values of each statement's first row when all have succeeded, or with the
+	// error of the one that failed; its own error is the statement's.
+	settle func(rows [][]string, err error) error
+}
+
+// errNotSent is what settle is given if the prologue was not sent, because the statement could not be.
+var errNotSent = errors.New("not sent")
+
+// prologue returns what has to precede the next statement, or nil. If it returns one with a settle function,
+// link.beside stays locked until that is called.
+func (t *transaction) prologue() (*prologue, error) {
+	t.link.beside.Lock()
+	if !t.joined && t.failed == nil {
+		return t.begin()
+	}
+	defer t.link.beside.Unlock()
+	switch {
+	case t.failed != nil:
+		return nil, t.failed
+	case t.conn.IsClosed():
+		return nil, nil // the driver has the right words
+	case t.conn.PgConn().TxStatus() == 'E':
+		return &prologue{statements: []string{rollBackTo}}, nil
+	case t.conn.PgConn().TxStatus() == 'I':
+		return nil, errEndedTransaction
+	}
+	return nil, nil
+}
+
+// begin returns the prologue that begins the transaction. It is called with link.beside held, which the prologue's settle
+// function unlocks.
+func (t *transaction) begin() (*prologue, error) {
+	id, server, exporter, err := t.snapshot.claim(t)
+	switch {
+	case err != nil:
+		t.link.beside.Unlock()
+		return nil, err
+	case exporter:
+		return t.export(), nil
+	default:
+		return t.imports(id, server), nil
+	}
+}
+
+// export begins the transaction of the exporter.
+func (t *transaction) export() *prologue {
+	s := t.snapshot
+	checkCitus := !s.shared.notCitus.Load()
+	p := &prologue{statements: []string{beginSQL}}
+	if checkCitus {
+		p.statements = append(p.statements, citusSQL)
+	}
+	if !s.alone {
+		p.statements = append(p.statements, exportSQL)
+	}
+	p.statements = append(p.statements, savepoint)
+	p.settle = func(rows [][]string, err error) error {
+		defer t.link.beside.Unlock()
+		id, server := "alone", ""
+		if err == nil && !s.alone {
+			row := rows[len(rows)-2]
+			id, server = row[0], row[1]
+			if !snapshotID.MatchString(id) {
+				err = fmt.Errorf("fanout: the server has exported a snapshot under the strange name %q", id)
+			}
+		}
+		if err == nil && checkCitus {
+			if rows[1] != nil {
+				err = fmt.Errorf("%w: on Citus an imported snapshot is accepted but not honoured for distributed tables", ErrSnapshotUnsupported)
+			} else {
+				s.shared.notCitus.Store(true)
+			}
+		}
+		if err != nil {
+			s.publish("", "")
+			if errors.Is(err, ErrSnapshotUnsupported) {
+				t.failed = err
+			}
+			return err
+		}
+		t.joined = true
+		s.publish(id, server)
+		return nil
+	}
+	return p
+}
+
+// imports begins the transaction of another lane. An import that succeeds may still be of another server's snapshot,
+// because ids are counted up by every server in the same way.
+func (t *transaction) imports(id, server string) *prologue {
+	p := &prologue{statements: []string{beginSQL, "set transaction snapshot '" + id + "'", importedSQL, savepoint}}
+	p.settle = func(rows [][]string, err error) error {
+		defer t.link.beside.Unlock()
+		switch {
+		case err == nil && rows[2][0] == server:
+			t.joined = true
+			return nil
+		case errors.Is(err, errNotSent):
+			return err
+		}
+		if err == nil {
+			err = ErrSnapshotServer
+		} else if t.elsewhere(server) {
+			err = fmt.Errorf("%w: %w", ErrSnapshotServer, err)
+		}
+		t.failed = err
+		return err
+	}
+	return p
+}
+
+// elsewhere finds out whether an import has failed because this is another server than the one that exported.
+func (t *transaction) elsewhere(server string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
+	defer cancel()
+	results, err := t.conn.PgConn().Exec(ctx, "rollback; "+importedSQL).ReadAll()
+	return err == nil && len(results) == 2 && len(results[1].Rows) == 1 && string(results[1].Rows[0][0]) != server
+}
+
+// ready sends what has to precede the next statement in a round trip of its own.
+func (t *transaction) ready(ctx context.Context) error {
+	p, err := t.prologue()
+	if err != nil || p == nil {
+		return err
+	}
+	return p.run(ctx, t.conn)
+}
+
+// joinBeside begins the transaction if it has not begun, on behalf of the lane, whose query function may be at anything
+// but a statement meanwhile. If it cannot, the lane's statements will tell.
+func (t *transaction) joinBeside() {
+	t.link.beside.Lock()
+	if t.joined || t.failed != nil {
+		t.link.beside.Unlock()
+		return
+	}
+	if p, err := t.begin(); err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
+		defer cancel()
+		_ = p.run(ctx, t.conn)
+	}
+}
+
+// usable reports whether the lane can go on with its connection.
+func (t *transaction) usable() bool {
+	t.link.beside.Lock()
+	defer t.link.beside.Unlock()
+	if t.failed != nil || t.conn.IsClosed() || t.conn.PgConn().IsBusy() {
+		return false
+	}
+	return t.joined == (t.conn.PgConn().TxStatus() != 'I')
+}
+
+// ended reports whether a query function has ended the transaction.
+func (t *transaction) ended() bool {
+	t.link.beside.Lock()
+	defer t.link.beside.Unlock()
+	return t.joined && !t.conn.IsClosed() && t.conn.PgConn().TxStatus() == 'I'
+}
+
+// leave ends the transaction, when no unit of the lane runs any more, and waits for the server to confirm. If it is the
+// exporter's, the others, which may have sent nothing yet, import first: beside their query functions, not after them.
+func (t *transaction) leave(others []*transaction) {
+	t.link.beside.Lock()
+	defer t.link.beside.Unlock()
+	if t.joined && !t.conn.IsClosed() && t.snapshot.exportedBy(t) {
+		for _, other := range others {
+			if other != t {
+				other.joinBeside()
+			}
+		}
+	}
+	t.snapshot.withdraw(t)
+	t.failed = errReturned
+	t.end()
+}
+
+// end commits, or rolls back what has failed. It is called with link.beside held.
+func (t *transaction) end() {
+	if t.conn.IsClosed() || t.conn.PgConn().TxStatus() == 'I' {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
+	defer cancel()
+	_, _ = t.conn.PgConn().Exec(ctx, commitSQL).ReadAll()
+	if t.conn.IsClosed() {
+		t.link.sever()
+	}
+}
+
+// run sends the prologue alone.
+func (p *prologue) run(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := sendAlone(ctx, conn, p.statements)
+	if p.settle != nil {
+		return p.settle(rows, err)
+	}
+	return err
+}
+
+func sendAlone(ctx context.Context, conn *pgx.Conn, statements []string) ([][]string, error) {
+	sql := ""
+	for _, s := range statements {
+		sql += s + ";"
+	}
+	results, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+	rows := make([][]string, len(statements))
+	for i, r := range results {
+		if i < len(rows) && len(r.Rows) > 0 {
+			rows[i] = texts(r.Rows[0])
+		}
+	}
+	return rows, err
+}
+
+func texts(row [][]byte) []string {
+	values := make([]string, len(row))
+	for i, v := range row {
+		values[i] = string(v)
+	}
+	return values
+}
+
+func (t *transaction) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	p, err := t.prologue()
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	if p == nil {
+		return t.conn.Exec(ctx, sql, args...)
+	}
+	if len(args) == 0 || !canTravel(t.conn, args) { // without arguments pgx allows several statements in one
+		if err := p.run(ctx, t.conn); err != nil {
+			return pgconn.CommandTag{}, err
+		}
+		return t.conn.Exec(ctx, sql, args...)
+	}
+	rows, err := travel(ctx, t.conn, p, sql, args)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	rows.Close()
+	return rows.CommandTag(), rows.Err()
+}
+
+func (t *transaction) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	p, err := t.prologue()
+	if err != nil {
+		return failedRows{err}, err
+	}
+	if p == nil {
+		return t.conn.Query(ctx, sql, args...)
+	}
+	if sql == "" || !canTravel(t.conn, args) {
+		if err := p.run(ctx, t.conn); err != nil {
+			return failedRows{err}, err
+		}
+		return t.conn.Query(ctx, sql, args...)
+	}
+	return travel(ctx, t.conn, p, sql, args)
+}
+
+func (t *transaction) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	p, err := t.prologue()
+	if err != nil {
+		return failedRows{err}
+	}
+	if p == nil {
+		return t.conn.QueryRow(ctx, sql, args...)
+	}
+	if sql == "" || !canTravel(t.conn, args) {
+		if err := p.run(ctx, t.conn); err != nil {
+			return failedRows{err}
+		}
+		return t.conn.QueryRow(ctx, sql, args...)
+	}
+	rows, err := travel(ctx, t.conn, p, sql, args)
+	if err != nil {
+		return failedRows{err}
+	}
+	return firstRow{rows}
+}
+
+func (t *transaction) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
+	if err := t.ready(ctx); err != nil {
+		return 0, err
+	}
+	return t.conn.CopyFrom(ctx, table, columns, source)
+}
+
+func (t *transaction) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if err := t.ready(ctx); err != nil {
+		return pgx.FailedBatchResults(b, err)
+	}
+	return t.conn.SendBatch(ctx, b)
+}

@@ -1,0 +1,308 @@
+package fanout
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// connState is what the package knows of a connection, kept with it for as long as it lives. It may be used by whoever may
+// use the connection.
+type connState struct {
+	mode         pgx.QueryExecMode
+	tracer       pgx.QueryTracer
+	descriptions map[string]*pgconn.StatementDescription
+}
+
+const (
+	connStateKey = "github.com/sqlc-fanout/sqlc-fanout/fanout"
+
+	// maxDescriptions is how many statements are remembered per connection. When there are more, they are forgotten all
+	// at once, which costs each a round trip; pgx's caches are of this size too.
+	maxDescriptions = 512
+)
+
+func stateOf(conn *pgx.Conn) *connState {
+	data := conn.PgConn().CustomData()
+	if state, ok := data[connStateKey].(*connState); ok {
+		return state
+	}
+	config := conn.Config() // a deep copy: once per connection
+	state := &connState{
+		mode:         config.DefaultQueryExecMode,
+		tracer:       config.Tracer,
+		descriptions: map[string]*pgconn.StatementDescription{},
+	}
+	data[connStateKey] = state
+	return state
+}
+
+// canTravel reports whether a statement with these arguments can be sent by travel: in a mode that has messages which can
+// follow others, and without pgx's options among the arguments.
+func canTravel(conn *pgx.Conn, args []any) bool {
+	switch stateOf(conn).mode {
+	case pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeExec:
+	default:
+		return false
+	}
+	if len(args) == 0 {
+		return true
+	}
+	switch args[0].(type) {
+	case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID, pgx.QueryRewriter:
+		return false
+	}
+	return true
+}
+
+// travel sends a statement behind its prologue, in one round trip; in two if the connection has not described the
+// statement before, as with pgx. The statement is parsed anew each time, as the unnamed one: it is the first of a
+// transaction, and to share pgx's prepared ones would take knowledge that pgx does not give.
+//
+// An error in the prologue keeps the statement from being run. pgx's tracers see the statement, not the prologue.
+func travel(ctx context.Context, conn *pgx.Conn, p *prologue, sql string, args []any) (pgx.Rows, error) {
+	state := stateOf(conn)
+	if state.tracer != nil {
+		ctx = state.tracer.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: sql, Args: args})
+	}
+	t := &traveller{conn: conn, state: state, sql: sql, ctx: ctx, prologue: p}
+	returned := false
+	defer func() {
+		if !returned { // the panic of an argument's encoder
+			_ = t.fail(errNotSent)
+		}
+	}()
+	err := t.send(args)
+	if err != nil {
+		err = t.fail(err)
+	}
+	returned = true
+	if err != nil {
+		return failedRows{err}, err
+	}
+	return t, nil
+}
+
+// send sends and reads up to the first row.
+func (t *traveller) send(args []any) error {
+	var builder pgx.ExtendedQueryBuilder
+	description := t.state.descriptions[t.sql]
+	if t.state.mode == pgx.QueryExecModeExec {
+		description = nil // the types are those of the Go values
+	}
+	described := description != nil || t.state.mode == pgx.QueryExecModeExec
+	if described {
+		if err := build(&builder, t.conn, description, args); err != nil {
+			return fmt.Errorf("%w: %w", errNotSent, err)
+		}
+	}
+	t.pipeline = t.conn.PgConn().StartPipeline(t.ctx)
+	for _, s := range t.prologue.statements {
+		t.pipeline.SendQueryParams(s, nil, nil, nil, nil)
+	}
+	if !described {
+		t.pipeline.SendPrepare("", t.sql, nil)
+		if err := t.pipeline.Sync(); err != nil {
+			return err
+		}
+		if err := t.readPrologue(); err != nil {
+			return err
+		}
+		var err error
+		if description, err = t.readDescription(); err != nil {
+			return err
+		}
+		if len(t.state.descriptions) >= maxDescriptions {
+			clear(t.state.descriptions)
+		}
+		t.state.descriptions[t.sql] = description
+		if err := build(&builder, t.conn, description, args); err != nil {
+			return err
+		}
+	}
+	var oids []uint32
+	if description != nil {
+		oids = description.ParamOIDs
+	}
+	t.pipeline.SendQueryParams(t.sql, builder.ParamValues, oids, builder.ParamFormats, builder.ResultFormats)
+	if err := t.pipeline.Sync(); err != nil {
+		return err
+	}
+	if described {
+		if err := t.readPrologue(); err != nil {
+			return err
+		}
+	}
+	reader, err := next[*pgconn.ResultReader](t.pipeline)
+	if err != nil {
+		return err
+	}
+	t.Rows = pgx.RowsFromResultReader(t.conn.TypeMap(), reader)
+	return nil
+}
+
+// build encodes the arguments, with pgx's words for a wrong number of them.
+func build(builder *pgx.ExtendedQueryBuilder, conn *pgx.Conn, description *pgconn.StatementDescription, args []any) error {
+	if description != nil && len(description.ParamOIDs) != len(args) {
+		return fmt.Errorf("expected %d arguments, got %d", len(description.ParamOIDs), len(args))
+	}
+	return builder.Build(conn.TypeMap(), description, args)
+}
+
+// next is the pipeline's next result, which must be a T.
+func next[T any](p *pgconn.Pipeline) (result T, err error) {
+	results, err := p.GetResults()
+	if err != nil {
+		return result, err
+	}
+	result, ok := results.(T)
+	if !ok {
+		return result, fmt.Errorf("fanout: %T in a pipeline, want %T", results, result)
+	}
+	return result, nil
+}
+
+// traveller is a statement sent by travel, and its rows.
+type traveller struct {
+	pgx.Rows
+	conn     *pgx.Conn
+	state    *connState
+	sql      string
+	ctx      context.Context
+	prologue *prologue
+	settled  bool
+	pipeline *pgconn.Pipeline // nil before anything is sent
+	closed   bool
+	err      error // once closed
+}
+
+// readPrologue reads the results of the prologue, of each statement the first row, and settles it.
+func (t *traveller) readPrologue() error {
+	rows := make([][]string, len(t.prologue.statements))
+	for i := range rows {
+		reader, err := next[*pgconn.ResultReader](t.pipeline)
+		if err != nil {
+			return err
+		}
+		for reader.NextRow() {
+			if rows[i] == nil {
+				rows[i] = texts(reader.Values())
+			}
+		}
+		if _, err := reader.Close(); err != nil {
+			return err
+		}
+	}
+	return t.settle(rows, nil)
+}
+
+// settle tells the prologue's owner how it went, once.
+func (t *traveller) settle(rows [][]string, err error) error {
+	if t.settled {
+		return err
+	}
+	t.settled = true
+	if t.prologue.settle == nil {
+		return err
+	}
+	return t.prologue.settle(rows, err)
+}
+
+func (t *traveller) readDescription() (*pgconn.StatementDescription, error) {
+	description, err := next[*pgconn.StatementDescription](t.pipeline)
+	if err != nil {
+		return nil, err
+	}
+	_, err = next[*pgconn.PipelineSync](t.pipeline)
+	return description, err
+}
+
+// fail ends a statement that has no rows to read.
+func (t *traveller) fail(err error) error {
+	t.end(pgconn.CommandTag{}, err)
+	return t.settle(nil, t.err) // when the connection is free: the owner may have to ask the server
+}
+
+// end gives the connection back to pgx, and sets the statement's error.
+func (t *traveller) end(tag pgconn.CommandTag, err error) {
+	t.closed = true
+	if t.pipeline != nil {
+		err = cmp.Or(err, t.pipeline.Close()) // which reads what there is to read
+	}
+	if err != nil {
+		delete(t.state.descriptions, t.sql) // it may be out of date
+	}
+	if t.state.tracer != nil {
+		t.state.tracer.TraceQueryEnd(t.ctx, t.conn, pgx.TraceQueryEndData{CommandTag: tag, Err: err})
+	}
+	t.err = err
+}
+
+func (t *traveller) Close() {
+	if t.closed {
+		return
+	}
+	t.Rows.Close()
+	t.end(t.Rows.CommandTag(), t.Rows.Err())
+}
+
+func (t *traveller) Next() bool {
+	if !t.closed && t.Rows.Next() {
+		return true
+	}
+	t.Close()
+	return false
+}
+
+func (t *traveller) Scan(dest ...any) error {
+	err := t.Rows.Scan(dest...)
+	if err != nil {
+		t.Close()
+	}
+	return err
+}
+
+func (t *traveller) Values() ([]any, error) {
+	values, err := t.Rows.Values()
+	if err != nil {
+		t.Close()
+	}
+	return values, err
+}
+
+func (t *traveller) Err() error {
+	if t.closed {
+		return t.err
+	}
+	return t.Rows.Err()
+}
+
+func (t *traveller) Conn() *pgx.Conn { return t.conn }
+
+// firstRow is the pgx.Row of rows: what pgx's QueryRow makes of its Query.
+type firstRow struct{ rows pgx.Rows }
+
+func (r firstRow) Scan(dest ...any) error {
+	defer r.rows.Close()
+	for _, d := range dest {
+		if _, ok := d.(*pgtype.DriverBytes); ok {
+			return errors.New("cannot scan into *pgtype.DriverBytes from QueryRow")
+		}
+	}
+	if !r.rows.Next() {
+		if err := r.rows.Err(); err != nil {
+			return err
+		}
+		return pgx.ErrNoRows
+	}
+	if err := r.rows.Scan(dest...); err != nil {
+		return err
+	}
+	r.rows.Close()
+	return r.rows.Err()
+}
