@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"runtime"
 	"slices"
 	"sync"
@@ -74,14 +75,23 @@ func BenchmarkGatherVersusHandWritten(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	contenders := []func(){gather, byHand}
-	var took [2][]time.Duration
-	for i := 0; b.Loop(); i++ {
+	versus(b, "gather", gather, "by-hand", byHand, func() {
 		for j := range args {
 			args[j] = fmt.Sprintf("a_%d", rand.IntN(100))
 		}
+	})
+	b.ReportMetric(allocations(gather)/allocations(byHand), "allocs-ratio")
+}
+
+// versus runs both contenders in turn, each first every other time, and reports their medians and the median of the
+// ratios over the pairs. prepare runs before each pair.
+func versus(b *testing.B, name string, contender func(), otherName string, other func(), prepare func()) {
+	contenders := []func(){contender, other}
+	var took [2][]time.Duration
+	for i := 0; b.Loop(); i++ {
+		prepare()
 		for j := range contenders {
-			j = (i + j) % 2 // each goes first every other time
+			j = (i + j) % 2
 			start := time.Now()
 			contenders[j]()
 			took[j] = append(took[j], time.Since(start))
@@ -92,10 +102,115 @@ func BenchmarkGatherVersusHandWritten(b *testing.B) {
 		ratios = append(ratios, float64(took[0][i])/float64(took[1][i]))
 	}
 	b.ReportMetric(median(ratios), "ratio")
-	b.ReportMetric(allocations(gather)/allocations(byHand), "allocs-ratio")
-	b.ReportMetric(float64(median(took[0]).Microseconds()), "gather-µs")
-	b.ReportMetric(float64(median(took[1]).Microseconds()), "by-hand-µs")
+	b.ReportMetric(float64(median(took[0]).Microseconds()), name+"-µs")
+	b.ReportMetric(float64(median(took[1]).Microseconds()), otherName+"-µs")
 	b.ReportMetric(0, "ns/op") // of both together: of no use
+}
+
+// BenchmarkSnapshotVersusPlain runs the same 30 look-ups on 10 connections with and without a snapshot, with no added
+// round-trip time and with 10 ms of it.
+//
+//	go test ./fanout -run '^$' -bench SnapshotVersusPlain -benchtime 1000x -count 5
+func BenchmarkSnapshotVersusPlain(b *testing.B) {
+	for _, latency := range []time.Duration{0, 10 * time.Millisecond} {
+		b.Run(fmt.Sprint("latency=", latency), func(b *testing.B) {
+			const conns, queries = 10, 30
+			pool := pgtest.Pool(b, conns, latent(latency))
+			fill(b, pool, 100)
+			warm(b, pool)
+			plain := fanout.New(pool, db.New)
+			snapshot := plain
+			snapshot.Snapshot = true
+			args := make([]string, queries)
+			run := func(src fanout.Source[*db.Queries]) func() {
+				return func() {
+					if _, err := fanout.Gather(context.Background(), src, id, fanout.Each((*db.Queries).ListAByData, args...)...); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			versus(b, "snapshot", run(snapshot), "plain", run(plain), func() {
+				for j := range args {
+					args[j] = fmt.Sprintf("a_%d", rand.IntN(100))
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkFailureVersusHandWritten runs a call in which one query fails at once while nine sleep for ten seconds,
+// followed by one that succeeds on all ten connections; and the same by hand, where the failure has closed them.
+//
+//	go test ./fanout -run '^$' -bench FailureVersusHandWritten -benchtime 50x -count 5
+func BenchmarkFailureVersusHandWritten(b *testing.B) {
+	const conns = 10
+	pool := pgtest.Pool(b, conns)
+	fill(b, pool, 100)
+	warm(b, pool)
+	src := raw(pool)
+	args := make([]string, conns)
+	for i := range args {
+		args[i] = fmt.Sprintf("a_%d", i)
+	}
+	queries := repeated(conns, sleep)
+	queries[conns-1] = statement[string](boomSQL, 0)
+	named := fanout.New(pool, db.New)
+	gather := func() {
+		if _, err := fanout.Collect(context.Background(), src, queries...); sqlState(err) != "22012" {
+			b.Fatal(err)
+		}
+		if _, err := fanout.Gather(context.Background(), named, id, fanout.Each((*db.Queries).ListAByData, args...)...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	byHand := func() {
+		g, ctx := errgroup.WithContext(context.Background())
+		for _, query := range queries {
+			g.Go(func() error {
+				conn, err := pool.Acquire(ctx)
+				if err != nil {
+					return err
+				}
+				defer conn.Release()
+				_, err = query(ctx, conn)
+				return err
+			})
+		}
+		if err := g.Wait(); err == nil {
+			b.Fatal("no failure")
+		}
+		if _, err := handWritten(context.Background(), pool, conns, args); err != nil {
+			b.Fatal(err)
+		}
+	}
+	versus(b, "gather", gather, "by-hand", byHand, func() { warm(b, pool) })
+}
+
+// latent adds d to every round trip, by delaying what is written.
+func latent(d time.Duration) func(*pgxpool.Config) {
+	return func(config *pgxpool.Config) {
+		if d == 0 {
+			return
+		}
+		dial := config.ConnConfig.DialFunc
+		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return latentConn{conn, d}, nil
+		}
+	}
+}
+
+type latentConn struct {
+	net.Conn
+	delay time.Duration
+}
+
+func (c latentConn) Write(b []byte) (int, error) {
+	time.Sleep(c.delay)
+	return c.Conn.Write(b)
 }
 
 // warm opens all connections of the pool, and prepares the statement on each.

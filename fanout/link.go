@@ -17,7 +17,7 @@ const (
 	// cancelRepeat is how long a cancel request is given to take effect before it is sent again; each next time, twice as
 	// long. A request that reaches the server before its statement does, or between two messages of one statement, is
 	// lost: the server ignores it, because it finds nothing to cancel.
-	cancelRepeat = 20 * time.Millisecond
+	cancelRepeat = time.Millisecond
 
 	// closeTimeout is how long a connection that must not be used again may take to say good-bye.
 	closeTimeout = time.Second

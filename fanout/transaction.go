@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,9 +23,10 @@ type transaction struct {
 	link     *link
 	conn     *pgx.Conn
 
-	// Guarded by link.beside, which is held during the round trip that joins, be it made by the lane or by the exporter.
-	joined bool
-	failed error // why it cannot join any more
+	// Set once, with link.beside held, which is so during the round trip that joins, be it made by the lane or by the
+	// exporter. Whoever sees it set need not wait for the lock, which the lane may hold for its commit.
+	joined atomic.Bool
+	failed error // why it cannot join any more; guarded by link.beside
 }
 
 const (
@@ -30,14 +34,10 @@ const (
 	savepoint   = "savepoint fanout"
 	rollBackTo  = "rollback to savepoint fanout"
 	commitSQL   = "commit"
-	serverSQL   = "pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::text"
-	exportSQL   = "select pg_catalog.pg_export_snapshot(), " + serverSQL
-	importedSQL = "select " + serverSQL
+	exportSQL   = "select pg_catalog.pg_export_snapshot()"
+	identifySQL = "select pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::text, pg_catalog.pg_backend_pid()::text"
 	citusSQL    = "select 1 from pg_catalog.pg_extension where extname = 'citus'"
 )
-
-// snapshotID is what PostgreSQL accepts as one. It goes into a statement as a literal: there is no other way.
-var snapshotID = regexp.MustCompile(`^[0-9A-F-]+$`)
 
 // A prologue is what travels in front of a statement: utility statements, and what to do with their results.
 type prologue struct {
@@ -54,7 +54,7 @@ var errNotSent = errors.New("not sent")
 // link.beside stays locked until that is called.
 func (t *transaction) prologue() (*prologue, error) {
 	t.link.beside.Lock()
-	if !t.joined && t.failed == nil {
+	if !t.joined.Load() && t.failed == nil {
 		return t.begin()
 	}
 	defer t.link.beside.Unlock()
@@ -81,6 +81,10 @@ func (t *transaction) begin() (*prologue, error) {
 		return nil, err
 	case exporter:
 		return t.export(), nil
+	case strings.ContainsAny(id, `'\\`):
+		// It goes into a statement as a literal: there is no other way. PostgreSQL makes ids of hexadecimal digits.
+		t.link.beside.Unlock()
+		return nil, fmt.Errorf("fanout: the server has exported a snapshot under the strange name %q", id)
 	default:
 		return t.imports(id, server), nil
 	}
@@ -88,77 +92,101 @@ func (t *transaction) begin() (*prologue, error) {
 
 // export begins the transaction of the exporter.
 func (t *transaction) export() *prologue {
-	s := t.snapshot
-	checkCitus := !s.shared.notCitus.Load()
+	s, state := t.snapshot, stateOf(t.conn)
 	p := &prologue{statements: []string{beginSQL}}
-	if checkCitus {
+	row := func(rows [][]string, sql string) []string { return rows[slices.Index(p.statements, sql)] }
+	if !s.shared.notCitus.Load() {
 		p.statements = append(p.statements, citusSQL)
 	}
 	if !s.alone {
 		p.statements = append(p.statements, exportSQL)
+		if state.server == "" {
+			p.statements = append(p.statements, identifySQL)
+		}
 	}
 	p.statements = append(p.statements, savepoint)
 	p.settle = func(rows [][]string, err error) error {
 		defer t.link.beside.Unlock()
-		id, server := "alone", ""
-		if err == nil && !s.alone {
-			row := rows[len(rows)-2]
-			id, server = row[0], row[1]
-			if !snapshotID.MatchString(id) {
-				err = fmt.Errorf("fanout: the server has exported a snapshot under the strange name %q", id)
-			}
-		}
-		if err == nil && checkCitus {
-			if rows[1] != nil {
-				err = fmt.Errorf("%w: on Citus an imported snapshot is accepted but not honoured for distributed tables", ErrSnapshotUnsupported)
-			} else {
-				s.shared.notCitus.Store(true)
-			}
-		}
 		if err != nil {
 			s.publish("", "")
-			if errors.Is(err, ErrSnapshotUnsupported) {
-				t.failed = err
-			}
 			return err
 		}
-		t.joined = true
-		s.publish(id, server)
+		if slices.Contains(p.statements, citusSQL) && row(rows, citusSQL) != nil {
+			t.failed = fmt.Errorf("%w: on Citus an imported snapshot is accepted but not honoured for distributed tables", ErrSnapshotUnsupported)
+			s.publish("", "")
+			return t.failed
+		}
+		s.shared.notCitus.Store(true)
+		t.joined.Store(true)
+		if s.alone {
+			s.publish("alone", "")
+			return nil
+		}
+		server := state.server
+		if server == "" {
+			server = t.identify(row(rows, identifySQL))
+		}
+		s.publish(row(rows, exportSQL)[0], server)
 		return nil
 	}
 	return p
 }
 
 // imports begins the transaction of another lane. An import that succeeds may still be of another server's snapshot,
-// because ids are counted up by every server in the same way.
+// because ids are counted up by every server in the same way; so the servers are compared.
 func (t *transaction) imports(id, server string) *prologue {
-	p := &prologue{statements: []string{beginSQL, "set transaction snapshot '" + id + "'", importedSQL, savepoint}}
+	state := stateOf(t.conn)
+	p := &prologue{statements: []string{beginSQL, "set transaction snapshot '" + id + "'"}}
+	if state.server == "" {
+		p.statements = append(p.statements, identifySQL)
+	}
+	p.statements = append(p.statements, savepoint)
 	p.settle = func(rows [][]string, err error) error {
 		defer t.link.beside.Unlock()
-		switch {
-		case err == nil && rows[2][0] == server:
-			t.joined = true
-			return nil
-		case errors.Is(err, errNotSent):
+		if errors.Is(err, errNotSent) {
 			return err
 		}
-		if err == nil {
-			err = ErrSnapshotServer
-		} else if t.elsewhere(server) {
-			err = fmt.Errorf("%w: %w", ErrSnapshotServer, err)
+		here := state.server
+		if err == nil && here == "" {
+			here = t.identify(rows[2])
 		}
-		t.failed = err
-		return err
+		if err == nil && here == server {
+			t.joined.Store(true)
+			return nil
+		}
+		if err != nil && here == "" {
+			here = t.whereabouts()
+		}
+		switch {
+		case here != "" && here != server:
+			t.failed = ErrSnapshotServer
+		default:
+			t.failed = err
+		}
+		return t.failed
 	}
 	return p
 }
 
-// elsewhere finds out whether an import has failed because this is another server than the one that exported.
-func (t *transaction) elsewhere(server string) bool {
+// identify reads the answer to identifySQL and returns which server it is from: they are told apart by the time at which
+// they started. A connection leads to one server for as long as it lives, so the answer is kept; not behind a pooler,
+// which shows by a process id that is not the backend's.
+func (t *transaction) identify(row []string) (server string) {
+	if row[1] == strconv.FormatUint(uint64(t.conn.PgConn().PID()), 10) {
+		stateOf(t.conn).server = row[0]
+	}
+	return row[0]
+}
+
+// whereabouts finds out which server has refused an import; "" if it does not say.
+func (t *transaction) whereabouts() string {
 	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
 	defer cancel()
-	results, err := t.conn.PgConn().Exec(ctx, "rollback; "+importedSQL).ReadAll()
-	return err == nil && len(results) == 2 && len(results[1].Rows) == 1 && string(results[1].Rows[0][0]) != server
+	results, err := t.conn.PgConn().Exec(ctx, "rollback; "+identifySQL).ReadAll()
+	if err != nil || len(results) != 2 || len(results[1].Rows) != 1 {
+		return ""
+	}
+	return t.identify(texts(results[1].Rows[0]))
 }
 
 // ready sends what has to precede the next statement in a round trip of its own.
@@ -173,8 +201,11 @@ func (t *transaction) ready(ctx context.Context) error {
 // joinBeside begins the transaction if it has not begun, on behalf of the lane, whose query function may be at anything
 // but a statement meanwhile. If it cannot, the lane's statements will tell.
 func (t *transaction) joinBeside() {
+	if t.joined.Load() {
+		return
+	}
 	t.link.beside.Lock()
-	if t.joined || t.failed != nil {
+	if t.joined.Load() || t.failed != nil {
 		t.link.beside.Unlock()
 		return
 	}
@@ -192,14 +223,14 @@ func (t *transaction) usable() bool {
 	if t.failed != nil || t.conn.IsClosed() || t.conn.PgConn().IsBusy() {
 		return false
 	}
-	return t.joined == (t.conn.PgConn().TxStatus() != 'I')
+	return t.joined.Load() == (t.conn.PgConn().TxStatus() != 'I')
 }
 
 // ended reports whether a query function has ended the transaction.
 func (t *transaction) ended() bool {
 	t.link.beside.Lock()
 	defer t.link.beside.Unlock()
-	return t.joined && !t.conn.IsClosed() && t.conn.PgConn().TxStatus() == 'I'
+	return t.joined.Load() && !t.conn.IsClosed() && t.conn.PgConn().TxStatus() == 'I'
 }
 
 // leave ends the transaction, when no unit of the lane runs any more, and waits for the server to confirm. If it is the
@@ -207,7 +238,7 @@ func (t *transaction) ended() bool {
 func (t *transaction) leave(others []*transaction) {
 	t.link.beside.Lock()
 	defer t.link.beside.Unlock()
-	if t.joined && !t.conn.IsClosed() && t.snapshot.exportedBy(t) {
+	if t.joined.Load() && !t.conn.IsClosed() && t.snapshot.exportedBy(t) {
 		for _, other := range others {
 			if other != t {
 				other.joinBeside()

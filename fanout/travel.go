@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,14 +17,17 @@ import (
 type connState struct {
 	mode         pgx.QueryExecMode
 	tracer       pgx.QueryTracer
-	descriptions map[string]*pgconn.StatementDescription
+	server       string                                  // the one it leads to; "" where that is not known, or may change
+	descriptions map[string]*pgconn.StatementDescription // of statements, prepared unless their name is ""
+	prepared     int                                     // statements ever prepared, for their names
+	stale        []string                                // names of prepared statements to be deallocated
 }
 
 const (
 	connStateKey = "github.com/sqlc-fanout/sqlc-fanout/fanout"
 
-	// maxDescriptions is how many statements are remembered per connection. When there are more, they are forgotten all
-	// at once, which costs each a round trip; pgx's caches are of this size too.
+	// maxDescriptions is how many statements are remembered per connection. Any more cost a round trip each time. pgx's
+	// caches are of this size too.
 	maxDescriptions = 512
 )
 
@@ -60,9 +64,9 @@ func canTravel(conn *pgx.Conn, args []any) bool {
 	return true
 }
 
-// travel sends a statement behind its prologue, in one round trip; in two if the connection has not described the
-// statement before, as with pgx. The statement is parsed anew each time, as the unnamed one: it is the first of a
-// transaction, and to share pgx's prepared ones would take knowledge that pgx does not give.
+// travel sends a statement behind its prologue, in one round trip; in two if the connection has not seen the statement
+// before, as with pgx. In pgx's default mode it is prepared, under a name of the package's own, since pgx does not tell
+// which statements it has prepared.
 //
 // An error in the prologue keeps the statement from being run. pgx's tracers see the statement, not the prologue.
 func travel(ctx context.Context, conn *pgx.Conn, p *prologue, sql string, args []any) (pgx.Rows, error) {
@@ -102,11 +106,19 @@ func (t *traveller) send(args []any) error {
 		}
 	}
 	t.pipeline = t.conn.PgConn().StartPipeline(t.ctx)
+	for _, name := range t.state.stale {
+		t.pipeline.SendDeallocate(name)
+	}
 	for _, s := range t.prologue.statements {
 		t.pipeline.SendQueryParams(s, nil, nil, nil, nil)
 	}
 	if !described {
-		t.pipeline.SendPrepare("", t.sql, nil)
+		name := ""
+		if t.state.mode == pgx.QueryExecModeCacheStatement && len(t.state.descriptions) < maxDescriptions {
+			t.state.prepared++
+			name = "fanout_" + strconv.Itoa(t.state.prepared)
+		}
+		t.pipeline.SendPrepare(name, t.sql, nil)
 		if err := t.pipeline.Sync(); err != nil {
 			return err
 		}
@@ -117,19 +129,22 @@ func (t *traveller) send(args []any) error {
 		if description, err = t.readDescription(); err != nil {
 			return err
 		}
-		if len(t.state.descriptions) >= maxDescriptions {
-			clear(t.state.descriptions)
+		description.Name, description.SQL = name, t.sql
+		if len(t.state.descriptions) < maxDescriptions {
+			t.state.descriptions[t.sql] = description
 		}
-		t.state.descriptions[t.sql] = description
 		if err := build(&builder, t.conn, description, args); err != nil {
 			return err
 		}
 	}
-	var oids []uint32
-	if description != nil {
-		oids = description.ParamOIDs
+	switch {
+	case description == nil:
+		t.pipeline.SendQueryParams(t.sql, builder.ParamValues, nil, builder.ParamFormats, builder.ResultFormats)
+	case description.Name == "":
+		t.pipeline.SendQueryParams(t.sql, builder.ParamValues, description.ParamOIDs, builder.ParamFormats, builder.ResultFormats)
+	default:
+		t.pipeline.SendQueryStatement(description, builder.ParamValues, builder.ParamFormats, builder.ResultFormats)
 	}
-	t.pipeline.SendQueryParams(t.sql, builder.ParamValues, oids, builder.ParamFormats, builder.ResultFormats)
 	if err := t.pipeline.Sync(); err != nil {
 		return err
 	}
@@ -183,6 +198,12 @@ type traveller struct {
 
 // readPrologue reads the results of the prologue, of each statement the first row, and settles it.
 func (t *traveller) readPrologue() error {
+	for range t.state.stale {
+		if _, err := next[*pgconn.CloseComplete](t.pipeline); err != nil {
+			return err
+		}
+	}
+	t.state.stale = nil
 	rows := make([][]string, len(t.prologue.statements))
 	for i := range rows {
 		reader, err := next[*pgconn.ResultReader](t.pipeline)
@@ -234,13 +255,27 @@ func (t *traveller) end(tag pgconn.CommandTag, err error) {
 	if t.pipeline != nil {
 		err = cmp.Or(err, t.pipeline.Close()) // which reads what there is to read
 	}
-	if err != nil {
-		delete(t.state.descriptions, t.sql) // it may be out of date
-	}
+	t.forget(err)
 	if t.state.tracer != nil {
 		t.state.tracer.TraceQueryEnd(t.ctx, t.conn, pgx.TraceQueryEndData{CommandTag: tag, Err: err})
 	}
 	t.err = err
+}
+
+// forget drops the description of the statement if err may come of its being out of date: the tables have changed, or
+// somebody has deallocated it. As with pgx, this execution fails, and the next will not.
+func (t *traveller) forget(err error) {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return
+	}
+	switch pgErr.Code {
+	case "0A000", "08P01", "26000": // cached plan must not change result type; wrong number of formats; no such statement
+		if d := t.state.descriptions[t.sql]; d != nil && d.Name != "" && pgErr.Code != "26000" {
+			t.state.stale = append(t.state.stale, d.Name)
+		}
+		delete(t.state.descriptions, t.sql)
+	}
 }
 
 func (t *traveller) Close() {
