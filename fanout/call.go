@@ -31,12 +31,20 @@ type call struct {
 	partial      bool
 	wantSnapshot bool
 	timeout      time.Duration // for the first connection; 0 for none
+	retries      int
 	observe      func(context.Context, Span)
 
 	n      int
-	run    func(ctx context.Context, i int, tx DBTX) error // unit i, called at most once
+	run    func(ctx context.Context, i int, tx DBTX) error // unit i, called once an attempt
 	locate func(i int) (index, query int)                  // where unit i stands in the caller's arguments
 	failed func(*Error)                                    // with partial: told of each failed unit, with mu held
+
+	// restart has what the units have returned in this attempt forgotten, so that there can be another one; false if it
+	// is too late for that. Called with mu held. Nil: there is nothing to forget.
+	restart func() bool
+
+	attempt int     // from 1
+	earlier []error // of the attempts before
 
 	// Set by execute.
 	queued        time.Time
@@ -54,6 +62,8 @@ type call struct {
 	connected bool           // a lane has had a connection
 	noConn    error          // the first failure to get one while units were waiting
 	taken     []*transaction // of the lanes that have had a unit
+
+	restarting bool // the attempt has failed, and there will be another one
 }
 
 // newCall is a call on s of n units, one for each query of the caller; locate and failed may be changed.
@@ -68,6 +78,7 @@ func newCall[Q any](ctx context.Context, s *Source[Q], n int, run func(ctx conte
 		partial:      s.Partial,
 		wantSnapshot: s.Snapshot,
 		timeout:      s.AcquireTimeout,
+		retries:      s.Retries,
 		observe:      s.Observe,
 		n:            n,
 		locate:       func(i int) (int, int) { return i, 0 },
@@ -218,13 +229,19 @@ func (c *call) fail(err error) {
 // failUnit records that unit i has failed, which without partial ends the call.
 func (c *call) failUnit(i int, name string, err error) {
 	e := c.attribute(i, name, err)
-	if !c.partial {
-		c.fail(e)
-		return
-	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.failed(e)
+	again := c.restarting || c.ctx.Err() == nil && c.startAgain(err)
+	if !again {
+		e.Err = afterEarlier(e.Err, c.earlier)
+	}
+	fatal := !c.partial || again
+	if !fatal {
+		c.failed(e)
+	}
+	c.mu.Unlock()
+	if fatal {
+		c.fail(e)
+	}
 }
 
 // attribute makes an *Error for unit i. When the caller's ctx has ended, that is the cause, however the driver or the
@@ -252,6 +269,10 @@ func (c *call) unstarted() error {
 	} else if err == nil {
 		err = fmt.Errorf("fanout: the connection was lost, and there is no other: %w", c.noConn)
 	}
+	if c.startAgain(err) {
+		return err
+	}
+	err = afterEarlier(err, c.earlier)
 	if c.partial {
 		for i := c.next; i < c.n; i++ {
 			c.failed(c.attribute(i, "", err))
@@ -294,7 +315,12 @@ func (c *call) noConnection(err error) error {
 func (c *call) runAll() error {
 	var errs Errors
 	c.failed = func(e *Error) { errs = append(errs, e) }
-	err := c.execute()
+	forget := c.restart
+	c.restart = func() bool {
+		errs = nil
+		return forget == nil || forget()
+	}
+	err := c.executeRetrying()
 	raise(err)
 	if err != nil {
 		return err

@@ -233,6 +233,7 @@ func TestFaultStorm(t *testing.T) {
 		src.Partial = r.IntN(2) == 0
 		src.Limit = r.IntN(6)
 		src.Snapshot = r.IntN(2) == 0
+		src.Retries = r.IntN(3)
 		kind := []string{"Collect", "Run", "Stream"}[r.IntN(3)]
 		timeout := 5 * time.Second
 		if f == freeze || f == freezeAll {
@@ -251,7 +252,7 @@ func TestFaultStorm(t *testing.T) {
 		took := time.Since(start)
 		w.disarm()
 		cancel()
-		what := fmt.Sprintf("round %d, seed %d: %s %v partial=%v snapshot=%v limit=%d, %d queries, %s", round, seed, kind, src.Strategy, src.Partial, src.Snapshot, src.Limit, len(queries), f)
+		what := fmt.Sprintf("round %d, seed %d: %s %v partial=%v snapshot=%v retries=%d limit=%d, %d queries, %s", round, seed, kind, src.Strategy, src.Partial, src.Snapshot, src.Retries, src.Limit, len(queries), f)
 		if took > timeout+grace {
 			t.Errorf("%s: took %v with a timeout of %v", what, took, timeout)
 		}

@@ -42,6 +42,7 @@ func collect[Q, T any](ctx context.Context, src *Source[Q], function string, que
 	lists := make([][]T, len(queries))
 	err := newCall(ctx, src, len(queries), func(ctx context.Context, i int, q Q) error {
 		rows, err := queries[i](ctx, q)
+		lists[i] = nil // from an attempt before
 		if err == nil {
 			lists[i] = rows
 		}

@@ -231,7 +231,6 @@ func TestSettingsOutOfRange(t *testing.T) {
 		"Strategy pipelined is not":  {func(s *fanout.Source[fanout.DBTX]) { s.Strategy = fanout.Pipelined }, true},
 		"Strategy coalesced is not ": {func(s *fanout.Source[fanout.DBTX]) { s.Strategy = fanout.Coalesced }, true},
 		"Strategy auto is not":       {func(s *fanout.Source[fanout.DBTX]) { s.Strategy = fanout.Auto }, true},
-		"Retries is not":             {func(s *fanout.Source[fanout.DBTX]) { s.Retries = 1 }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			src := raw(pool)

@@ -40,6 +40,7 @@ type handle struct {
 
 	// What the spans and errors say. Written in the steps above, under mu.
 	name       string
+	sent       bool // something of a statement may have reached the server
 	statements int
 	rows       int
 	started    time.Time // only where someone observes
@@ -160,6 +161,7 @@ func (h *handle) end(err error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.interrupted, h.ended = nil, nil
+	h.sent = h.sent || !pgconn.SafeToRetry(err)
 	h.rest()
 	return err
 }

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"fmt"
 	"runtime/debug"
 	"time"
 )
@@ -13,6 +14,8 @@ type lane struct {
 	db          DBTX         // what statements are sent to: the link's conn, or a transaction on it
 	transaction *transaction // in a snapshot call, db; otherwise nil
 	now         *handle      // of the unit that is running
+	attempt     int          // at that unit
+	earlier     []error      // of the attempts at it before
 }
 
 // runLane is the goroutine of a lane. It returns nil: failures are reported when they happen, by call.fail.
@@ -29,7 +32,7 @@ func (c *call) runLane() error {
 		l.release()
 	}()
 	for c.waiting() {
-		if l.link == nil && !l.acquire() {
+		if l.link == nil && !l.acquire(c.acquireCtx) {
 			break
 		}
 		i, ok := c.take(l)
@@ -50,9 +53,9 @@ func (c *call) runLane() error {
 
 // acquire gets the lane its connection. If it cannot, the other lanes go on with theirs; the call learns of it only if
 // units are left when all lanes have ended.
-func (l *lane) acquire() bool {
+func (l *lane) acquire(ctx context.Context) bool {
 	c := l.call
-	res, err := c.pool.Acquire(c.acquireCtx)
+	res, err := c.pool.Acquire(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
@@ -104,18 +107,31 @@ func (l *lane) release() {
 	}
 }
 
-// runUnit runs the function of unit i and settles what comes of it. A panic in the function passes through.
+// runUnit runs the function of unit i and settles what comes of it; once more on another connection, if it may and the
+// first has turned out to be dead. A panic in the function passes through.
 func (l *lane) runUnit(i int) {
 	c := l.call
-	l.now = newHandle(l, i)
-	err := c.run(&l.now.ctx, i, l.now)
-	l.settle(err)
+	for l.attempt = c.attempt; ; l.attempt++ {
+		l.now = newHandle(l, i)
+		err := c.run(&l.now.ctx, i, l.now)
+		if !l.settle(err) {
+			break
+		}
+		name, earlier := l.now.name, l.earlier
+		l.now = nil
+		l.release()
+		if !pause(c.ctx, l.attempt) || !l.acquire(c.ctx) {
+			c.failUnit(i, name, afterEarlier(earlier[len(earlier)-1], earlier[:len(earlier)-1]))
+			break
+		}
+	}
+	l.earlier = nil
 }
 
-// settle ends the unit that is running, whose function has returned err, and leaves the connection quiet.
-func (l *lane) settle(err error) {
+// settle ends the unit that is running, whose function has returned err, and leaves the connection quiet. It reports
+// whether the unit is to run again: then it is still l.now, and err is in l.earlier.
+func (l *lane) settle(err error) (again bool) {
 	c, h := l.call, l.now
-	l.now = nil
 	abandoned, unseen := h.finish()
 	switch {
 	case abandoned != nil:
@@ -128,8 +144,16 @@ func (l *lane) settle(err error) {
 	case err == nil && l.transaction == nil && l.call.borrowed == nil && l.link.leftOpen():
 		err = errOpenTx
 	}
+	if err != nil && abandoned == nil && c.unitAgain(h, l.attempt, err) {
+		l.earlier = append(l.earlier, err)
+		return true
+	}
+	l.now = nil
 	if err != nil {
-		c.failUnit(h.unit, h.name, err)
+		if abandoned == nil && l.link.conn != nil && l.link.conn.IsClosed() {
+			err = fmt.Errorf("%w: %w", errConnectionLost, err)
+		}
+		c.failUnit(h.unit, h.name, afterEarlier(err, l.earlier))
 	}
 	if abandoned != nil {
 		<-abandoned
@@ -137,6 +161,7 @@ func (l *lane) settle(err error) {
 	if c.observe != nil {
 		l.report(h, err)
 	}
+	return false
 }
 
 // report hands the finished unit's span to Observe.
@@ -151,7 +176,7 @@ func (l *lane) report(h *handle, err error) {
 		Rows:       h.rows,
 		Err:        err,
 		Strategy:   c.strategy(),
-		Attempt:    1,
+		Attempt:    l.attempt,
 	}
 	span.Index, _ = c.locate(h.unit)
 	if conn := l.link.conn; conn != nil {
@@ -170,7 +195,7 @@ func (l *lane) interrupted(v any) {
 			c.fail(errGoexit) // in a hook of the pool, or in Observe
 			return
 		}
-		l.settle(errGoexit)
+		_ = l.settle(errGoexit)
 		// This goroutine is lost. If the other units are wanted all the same, another one goes on with them.
 		l.release()
 		c.group.Go(c.runLane)

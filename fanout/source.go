@@ -43,8 +43,14 @@ type Source[Q any] struct {
 	// that says how many connections are in use and matches [context.DeadlineExceeded]. 0: ctx alone decides.
 	AcquireTimeout time.Duration
 
-	// Retries is how often a call may start again after a transient failure. Not available yet: if it is set, a call
-	// returns an error that matches [errors.ErrUnsupported].
+	// Retries is how often a call may start again after a transient failure, after a pause that grows and is drawn by
+	// chance; 0 is never. What may have written is never repeated. A Snapshot call, which is read only by the server's
+	// word, starts again as a whole when a query fails by a serialization failure, a recovery conflict or a deadlock, or
+	// when the snapshot, the connection or the server is lost; its query functions run again. In any other call only a
+	// query none of whose statements was sent runs again, alone, on another connection; and a call that gets no connection
+	// because the server cannot be reached tries again. With Partial, retries come first, and what still fails is
+	// reported. A Stream does not start again once the loop has had a result. The error of the last attempt tells those
+	// before.
 	Retries int
 
 	// Observe, if set, is called once for each finished query, with the ctx of its call: by one goroutine at a time for
@@ -122,8 +128,6 @@ func (s *Source[Q]) check(function string) error {
 		return fmt.Errorf("fanout: unknown %v", s.Strategy)
 	case s.Strategy > Serial:
 		return notYet("Strategy " + s.Strategy.String())
-	case s.Retries > 0 && s.tx == nil:
-		return notYet("Retries")
 	}
 	return nil
 }

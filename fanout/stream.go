@@ -33,19 +33,20 @@ func Stream[Q, T any](ctx context.Context, src Source[Q], queries ...Query[Q, T]
 			return
 		}
 		ctx, cancel := context.WithCancel(ctx)
-		var s stream[T]
-		s.wake = make(chan struct{}, 1)
-		call := newCall(ctx, &src, len(queries), func(ctx context.Context, i int, q Q) error {
+		s := stream[T]{attempt: 1, wake: make(chan struct{}, 1)}
+		var call *call
+		call = newCall(ctx, &src, len(queries), func(ctx context.Context, i int, q Q) error {
 			rows, err := queries[i](ctx, q)
 			if err == nil {
-				s.put(Result[T]{i, rows}, nil)
+				s.put(call.attempt, Result[T]{i, rows}, nil)
 			}
 			return err
 		})
-		call.failed = func(e *Error) { s.put(Result[T]{}, e) }
+		call.failed = func(e *Error) { s.put(call.attempt, Result[T]{}, e) }
+		call.restart = s.forget
 		ended := make(chan error, 1)
 		go func() {
-			ended <- call.execute()
+			ended <- call.executeRetrying()
 			close(s.wake)
 		}()
 		// However the loop ends, the call ends first. A panic of a query function is passed on even if the loop has ended
@@ -80,9 +81,11 @@ func Stream[Q, T any](ctx context.Context, src Source[Q], queries ...Query[Q, T]
 // stream is the buffer between the lanes of a call and its consumer. It has no bound: rows that are to be returned are
 // in memory in any case, and a bound would make connections wait for the loop body.
 type stream[T any] struct {
-	mu    sync.Mutex
-	items []streamItem[T]
-	wake  chan struct{} // holds a token while there are items, is closed at the end
+	mu      sync.Mutex
+	items   []streamItem[T]
+	taken   bool          // the consumer has had some of them
+	attempt int           // of the call, whose results these are
+	wake    chan struct{} // holds a token while there are items, is closed at the end
 }
 
 type streamItem[T any] struct {
@@ -90,14 +93,29 @@ type streamItem[T any] struct {
 	err    error
 }
 
-func (s *stream[T]) put(result Result[T], err error) {
+// put adds what an attempt of the call has brought forth, unless that is forgotten already.
+func (s *stream[T]) put(attempt int, result Result[T], err error) {
 	s.mu.Lock()
-	s.items = append(s.items, streamItem[T]{result, err})
+	if attempt == s.attempt {
+		s.items = append(s.items, streamItem[T]{result, err})
+	}
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// forget makes way for another attempt. It is too late for that once the consumer has had something of this one.
+func (s *stream[T]) forget() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken {
+		return false
+	}
+	s.items = nil
+	s.attempt++
+	return true
 }
 
 // get takes all that is there.
@@ -106,5 +124,6 @@ func (s *stream[T]) get() []streamItem[T] {
 	defer s.mu.Unlock()
 	items := s.items
 	s.items = nil
+	s.taken = s.taken || len(items) > 0
 	return items
 }

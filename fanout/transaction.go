@@ -162,6 +162,10 @@ func (t *transaction) imports(id, server string) *prologue {
 			t.failed = ErrSnapshotServer
 		default:
 			t.failed = err
+			var pgErr *pgconn.PgError
+			if errors.As(err, &pgErr) && (pgErr.Code == "22023" || pgErr.Code == "42704") {
+				t.failed = fmt.Errorf("%w: %w", errSnapshotLost, err) // in the words of older and of newer servers
+			}
 		}
 		return t.failed
 	}

@@ -1,0 +1,122 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// retryBase and retryMost bound the pause before another attempt: half of it, and up to as much again by chance, so
+	// that calls which have failed together do not come back together. It doubles with each attempt.
+	retryBase = 50 * time.Millisecond
+	retryMost = 2 * time.Second
+)
+
+// errConnectionLost marks the failure of a unit whose connection is gone.
+var errConnectionLost = errors.New("the connection was lost")
+
+// transient reports whether another attempt may well succeed, for reasons that lie in time and not in the query.
+func transient(err error) bool {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	if errors.Is(err, errConnectionLost) || errors.Is(err, errSnapshotLost) {
+		return true
+	}
+	var connectErr *pgconn.ConnectError
+	if errors.As(err, &connectErr) {
+		return true
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		switch pgErr.Code {
+		case "40001", "40P01", // serialization failure (or recovery conflict), deadlock
+			"57P01", "57P02", "57P03": // the server shuts down, has crashed, does not take connections yet
+			return true
+		}
+	}
+	return false
+}
+
+// executeRetrying is execute, as often as Source.Retries allows. Whole calls start again only if they cannot have written
+// anything: snapshot calls, read only by the server's word, and calls that have not had a connection. In other calls,
+// runLane repeats single units that have sent nothing.
+func (c *call) executeRetrying() error {
+	for c.attempt = 1; ; c.attempt++ {
+		err := c.execute()
+		if _, panicked := err.(*PanicError); panicked || !c.restarting {
+			return err
+		}
+		c.earlier = append(c.earlier, err)
+		pause(c.parent, c.attempt) // if ctx ends, the next attempt says so
+		c.next, c.connected, c.noConn, c.taken = 0, false, nil, nil
+		c.ctx, c.snapshot, c.restarting = nil, nil, false
+	}
+}
+
+// startAgain decides whether a failure by err ends the attempt only, and not the call. It is called with mu held.
+func (c *call) startAgain(err error) bool {
+	if c.restarting {
+		return true
+	}
+	if c.attempt > c.retries || c.borrowed != nil || c.parent.Err() != nil || !transient(err) {
+		return false
+	}
+	if c.snapshot == nil && c.connected {
+		return false // something may have been written
+	}
+	c.restarting = c.restart == nil || c.restart()
+	return c.restarting
+}
+
+// unitAgain decides whether h's unit may run again, alone, after err: if none of its statements was sent.
+func (c *call) unitAgain(h *handle, attempt int, err error) bool {
+	return c.snapshot == nil && c.borrowed == nil && attempt <= c.retries && c.ctx.Err() == nil &&
+		h.statements > 0 && !h.sent && pgconn.SafeToRetry(err)
+}
+
+// pause waits before the next attempt, and reports whether there is to be one: ctx has not ended.
+func pause(ctx context.Context, attempt int) bool {
+	d := retryMost
+	if attempt < 10 {
+		d = min(d, retryBase<<(attempt-1))
+	}
+	timer := time.NewTimer(d/2 + rand.N(d/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// attempts is the error of the last of several attempts, and those of the ones before.
+type attempts struct {
+	last    error
+	earlier []error
+}
+
+// afterEarlier returns err with the errors of earlier attempts, if there were any.
+func afterEarlier(err error, earlier []error) error {
+	if len(earlier) == 0 {
+		return err
+	}
+	return &attempts{err, earlier}
+}
+
+func (e *attempts) Error() string {
+	texts := make([]string, len(e.earlier))
+	for i, err := range e.earlier {
+		texts[i] = err.Error()
+	}
+	return fmt.Sprintf("%v (attempt %d; before: %s)", e.last, len(e.earlier)+1, strings.Join(texts, "; "))
+}
+
+func (e *attempts) Unwrap() []error { return append([]error{e.last}, e.earlier...) }
