@@ -267,7 +267,10 @@ func (c *call) unstarted() error {
 	} else if err == nil && c.snapshot != nil && c.snapshot.gone() {
 		err = errSnapshotLost
 	} else if err == nil {
-		err = fmt.Errorf("fanout: the connection was lost, and there is no other: %w", c.noConn)
+		err = fmt.Errorf("fanout: %w, and there is no other", errConnectionLost)
+		if c.noConn != nil {
+			err = fmt.Errorf("%w: %w", err, c.noConn)
+		}
 	}
 	if c.startAgain(err) {
 		return err

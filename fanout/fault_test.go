@@ -27,9 +27,10 @@ type wire struct {
 	fault atomic.Value // of fault
 	hits  atomic.Int64
 
-	dead  atomic.Bool // the server is frozen: all connections swallow what they carry
-	mu    sync.Mutex
-	conns map[*faultConn]bool
+	dead   atomic.Bool // the server is frozen: all connections swallow what they carry
+	closed atomic.Bool // nor can new ones be opened: they are refused
+	mu     sync.Mutex
+	conns  map[*faultConn]bool
 }
 
 type fault string
@@ -48,6 +49,9 @@ func (w *wire) attach(config *pgxpool.Config) {
 	config.ConnConfig.ConnectTimeout = time.Second // of a connection that freezes while it is opened, which is pgx's to end
 	dial := config.ConnConfig.DialFunc
 	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if w.closed.Load() {
+			return nil, errors.New("refused")
+		}
 		conn, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err

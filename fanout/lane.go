@@ -40,7 +40,7 @@ func (c *call) runLane() error {
 			break
 		}
 		l.runUnit(i)
-		if !l.reusable() {
+		if l.link != nil && !l.reusable() {
 			l.release()
 			if c.borrowed != nil {
 				break
@@ -150,7 +150,7 @@ func (l *lane) settle(err error) (again bool) {
 	}
 	l.now = nil
 	if err != nil {
-		if abandoned == nil && l.link.conn != nil && l.link.conn.IsClosed() {
+		if abandoned == nil && l.link.closed() {
 			err = fmt.Errorf("%w: %w", errConnectionLost, err)
 		}
 		c.failUnit(h.unit, h.name, afterEarlier(err, l.earlier))

@@ -91,6 +91,8 @@ func (l *link) sever() {
 
 // destroy closes the connection, which makes the pool drop it.
 func (l *link) destroy() {
+	l.beside.Lock()
+	defer l.beside.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	_ = l.conn.Close(ctx)
@@ -117,6 +119,13 @@ func (l *link) pooled() bool {
 func (l *link) idle() bool {
 	pg := l.conn.PgConn()
 	return l.pooled() && !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I'
+}
+
+// closed reports whether the connection is lost.
+func (l *link) closed() bool {
+	l.beside.Lock()
+	defer l.beside.Unlock()
+	return l.conn != nil && l.conn.IsClosed()
 }
 
 // outside reports whether the connection is known to be in no transaction.

@@ -171,9 +171,25 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 			}
 		}
 	}
+	// And where there is no other connection to be had.
+	src.Retries, src.Partial = 1, true
+	closing := func(ctx context.Context, q *db.Queries) ([]db.A, error) {
+		w.arm(cut, 1)
+		w.closed.Store(true)
+		return q.ListA(ctx)
+	}
+	_, err := fanout.Collect(t.Context(), src, closing, fanout.All((*db.Queries).ListA))
+	w.closed.Store(false)
+	w.disarm()
+	var errs fanout.Errors
+	if !errors.As(err, &errs) || len(errs) != 2 || errs[0].Name != "ListA" {
+		t.Errorf("%v", err)
+	}
+
 	src.Retries = 0
+	warm(t, pool)
 	w.arm(cut, 1)
-	_, err := fanout.Collect(t.Context(), src, fanout.All((*db.Queries).ListA))
+	_, err = fanout.Collect(t.Context(), src, fanout.All((*db.Queries).ListA))
 	w.disarm()
 	if asError(t, err).Name != "ListA" {
 		t.Error(err)

@@ -242,7 +242,7 @@ func (t *transaction) ended() bool {
 func (t *transaction) leave(others []*transaction) {
 	t.link.beside.Lock()
 	defer t.link.beside.Unlock()
-	if t.joined.Load() && !t.conn.IsClosed() && t.snapshot.exportedBy(t) {
+	if t.joined.Load() && !t.conn.IsClosed() && t.snapshot.ctx.Err() == nil && t.snapshot.exportedBy(t) {
 		for _, other := range others {
 			if other != t {
 				other.joinBeside()
