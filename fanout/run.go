@@ -11,7 +11,7 @@ import (
 // destination, the later one's result stays.
 //
 // Concurrency, cancellation, errors and panics are as in [Collect]; Error.Index is the position of the task. With
-// Source.Partial the error is nil or [Errors], whether or not any task succeeded. Run panics if a task is the zero Task.
+// Source.Partial the error of tasks is [Errors], whether or not any task succeeded. Run panics if a task is the zero Task.
 func Run[Q any](ctx context.Context, src Source[Q], tasks ...Task[Q]) error {
 	type unit struct {
 		task, query int
