@@ -373,3 +373,88 @@ func TestSnapshotOnCitus(t *testing.T) {
 	}
 	serves(t, pool)
 }
+
+// outsider opens a connection beside the pool.
+func outsider(t *testing.T, pool *pgxpool.Pool) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// Somebody wants a table for himself while the exporter has read it, and the other lane's first statement queues behind
+// him: the exporter must not wait for that lane before it lets the table go.
+func TestSnapshotBesideDDL(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	src := raw(pool)
+	src.Snapshot = true
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	admin, monitor := outsider(t, pool), outsider(t, pool)
+	waiting := func(want int) {
+		for n := 0; n < want && ctx.Err() == nil; {
+			if err := monitor.QueryRow(ctx, "select count(*) from pg_locks where not granted and relation = 'a'::regclass").Scan(&n); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}
+	const count = "-- name: Count :one\nselect count(*)::int from a where id > $1"
+	read := make(chan struct{})
+	locked := make(chan error, 1)
+	first := func(fctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		rows, err := statement[int32](count, 0)(fctx, tx)
+		go func() {
+			_, err := admin.Exec(ctx, "begin; lock table a in access exclusive mode; commit")
+			locked <- err
+		}()
+		waiting(1)
+		close(read)
+		waiting(2)
+		return rows, err
+	}
+	second := func(fctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		<-read
+		return statement[int32](count, 0)(fctx, tx)
+	}
+	if _, err := fanout.Collect(ctx, src, first, second); err != nil {
+		t.Errorf("the call and the lock wait for each other: %v", err)
+	}
+	if err := <-locked; err != nil {
+		t.Error(err)
+	}
+}
+
+// The first statement of the exporter is a slow one: nobody waits for its end to begin.
+func TestSnapshotBesideASlowStatement(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	warm(t, pool)
+	src := raw(pool)
+	src.Snapshot = true
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	sent := make(chan struct{})
+	slow := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		close(sent)
+		return statement[string]("select pg_advisory_lock($1)::text", 7)(ctx, tx)
+	}
+	admin := outsider(t, pool)
+	if _, err := admin.Exec(ctx, "select pg_advisory_lock(7)"); err != nil {
+		t.Fatal(err)
+	}
+	quick := func(fctx context.Context, tx fanout.DBTX) ([]string, error) {
+		<-sent
+		rows, err := inSnapshot(fctx, tx)
+		if err != nil {
+			return nil, err
+		}
+		_, err = admin.Exec(ctx, "select pg_advisory_unlock(7)")
+		return rows, err
+	}
+	if _, err := fanout.Collect(ctx, src, slow, quick); err != nil {
+		t.Errorf("%v", err)
+	}
+}

@@ -112,6 +112,9 @@ func (t *traveller) send(args []any) error {
 	for _, s := range t.prologue.statements {
 		t.pipeline.SendQueryParams(s, nil, nil, nil, nil)
 	}
+	// The server is to answer the prologue before it starts on the statement, which may have to wait: for a lock that is
+	// in the way of somebody who waits for the exporter, who would wait for this lane to have joined.
+	t.pipeline.SendFlushRequest()
 	if !described {
 		name := ""
 		if t.state.mode == pgx.QueryExecModeCacheStatement && len(t.state.descriptions) < maxDescriptions {
