@@ -22,6 +22,7 @@ type options struct {
 	conns    int
 	limit    int
 	strategy fanout.Strategy
+	snapshot bool
 	partial  bool
 	seed     uint64
 	echo     bool
@@ -31,6 +32,7 @@ type options struct {
 }
 
 const usageHead = `Usage: demo [flags]
+       demo consistency [flags]
 
 Demo inserts rows a_0, a_1, … into a table in one transaction, looks some of
 them up at random with many queries at once, each query a function that sqlc
@@ -38,7 +40,15 @@ generated, and merges the rows which they return into one map by primary key.
 The connections are open by then, but new: the first statement on each, which
 is slower than the next ones, is in the time shown.
 
-The server is that of -dsn, or else of DATABASE_URL, or else of the variables
+Demo consistency is another one: it shows what -snapshot is good for.
+Demo consistency -help lists its flags.
+
+` + usageServer + `
+Flags:
+`
+
+// usageServer is what holds for every subcommand.
+const usageServer = `The server is that of -dsn, or else of DATABASE_URL, or else of the variables
 PG* if PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE or PGSERVICE is set.
 Without any of them a throwaway server is started from the PostgreSQL programs
 of this machine (those in the directory PGBIN, if that is set), and removed at
@@ -48,8 +58,6 @@ All happens in a schema of its own, ` + schemaName + `, which is created at the 
 and dropped at the end. No other object of the database is touched. A schema of
 that name which the demo has not made is refused. One demo at a time works in a
 database: a second one waits.
-
-Flags:
 `
 
 const usageFoot = `
@@ -71,6 +79,7 @@ func parseFlags(args []string, usage io.Writer) (options, error) {
 		opts.strategy, err = parseStrategy(name)
 		return err
 	})
+	fs.BoolVar(&opts.snapshot, "snapshot", false, "have all queries read one and the same snapshot of the database")
 	fs.BoolVar(&opts.partial, "partial", false, "keep what succeeds when some queries fail")
 	fs.Func("seed", "`number` from which the look-ups are drawn (default random)", func(s string) error {
 		seed, err := strconv.ParseUint(s, 10, 64)
@@ -80,7 +89,7 @@ func parseFlags(args []string, usage io.Writer) (options, error) {
 		opts.seed = seed
 		return nil
 	})
-	fs.BoolVar(&opts.echo, "echo", false, "log every SQL statement and its arguments on standard error")
+	fs.BoolVar(&opts.echo, "echo", false, "log every SQL statement and its arguments on standard error, except\nthe BEGIN, COMMIT and so on that -snapshot adds")
 	fs.BoolVar(&opts.json, "json", false, "print one JSON document, and all else on standard error")
 	fs.Var(&opts.timeline, "timeline", "draw when each query waited and ran, and on which connection;\n-timeline=FILE.svg writes a picture")
 	fs.BoolVar(&opts.noMerge, "no-merge", false, "run the queries and discard their rows")
@@ -95,17 +104,19 @@ func parseFlags(args []string, usage io.Writer) (options, error) {
 		return options{}, err
 	}
 	if fs.NArg() > 0 {
-		return options{}, strayArgument(fs.Arg(0), opts)
+		return options{}, strayArgument(fs.Arg(0), opts.timeline.on)
 	}
 	return opts, nil
 }
 
 // strayArgument says what is wrong with an argument behind the flags, and does not repeat what may have a password in it.
-func strayArgument(arg string, opts options) error {
+func strayArgument(arg string, timeline bool) error {
 	switch {
 	case strings.Contains(arg, "://") || strings.Contains(arg, "="):
 		return errors.New("unexpected argument; a connection string is given as -dsn=STRING, in quotes")
-	case opts.timeline.on && isSVG(arg):
+	case arg == consistency:
+		return fmt.Errorf("unexpected argument %q; it is the first one, before any flag", arg)
+	case timeline && isSVG(arg):
 		return fmt.Errorf("unexpected argument %q; a file is given as -timeline=FILE.svg", arg)
 	}
 	return fmt.Errorf("unexpected argument %q", arg)

@@ -24,7 +24,9 @@ func TestBadFlags(t *testing.T) {
 		{"-partial=maybe", `invalid boolean value "maybe" for -partial`},
 		{"-timeline=x.png", `for -timeline: must be the name of a file that ends in .svg`},
 		{"-timeline x.svg", `unexpected argument "x.svg"; a file is given as -timeline=FILE.svg`},
-		{"-snapshot", `flag provided but not defined: -snapshot`},
+		{"-snapshots", `flag provided but not defined: -snapshots`},
+		{"-snapshot=maybe", `invalid boolean value "maybe" for -snapshot`},
+		{"-conns 3 consistency", `unexpected argument "consistency"; it is the first one, before any flag`},
 		{"-rows", `flag needs an argument: -rows`},
 		{"-json rest", `unexpected argument "rest"`},
 		{"postgres://u:secret@h/x", `given as -dsn=STRING`},
@@ -50,8 +52,8 @@ func TestHelp(t *testing.T) {
 		if r.status != success || r.stderr != "" {
 			t.Errorf("%s: status %d\n%s", flag, r.status, r.stderr)
 		}
-		for _, want := range []string{"-dsn", "-rows", "-queries", "-conns", "-limit", "-strategy", "-partial", "-seed", "-echo", "-json",
-			"-timeline", "-no-merge", "DATABASE_URL", "PGHOST", schemaName, "exit status", "(default 100)", "(default 30)", "(default 10)", "(default parallel)"} {
+		for _, want := range []string{"-dsn", "-rows", "-queries", "-conns", "-limit", "-strategy", "-snapshot", "-partial", "-seed", "-echo", "-json",
+			"-timeline", "-no-merge", "consistency -help", "DATABASE_URL", "PGHOST", schemaName, "exit status", "(default 100)", "(default 30)", "(default 10)", "(default parallel)"} {
 			if !strings.Contains(r.stdout, want) {
 				t.Errorf("%s does not mention %s", flag, want)
 			}
@@ -65,8 +67,8 @@ func TestHelp(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	opts, err := parseFlags(strings.Fields("-dsn x -rows 1 -queries 2 -conns 3 -limit 4 -strategy serial -partial -seed 5 -echo -json -timeline=A.SVG -no-merge"), io.Discard)
-	want := options{"x", 1, 2, 3, 4, fanout.Serial, true, 5, true, true, timelineFlag{true, "A.SVG"}, true}
+	opts, err := parseFlags(strings.Fields("-dsn x -rows 1 -queries 2 -conns 3 -limit 4 -strategy serial -snapshot -partial -seed 5 -echo -json -timeline=A.SVG -no-merge"), io.Discard)
+	want := options{"x", 1, 2, 3, 4, fanout.Serial, true, true, 5, true, true, timelineFlag{true, "A.SVG"}, true}
 	if err != nil || opts != want {
 		t.Errorf("%+v, %v", opts, err)
 	}

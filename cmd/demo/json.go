@@ -31,6 +31,7 @@ type documentQuery struct {
 func printJSON(w *bufio.Writer, opts options, out *outcome) {
 	doc := document{
 		Strategy:  opts.strategy.String(),
+		Snapshot:  opts.snapshot,
 		Queries:   make([]documentQuery, len(out.lookups)),
 		Merged:    append([]db.A{}, sortedByKey(out.merged)...),
 		ElapsedMS: math.Round(out.elapsed.Seconds()*1e6) / 1e3,

@@ -1,5 +1,6 @@
 // Demo is package fanout at work: it inserts rows into a PostgreSQL table, looks some of them up with many queries at
-// once, and merges what they return into one map. It needs no set-up; -help says which server it takes.
+// once, and merges what they return into one map. It needs no set-up; -help says which server it takes. Its subcommand
+// consistency shows what a snapshot is good for.
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
@@ -43,6 +45,9 @@ const (
 
 // run is the program: it returns the exit status. The end of ctx interrupts it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv func(string) string) int {
+	if len(args) > 0 && args[0] == consistency {
+		return runConsistency(ctx, args[1:], stdout, stderr, getenv)
+	}
 	opts, err := parseFlags(args, stdout)
 	if errors.Is(err, flag.ErrHelp) {
 		return success
@@ -69,7 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv fu
 // perform opens the server, runs the queries and puts everything back. It returns both an outcome and an error if some
 // queries failed, or if something could not be put back.
 func perform(ctx context.Context, opts options, stderr io.Writer, getenv func(string) string) (out *outcome, err error) {
-	srv, err := openServer(ctx, opts, getenv)
+	srv, err := openServer(ctx, opts.dsn, opts.conns, opts.conns, getenv)
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +92,7 @@ func perform(ctx context.Context, opts options, stderr io.Writer, getenv func(st
 	src := fanout.New(pool, db.New)
 	src.Limit = opts.limit
 	src.Strategy = opts.strategy
+	src.Snapshot = opts.snapshot
 	src.Partial = opts.partial
 	// What the library refuses, a call without queries refuses too, and here nothing has been created yet.
 	if err := fanout.Run(ctx, src); err != nil {
@@ -94,17 +100,13 @@ func perform(ctx context.Context, opts options, stderr io.Writer, getenv func(st
 	}
 
 	progress := newProgress(stderr, opts)
-	sandbox, err := openSandbox(ctx, srv.config.ConnConfig, opts.rows, stderr, progress)
+	sandbox, err := openSandbox(ctx, srv.config.ConnConfig, stderr, func(ctx context.Context, tx pgx.Tx) error {
+		return fill(ctx, tx, opts.rows, progress)
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if srv.throwaway() {
-			sandbox.close() // the server takes the schema with it
-		} else {
-			err = errors.Join(err, sandbox.drop())
-		}
-	}()
+	defer func() { err = errors.Join(err, sandbox.end(srv)) }()
 	if err := warm(ctx, pool); err != nil {
 		return nil, err
 	}

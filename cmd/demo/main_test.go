@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -242,6 +243,28 @@ func TestMany(t *testing.T) {
 	}
 	if !strings.Contains(r.stdout, "500 queries, 500 rows, ") {
 		t.Error(r.lastLine())
+	}
+}
+
+// What is sent and what is said.
+func TestSnapshot(t *testing.T) {
+	for _, args := range [][]string{nil, {"-snapshot"}} {
+		snapshot := len(args) > 0
+		var begun atomic.Bool
+		dsn := cutter(t, pgtest.DSN(t), func(_ int, data string) bool {
+			if strings.Contains(strings.ToLower(data), "repeatable read") {
+				begun.Store(true)
+			}
+			return false
+		})
+		args = append(args, "-dsn", dsn, "-seed", "1", "-conns", "3")
+		r := succeeds(t, args...)
+		if strings.Contains(r.stdout, " (parallel, one snapshot, seed 1)\n") != snapshot || begun.Load() != snapshot {
+			t.Errorf("%q: transactions: %t\n%s", args, begun.Load(), r.stdout)
+		}
+		if p := read(t, succeeds(t, append(args, "-json")...)); p.Snapshot != snapshot || len(p.Queries) != 30 {
+			t.Errorf("%q: %+v", args, p)
+		}
 	}
 }
 

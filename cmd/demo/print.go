@@ -92,8 +92,12 @@ func summary(opts options, out *outcome) string {
 	} else {
 		fmt.Fprint(&b, counted(len(out.merged), "distinct key", "distinct keys"))
 	}
-	fmt.Fprintf(&b, "; %s, %s used; %s (%s, seed %d)", counted(opts.conns, "connection", "connections"),
-		counted(out.backends(), "backend", "backends"), duration(out.elapsed), opts.strategy, opts.seed)
+	fmt.Fprintf(&b, "; %s, %s used; %s (%s", counted(opts.conns, "connection", "connections"),
+		counted(out.backends(), "backend", "backends"), duration(out.elapsed), opts.strategy)
+	if opts.snapshot {
+		fmt.Fprint(&b, ", one snapshot")
+	}
+	fmt.Fprintf(&b, ", seed %d)", opts.seed)
 	return b.String()
 }
 

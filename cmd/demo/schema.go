@@ -33,7 +33,7 @@ const (
 
 // dropStatements drop what the demo has created and nothing else. A DROP SCHEMA … CASCADE was decided against: it would
 // take with it what the user has put into the schema, or built on it elsewhere. So it is an error.
-const dropStatements = "drop table if exists " + schemaName + ".a; drop schema " + schemaName
+const dropStatements = "drop table if exists " + schemaName + ".a, " + schemaName + ".account; drop schema " + schemaName
 
 // A sandbox is the schema in which the demo works, and the connection that owns it by holding the lock. That one is not of
 // the pool, which so is the queries' alone.
@@ -41,9 +41,9 @@ type sandbox struct {
 	conn *pgx.Conn
 }
 
-// openSandbox makes the schema anew, with n rows in its table. It waits for another demo to end, and says so on stderr.
+// openSandbox makes the schema anew, with what fill puts into it. It waits for another demo to end, and says so on stderr.
 // If it fails, it has changed nothing.
-func openSandbox(ctx context.Context, config *pgx.ConnConfig, n int, stderr io.Writer, progress *progress) (*sandbox, error) {
+func openSandbox(ctx context.Context, config *pgx.ConnConfig, stderr io.Writer, fill func(context.Context, pgx.Tx) error) (*sandbox, error) {
 	conn, err := pgx.ConnectConfig(ctx, config.Copy())
 	if err != nil {
 		return nil, connectError(err)
@@ -57,7 +57,7 @@ func openSandbox(ctx context.Context, config *pgx.ConnConfig, n int, stderr io.W
 		if err := create(ctx, tx); err != nil {
 			return err
 		}
-		return fill(ctx, tx, n, progress)
+		return fill(ctx, tx)
 	}); err != nil {
 		s.close()
 		return nil, err
@@ -94,7 +94,6 @@ func create(ctx context.Context, tx pgx.Tx) error {
 	for _, sql := range []string{
 		"create schema " + schemaName,
 		"comment on schema " + schemaName + " is '" + schemaMark + "'",
-		sqlcfanout.Schema, // its names are unqualified: they go into the first schema of the search_path
 	} {
 		if _, err := tx.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("creating schema %s: %w", schemaName, err)
@@ -103,8 +102,12 @@ func create(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// fill inserts the rows 0 to n-1.
+// fill creates the table of the look-ups and inserts the rows 0 to n-1.
 func fill(ctx context.Context, tx pgx.Tx, n int, progress *progress) error {
+	// The names in it are unqualified: they go into the first schema of the search_path.
+	if _, err := tx.Exec(ctx, sqlcfanout.Schema); err != nil {
+		return fmt.Errorf("creating the table: %w", err)
+	}
 	queries := db.New(tx)
 	count, stop := progress.start("inserting rows", n)
 	defer stop()
@@ -121,6 +124,15 @@ func fill(ctx context.Context, tx pgx.Tx, n int, progress *progress) error {
 		count(len(chunk))
 	}
 	return nil
+}
+
+// end leaves the server as it was.
+func (s *sandbox) end(srv *server) error {
+	if srv.throwaway() {
+		s.close() // the server takes the schema with it
+		return nil
+	}
+	return s.drop()
 }
 
 // drop drops the schema, also when the program has been interrupted, and gives up the lock.

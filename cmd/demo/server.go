@@ -26,14 +26,15 @@ type server struct {
 	local       *localpg.Server // nil: the user's
 }
 
-// openServer chooses the server, starts it if it is to be a throwaway one, and configures the pool. It does not connect.
-func openServer(ctx context.Context, opts options, getenv func(string) string) (*server, error) {
-	dsn, source, given := chooseDSN(opts.dsn, getenv)
+// openServer chooses the server, starts it if it is to be a throwaway one, and configures a pool of so many connections. It
+// does not connect. Clients is how many connections the demo is going to have, apart from the one that owns the schema.
+func openServer(ctx context.Context, flag string, conns, clients int, getenv func(string) string) (*server, error) {
+	dsn, source, given := chooseDSN(flag, getenv)
 	s := &server{}
 	if !given {
 		var err error
-		// Room for the pool, for the connection that owns the schema, and for somebody who looks in.
-		if s.local, err = localpg.Start(ctx, fmt.Sprintf("max_connections=%d", max(100, opts.conns+20))); err != nil {
+		// Room for the clients, for the connection that owns the schema, and for somebody who looks in.
+		if s.local, err = localpg.Start(ctx, fmt.Sprintf("max_connections=%d", max(100, clients+20))); err != nil {
 			return nil, err
 		}
 		dsn = s.local.DSN()
@@ -46,7 +47,7 @@ func openServer(ctx context.Context, opts options, getenv func(string) string) (
 		return nil, errors.Join(parseError(source, err), s.close())
 	}
 	s.config = config
-	config.MaxConns = int32(opts.conns)
+	config.MaxConns = int32(conns)
 	config.MinConns = 0
 	config.MinIdleConns = 0
 	if config.ConnConfig.ConnectTimeout == 0 {

@@ -64,7 +64,7 @@ func TestServerIsNamed(t *testing.T) {
 }
 
 func TestSeveralHosts(t *testing.T) {
-	s, err := openServer(t.Context(), options{dsn: "postgres://me:secret@one:1,two:2/x", conns: 1}, os.Getenv)
+	s, err := openServer(t.Context(), "postgres://me:secret@one:1,two:2/x", 1, 1, os.Getenv)
 	if err != nil {
 		t.Fatal(err)
 	}
