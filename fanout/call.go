@@ -244,6 +244,17 @@ func (c *call) failUnit(i int, name string, err error) {
 	}
 }
 
+// failSnapshot ends the call because its queries may not all have seen the same snapshot. None of them is to blame.
+func (c *call) failSnapshot() {
+	err := errSnapshotLost
+	c.mu.Lock()
+	if !c.restarting && (c.ctx.Err() != nil || !c.startAgain(err)) {
+		err = afterEarlier(err, c.earlier)
+	}
+	c.mu.Unlock()
+	c.fail(err)
+}
+
 // attribute makes an *Error for unit i. When the caller's ctx has ended, that is the cause, however the driver or the
 // server put it.
 func (c *call) attribute(i int, name string, err error) *Error {

@@ -81,7 +81,7 @@ func (l *lane) acquire(ctx context.Context) bool {
 func (l *lane) use(link *link, db DBTX) {
 	l.link, l.db = link, db
 	if s := l.call.snapshot; s != nil {
-		l.transaction = &transaction{snapshot: s, link: link, conn: link.conn}
+		l.transaction = &transaction{snapshot: s, link: link, conn: link.conn, left: make(chan struct{})}
 		l.db = l.transaction
 	}
 }
@@ -98,7 +98,9 @@ func (l *lane) reusable() bool {
 // release ends the lane's transaction, if any, and gives up the connection, unless it is the caller's.
 func (l *lane) release() {
 	if l.transaction != nil {
-		l.transaction.leave(l.call.transactionsTaken())
+		if !l.transaction.leave(l.call.transactionsTaken()) {
+			l.call.failSnapshot()
+		}
 		l.transaction = nil
 	}
 	if l.call.borrowed == nil && l.link != nil {

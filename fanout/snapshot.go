@@ -23,6 +23,7 @@ type snapshot struct {
 	published chan struct{} // closed when the exporter has exported, or failed to
 	id        string        // what there is to import; "" before
 	server    string        // where
+	standby   bool          // it is a hot standby
 	lost      bool          // the exporter's connection was lost, and the snapshot with it for who has not imported
 }
 
@@ -67,28 +68,26 @@ func (s *snapshot) claim(t *transaction) (id, server string, exporter bool, err 
 }
 
 // publish is called by the exporter with what it has exported. An id of "" gives the claim back: the export has failed.
-func (s *snapshot) publish(id, server string) {
+func (s *snapshot) publish(id, server string, standby bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if id == "" {
 		s.exporter = nil
 	}
-	s.id, s.server = id, server
+	s.id, s.server, s.standby = id, server, standby
 	close(s.published)
 }
 
-// exportedBy reports whether t is the exporter.
-func (s *snapshot) exportedBy(t *transaction) bool {
+// exportedBy reports whether t is the exporter, and whether that is on a standby.
+func (s *snapshot) exportedBy(t *transaction) (exporter, standby bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.exporter == t
+	return s.exporter == t, s.standby
 }
 
-// withdraw is called when t's transaction is over, in whatever way.
-func (s *snapshot) withdraw(t *transaction) {
+// withdraw is called when the exporter's transaction is over, or about to be.
+func (s *snapshot) withdraw() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.exporter == t {
-		s.lost = true
-	}
+	s.lost = true
 }

@@ -26,7 +26,8 @@ type transaction struct {
 	// Set once, with link.beside held, which is so during the round trip that joins, be it made by the lane or by the
 	// exporter. Whoever sees it set need not wait for the lock, which the lane may hold for its commit.
 	joined atomic.Bool
-	failed error // why it cannot join any more; guarded by link.beside
+	failed error         // why it cannot join any more; guarded by link.beside
+	left   chan struct{} // closed when it is over
 }
 
 const (
@@ -35,7 +36,7 @@ const (
 	rollBackTo  = "rollback to savepoint fanout"
 	commitSQL   = "commit"
 	exportSQL   = "select pg_catalog.pg_export_snapshot()"
-	identifySQL = "select pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::text, pg_catalog.pg_backend_pid()::text"
+	identifySQL = "select pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::text, pg_catalog.pg_backend_pid()::text, pg_catalog.pg_is_in_recovery()::text"
 	citusSQL    = "select 1 from pg_catalog.pg_extension where extname = 'citus'"
 )
 
@@ -108,25 +109,25 @@ func (t *transaction) export() *prologue {
 	p.settle = func(rows [][]string, err error) error {
 		defer t.link.beside.Unlock()
 		if err != nil {
-			s.publish("", "")
+			s.publish("", "", false)
 			return err
 		}
 		if slices.Contains(p.statements, citusSQL) && row(rows, citusSQL) != nil {
 			t.failed = fmt.Errorf("%w: on Citus an imported snapshot is accepted but not honoured for distributed tables", ErrSnapshotUnsupported)
-			s.publish("", "")
+			s.publish("", "", false)
 			return t.failed
 		}
 		s.shared.notCitus.Store(true)
 		t.joined.Store(true)
 		if s.alone {
-			s.publish("alone", "")
+			s.publish("alone", "", false)
 			return nil
 		}
-		server := state.server
+		server, standby := state.server, state.standby
 		if server == "" {
-			server = t.identify(row(rows, identifySQL))
+			server, standby = t.identify(row(rows, identifySQL))
 		}
-		s.publish(row(rows, exportSQL)[0], server)
+		s.publish(row(rows, exportSQL)[0], server, standby)
 		return nil
 	}
 	return p
@@ -148,7 +149,7 @@ func (t *transaction) imports(id, server string) *prologue {
 		}
 		here := state.server
 		if err == nil && here == "" {
-			here = t.identify(rows[2])
+			here, _ = t.identify(rows[2])
 		}
 		if err == nil && here == server {
 			t.joined.Store(true)
@@ -175,11 +176,13 @@ func (t *transaction) imports(id, server string) *prologue {
 // identify reads the answer to identifySQL and returns which server it is from: they are told apart by the time at which
 // they started. A connection leads to one server for as long as it lives, so the answer is kept; not behind a pooler,
 // which shows by a process id that is not the backend's.
-func (t *transaction) identify(row []string) (server string) {
+func (t *transaction) identify(row []string) (server string, standby bool) {
+	server, standby = row[0], row[2] == "true"
 	if row[1] == strconv.FormatUint(uint64(t.conn.PgConn().PID()), 10) {
-		stateOf(t.conn).server = row[0]
+		state := stateOf(t.conn)
+		state.server, state.standby = server, standby // which it may cease to be: then there is no harm in taking it for one
 	}
-	return row[0]
+	return server, standby
 }
 
 // whereabouts finds out which server has refused an import; "" if it does not say.
@@ -190,7 +193,8 @@ func (t *transaction) whereabouts() string {
 	if err != nil || len(results) != 2 || len(results[1].Rows) != 1 {
 		return ""
 	}
-	return t.identify(texts(results[1].Rows[0]))
+	server, _ := t.identify(texts(results[1].Rows[0]))
+	return server
 }
 
 // ready sends what has to precede the next statement in a round trip of its own.
@@ -239,32 +243,59 @@ func (t *transaction) ended() bool {
 
 // leave ends the transaction, when no unit of the lane runs any more, and waits for the server to confirm. If it is the
 // exporter's, the others, which may have sent nothing yet, import first: beside their query functions, not after them.
-func (t *transaction) leave(others []*transaction) {
+//
+// On a hot standby the exporter stays until the others have left. Replay waits for a transaction that still needs the rows
+// which it is about to remove, or cancels it; but it looks for such transactions once, and may have done so before the
+// others imported. So they see the snapshot whole for as long as the exporter is there, and leave reports false if it was
+// not there until the end.
+func (t *transaction) leave(others []*transaction) (kept bool) {
 	t.link.beside.Lock()
 	defer t.link.beside.Unlock()
-	if t.joined.Load() && !t.conn.IsClosed() && t.snapshot.ctx.Err() == nil && t.snapshot.exportedBy(t) {
+	defer close(t.left)
+	t.failed = errReturned
+	s := t.snapshot
+	exporter, standby := s.exportedBy(t)
+	if !exporter {
+		t.end()
+		return true
+	}
+	for _, other := range others {
+		if other != t && !t.conn.IsClosed() && s.ctx.Err() == nil {
+			other.joinBeside()
+		}
+	}
+	s.withdraw()
+	if standby {
 		for _, other := range others {
-			if other != t {
-				other.joinBeside()
+			if other == t {
+				continue
+			}
+			select {
+			case <-other.left:
+			case <-s.ctx.Done():
 			}
 		}
 	}
-	t.snapshot.withdraw(t)
-	t.failed = errReturned
-	t.end()
+	return t.end() || !standby
 }
 
-// end commits, or rolls back what has failed. It is called with link.beside held.
-func (t *transaction) end() {
+// end commits, or rolls back what has failed, and reports whether the transaction was there until then. It is called with
+// link.beside held.
+func (t *transaction) end() bool {
 	if t.conn.IsClosed() || t.conn.PgConn().TxStatus() == 'I' {
-		return
+		return false
+	}
+	sql := commitSQL
+	if t.joined.Load() && t.conn.PgConn().TxStatus() == 'E' {
+		sql = rollBackTo + ";" + commitSQL
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
 	defer cancel()
-	_, _ = t.conn.PgConn().Exec(ctx, commitSQL).ReadAll()
+	_, err := t.conn.PgConn().Exec(ctx, sql).ReadAll()
 	if t.conn.IsClosed() {
 		t.link.sever()
 	}
+	return err == nil
 }
 
 // run sends the prologue alone.

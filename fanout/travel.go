@@ -17,6 +17,7 @@ import (
 type connState struct {
 	mode         pgx.QueryExecMode
 	tracer       pgx.QueryTracer
+	standby      bool                                    // that is a hot standby
 	server       string                                  // the one it leads to; "" where that is not known, or may change
 	descriptions map[string]*pgconn.StatementDescription // of statements, prepared unless their name is ""
 	prepared     int                                     // statements ever prepared, for their names

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,7 +54,26 @@ type Server struct {
 // user clears away what is left.
 //
 // PostgreSQL refuses to run as root; started by root, the server runs as an unprivileged user.
-func Start(ctx context.Context, settings ...string) (_ *Server, err error) {
+func Start(ctx context.Context, settings ...string) (*Server, error) {
+	return start(ctx, settings, func(bin binaries, dir *directory, as *account) *exec.Cmd {
+		// The C locale is the one that every machine has, and in it text sorts the same way everywhere.
+		return dir.command(bin.initdb, as, "--pgdata="+dir.data(), "--username=postgres", "--auth=trust",
+			"--encoding=UTF8", "--locale=C", "--no-sync")
+	})
+}
+
+// StartStandby starts a hot standby of primary, as Start starts a server. It begins as a copy of the primary and follows it
+// from then on, with some delay. The primary's settings must allow it, as PostgreSQL's defaults do. The standby may be
+// stopped before the primary or after it.
+func StartStandby(ctx context.Context, primary *Server, settings ...string) (*Server, error) {
+	return start(ctx, settings, func(bin binaries, dir *directory, as *account) *exec.Cmd {
+		return dir.command(filepath.Join(filepath.Dir(bin.postgres), "pg_basebackup"), as, "--pgdata="+dir.data(),
+			"--dbname="+primary.dsn, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+	})
+}
+
+// start does what Start promises, with the cluster made by the command that fill returns.
+func start(ctx context.Context, settings []string, fill func(binaries, *directory, *account) *exec.Cmd) (_ *Server, err error) {
 	for _, s := range settings {
 		if name, _, ok := strings.Cut(s, "="); !ok || name == "" {
 			return nil, fmt.Errorf("localpg: setting %q is not of the form name=value", s)
@@ -96,13 +116,15 @@ func Start(ctx context.Context, settings ...string) (_ *Server, err error) {
 		return nil, fmt.Errorf("localpg: %w", err)
 	}
 
-	// The C locale is the one that every machine has, and in it text sorts the same way everywhere.
-	initdb := dir.command(bin.initdb, as, "--pgdata="+dir.data(), "--username=postgres", "--auth=trust",
-		"--encoding=UTF8", "--locale=C", "--no-sync")
-	if err := run(ctx, initdb); err != nil {
-		return nil, dir.withLog(fmt.Errorf("localpg: initdb: %w", err))
+	filling := fill(bin, dir, as)
+	if err := run(ctx, filling); err != nil {
+		return nil, dir.withLog(fmt.Errorf("localpg: %s: %w", filepath.Base(filling.Path), err))
 	}
-	if err := dir.log.Truncate(0); err != nil { // what initdb says of a success would only hide what follows
+	// A copy of a running server has the lock of its socket. This one's socket does not exist yet, nor does its lock.
+	if err := os.RemoveAll(filepath.Join(dir.data(), ".s.PGSQL."+strconv.Itoa(port)+".lock")); err != nil {
+		return nil, fmt.Errorf("localpg: %w", err)
+	}
+	if err := dir.log.Truncate(0); err != nil { // what it says of a success would only hide what follows
 		return nil, fmt.Errorf("localpg: %w", err)
 	}
 	proc, err := startProcess(dir.command(bin.postgres, as, postgresArgs(dir.data(), settings)...))

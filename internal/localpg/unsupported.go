@@ -18,6 +18,11 @@ func Start(context.Context, ...string) (*Server, error) {
 		"by its DSN or DATABASE_URL (%w)", runtime.GOOS, errors.ErrUnsupported)
 }
 
+// StartStandby fails as Start does.
+func StartStandby(ctx context.Context, _ *Server, settings ...string) (*Server, error) {
+	return Start(ctx, settings...)
+}
+
 // DSN is empty.
 func (s *Server) DSN() string { return "" }
 

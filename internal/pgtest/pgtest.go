@@ -80,7 +80,12 @@ func DSN(t testing.TB) string {
 // parallel with others. Clean-ups that the test registers after Pool run before these checks.
 func Pool(t testing.TB, maxConns int, configure ...func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
-	running(t) // before the goroutines are noted, as the server has one
+	return PoolOn(t, DSN(t), maxConns, configure...)
+}
+
+// PoolOn is Pool for a database that the test has seen to itself, such as one on a server of its own.
+func PoolOn(t testing.TB, dsn string, maxConns int, configure ...func(*pgxpool.Config)) *pgxpool.Pool {
+	t.Helper()
 	before := goleak.IgnoreCurrent()
 	closed := false
 	t.Cleanup(func() {
@@ -92,7 +97,7 @@ func Pool(t testing.TB, maxConns int, configure ...func(*pgxpool.Config)) *pgxpo
 		}
 	})
 
-	config, err := pgxpool.ParseConfig(DSN(t))
+	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		t.Fatalf("pgtest: %v", err)
 	}
