@@ -208,7 +208,11 @@ func TestManyQueries(t *testing.T) {
 		if err != nil || len(got) != 1 {
 			t.Errorf("%v, %v", got, err)
 		}
-		if most > 20 {
+		bound := 20
+		if src.Strategy == fanout.Pipelined {
+			bound += 4 * 32 // functions that run ahead
+		}
+		if most > bound {
 			t.Errorf("%d goroutines more than before the call", most)
 		}
 	})

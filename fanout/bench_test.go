@@ -247,3 +247,36 @@ func allocations(f func()) float64 {
 	runtime.ReadMemStats(&after)
 	return float64(after.Mallocs-before.Mallocs) / runs
 }
+
+// BenchmarkPipelinedVersusHandWritten runs the same 30 look-ups on 10 connections pipelined and by hand.
+//
+//	go test ./fanout -run '^$' -bench PipelinedVersusHandWritten -benchtime 1000x -count 5
+func BenchmarkPipelinedVersusHandWritten(b *testing.B) {
+	for _, latency := range []time.Duration{0, 10 * time.Millisecond} {
+		b.Run(fmt.Sprint("latency=", latency), func(b *testing.B) {
+			const conns, queries = 10, 30
+			pool := pgtest.Pool(b, conns, latent(latency))
+			fill(b, pool, 100)
+			warm(b, pool)
+			src := fanout.New(pool, db.New)
+			src.Strategy = fanout.Pipelined
+			ctx := context.Background()
+			args := make([]string, queries)
+			pipelined := func() {
+				if _, err := fanout.Gather(ctx, src, id, fanout.Each((*db.Queries).ListAByData, args...)...); err != nil {
+					b.Fatal(err)
+				}
+			}
+			byHand := func() {
+				if _, err := handWritten(ctx, pool, conns, args); err != nil {
+					b.Fatal(err)
+				}
+			}
+			versus(b, "pipelined", pipelined, "by-hand", byHand, func() {
+				for j := range args {
+					args[j] = fmt.Sprintf("a_%d", rand.IntN(100))
+				}
+			})
+		})
+	}
+}

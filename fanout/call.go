@@ -28,6 +28,7 @@ type call struct {
 	tx           pgx.Tx // where the caller gave one
 	limit        int
 	serial       bool
+	pipelined    bool
 	partial      bool
 	wantSnapshot bool
 	timeout      time.Duration // for the first connection; 0 for none
@@ -56,6 +57,7 @@ type call struct {
 	borrowed      *link     // a nested call's or a transaction's connection; nil: lanes acquire their own
 	borrowedDB    DBTX      // what its statements are sent to
 	snapshot      *snapshot // nil: each statement sees its own
+	exchange      *exchange // nil: lanes run the units themselves
 
 	mu        sync.Mutex     // guards what is below
 	next      int            // the unit to be taken next
@@ -75,6 +77,7 @@ func newCall[Q any](ctx context.Context, s *Source[Q], n int, run func(ctx conte
 		tx:           s.tx,
 		limit:        s.Limit,
 		serial:       s.Strategy == Serial,
+		pipelined:    s.Strategy == Pipelined,
 		partial:      s.Partial,
 		wantSnapshot: s.Snapshot,
 		timeout:      s.AcquireTimeout,
@@ -115,7 +118,8 @@ func (c *call) execute() error {
 // borrow sets c.borrowed if the call is to run on a connection that the caller holds: in a transaction handed in by
 // Source.On, or nested in a query function of another call on the same pool, recognised by its ctx.
 func (c *call) borrow() (giveBack func(), err error) {
-	if c.tx != nil {
+	outer, nested := c.parent.Value(poolKey{c.pool}).(*handle)
+	if c.tx != nil && !(nested && outer.exchange != nil && outer.call.tx == c.tx) {
 		conn := c.tx.Conn()
 		if conn != nil && conn.PgConn().IsBusy() {
 			return nil, fmt.Errorf("fanout: the connection of the transaction is busy: %w", errRowsOpen)
@@ -123,14 +127,13 @@ func (c *call) borrow() (giveBack func(), err error) {
 		c.borrowed, c.borrowedDB = &link{conn: conn}, c.tx
 		return func() {}, nil
 	}
-	outer, ok := c.parent.Value(poolKey{c.pool}).(*handle)
-	if !ok {
+	if !nested {
 		return func() {}, nil
 	}
 	if err := outer.lend(); err != nil {
 		return nil, err
 	}
-	c.borrowed, c.borrowedDB = outer.lane.link, outer.lane.db
+	c.borrowed, c.borrowedDB = outer.link, outer.db
 	return outer.takeBack, nil
 }
 
@@ -147,10 +150,20 @@ func (c *call) runLanes() error {
 	if c.wantSnapshot && !c.inside() {
 		c.snapshot = &snapshot{shared: c.shared, ctx: c.ctx, alone: width == 1}
 	}
-	for range width {
-		c.group.Go(c.runLane)
+	if c.pipelines() {
+		c.runPipelined(width)
+		defer c.exchange.end()
+	} else {
+		for range width {
+			c.group.Go(c.runLane)
+		}
 	}
 	return c.group.Wait()
+}
+
+// pipelines reports whether the lanes are to be pipelines. A nested call has its statements sent one by one.
+func (c *call) pipelines() bool {
+	return c.pipelined && (c.borrowed == nil || c.tx != nil && c.borrowed.conn != nil)
 }
 
 // inside reports whether the call runs in a transaction already, the caller's or an outer snapshot call's. Then there is
@@ -177,10 +190,14 @@ func (c *call) width() int {
 
 // strategy is the one that the units really run by.
 func (c *call) strategy() Strategy {
-	if c.serial || c.borrowed != nil {
+	switch {
+	case c.pipelines():
+		return Pipelined
+	case c.serial || c.borrowed != nil:
 		return Serial
+	default:
+		return Parallel
 	}
-	return Parallel
 }
 
 // waiting reports whether a lane still has something to do.
@@ -205,10 +222,17 @@ func (c *call) take(l *lane) (i int, ok bool) {
 	}
 	i = c.next
 	c.next++
-	if c.next == c.n {
+	if c.next == c.n && c.exchange == nil {
 		c.stopAcquiring(nil)
 	}
 	return i, true
+}
+
+// lastNoConn is why no connection was to be had, where that has happened.
+func (c *call) lastNoConn() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.noConn
 }
 
 // transactionsTaken are those of the lanes that have had a unit, and so may have something to send.

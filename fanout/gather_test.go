@@ -228,7 +228,6 @@ func TestSettingsOutOfRange(t *testing.T) {
 		"Retries is -2":              {func(s *fanout.Source[fanout.DBTX]) { s.Retries = -2 }, false},
 		"unknown Strategy(99)":       {func(s *fanout.Source[fanout.DBTX]) { s.Strategy = 99 }, false},
 		"unknown Strategy(-1)":       {func(s *fanout.Source[fanout.DBTX]) { s.Strategy = -1 }, false},
-		"Strategy pipelined is not":  {func(s *fanout.Source[fanout.DBTX]) { s.Strategy = fanout.Pipelined }, true},
 		"Strategy coalesced is not ": {func(s *fanout.Source[fanout.DBTX]) { s.Strategy = fanout.Coalesced }, true},
 		"Strategy auto is not":       {func(s *fanout.Source[fanout.DBTX]) { s.Strategy = fanout.Auto }, true},
 	} {

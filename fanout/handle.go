@@ -19,10 +19,20 @@ import (
 // the step back, under mu; who has made the first step may touch the connection until the second. So no lock is held
 // while a statement runs.
 type handle struct {
-	lane *lane
+	call *call
 	link *link
+	db   DBTX // what statements are sent to
 	unit int
 	ctx  queryCtx // what the query function is given
+
+	// In a Pipelined call, where link and db are there only while the function has a connection to itself.
+	exchange *exchange
+	runner   *runner
+	wake     chan struct{} // holds a token when a request has been answered
+	pipeline *pipeline     // the lane that its statements go by, once the first has; guarded by the exchange's mu
+	alone    bool          // it has the connection to itself
+	keeps    bool          // until it returns
+	pid      uint32        // of that lane's backend
 
 	mu       sync.Mutex
 	state    handleState
@@ -62,7 +72,7 @@ type result interface {
 }
 
 func newHandle(l *lane, unit int) *handle {
-	h := &handle{lane: l, link: l.link, unit: unit}
+	h := &handle{call: l.call, link: l.link, db: l.db, unit: unit}
 	h.ctx = queryCtx{l.call.ctx, h}
 	return h
 }
@@ -78,7 +88,7 @@ type queryCtx struct {
 type poolKey struct{ pool *pgxpool.Pool }
 
 func (c *queryCtx) Value(key any) any {
-	if key, ok := key.(poolKey); ok && key.pool == c.handle.lane.call.pool {
+	if key, ok := key.(poolKey); ok && key.pool == c.handle.call.pool {
 		return c.handle
 	}
 	return c.Context.Value(key)
@@ -96,13 +106,23 @@ func (h *handle) begin(ctx context.Context, name string, n int) (context.Context
 		return nil, fmt.Errorf("fanout: the statement was not sent: %w", err)
 	}
 	h.state = running
+	if err := h.reserve(ctx); err != nil {
+		h.rest()
+		return nil, err
+	}
 	h.name = name
-	if h.statements == 0 && h.lane.call.observe != nil {
+	if h.statements == 0 && h.call.observe != nil {
 		h.started = time.Now()
 	}
 	h.statements += n
+	return h.supervise(ctx), nil
+}
+
+// supervise has the statement that is about to be sent interrupted when ctx ends, and returns the ctx to send it with. It
+// is called with mu held.
+func (h *handle) supervise(ctx context.Context) context.Context {
 	if h.link.conn == nil {
-		return ctx, nil
+		return ctx
 	}
 	h.watching = true
 	h.watch(0, ctx)
@@ -110,7 +130,7 @@ func (h *handle) begin(ctx context.Context, name string, n int) (context.Context
 		// A ctx that the function has made for this statement, or one that has nothing to do with the call.
 		h.watch(1, &h.ctx)
 	}
-	return context.WithoutCancel(ctx), nil
+	return context.WithoutCancel(ctx)
 }
 
 // watch has the statement interrupted when ctx ends. It is called with mu held.
@@ -183,6 +203,9 @@ func (h *handle) explain(err error) error {
 func (h *handle) rest() {
 	h.state = idle
 	h.open = nil
+	if h.alone && !h.keeps {
+		h.giveBack()
+	}
 	if h.quiet != nil {
 		close(h.quiet)
 	}
@@ -196,6 +219,10 @@ func (h *handle) lend() error {
 		return err
 	}
 	h.state = lent
+	if err := h.reserve(h.ctx.Context); err != nil {
+		h.rest()
+		return err
+	}
 	return nil
 }
 
@@ -270,17 +297,21 @@ func (h *handle) finish() (abandoned <-chan struct{}, err error) {
 }
 
 func (h *handle) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
-	ctx, err = h.begin(ctx, statementName(sql), 1)
+	ctx, rows, err := h.submit(ctx, sql, args, true)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
 	// In a defer, here and below, because an argument's encoder may panic.
 	defer func() { err = h.end(err) }()
-	return h.lane.db.Exec(ctx, sql, args...)
+	if rows != nil {
+		rows.Close()
+		return rows.CommandTag(), rows.Err()
+	}
+	return h.db.Exec(ctx, sql, args...)
 }
 
 func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows, err error) {
-	ctx, err = h.begin(ctx, statementName(sql), 1)
+	ctx, buffered, err := h.submit(ctx, sql, args, false)
 	if err != nil {
 		return failedRows{err}, err
 	}
@@ -290,9 +321,12 @@ func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows
 			err = h.end(err)
 		}
 	}()
-	pgxRows, err := h.lane.db.Query(ctx, sql, args...)
-	if err != nil {
-		return pgxRows, err
+	var pgxRows pgx.Rows = buffered
+	if buffered == nil {
+		pgxRows, err = h.db.Query(ctx, sql, args...)
+		if err != nil {
+			return pgxRows, err
+		}
 	}
 	r = &rows{Rows: pgxRows, handle: h}
 	h.read(r)
@@ -300,7 +334,7 @@ func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows
 }
 
 func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	ctx, err := h.begin(ctx, statementName(sql), 1)
+	ctx, buffered, err := h.submit(ctx, sql, args, false)
 	if err != nil {
 		return failedRows{err}
 	}
@@ -310,7 +344,10 @@ func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 			_ = h.end(nil)
 		}
 	}()
-	pgxRow := h.lane.db.QueryRow(ctx, sql, args...)
+	var pgxRow pgx.Row = firstRow{buffered}
+	if buffered == nil {
+		pgxRow = h.db.QueryRow(ctx, sql, args...)
+	}
 	r = &row{row: pgxRow, handle: h}
 	h.read(r)
 	return r
@@ -323,7 +360,7 @@ func (h *handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []s
 		return 0, err
 	}
 	defer func() { err = h.end(err) }()
-	return h.lane.db.CopyFrom(ctx, table, columns, source)
+	return h.db.CopyFrom(ctx, table, columns, source)
 }
 
 func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
@@ -341,7 +378,7 @@ func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 			_ = h.end(nil)
 		}
 	}()
-	pgxResults := h.lane.db.SendBatch(ctx, b)
+	pgxResults := h.db.SendBatch(ctx, b)
 	r = &batchResults{BatchResults: pgxResults, handle: h}
 	h.read(r)
 	return r

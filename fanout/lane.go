@@ -62,7 +62,7 @@ func (l *lane) acquire(ctx context.Context) bool {
 		if cause := context.Cause(c.acquireCtx); cause == errAcquireTimeout {
 			err = cause
 		}
-		if c.noConn == nil && c.next < c.n {
+		if c.noConn == nil && (c.next < c.n || c.exchange != nil) && context.Cause(ctx) != errNotNeeded {
 			c.noConn = err
 		}
 		return false
@@ -181,7 +181,9 @@ func (l *lane) report(h *handle, err error) {
 		Attempt:    l.attempt,
 	}
 	span.Index, _ = c.locate(h.unit)
-	if conn := l.link.conn; conn != nil {
+	if h.exchange != nil {
+		span.PID = h.pid
+	} else if conn := l.link.conn; conn != nil {
 		span.PID = conn.PgConn().PID()
 	}
 	c.shared.observing.Lock()

@@ -83,7 +83,8 @@ func TestObserve(t *testing.T) {
 			if got.Index != i || got.Name != want.name || got.Statements != want.statements || got.Rows != want.rows {
 				t.Errorf("%v: span %d: %+v, want %+v", s, i, got, want)
 			}
-			if got.Strategy != s || got.Attempt != 1 || got.Shared != 0 || (got.Err != nil) != (i == 1) || got.PID == 0 {
+			if got.Strategy != s || got.Attempt != 1 || got.Shared != 0 || (got.Err != nil) != (i == 1) ||
+				(got.PID == 0) != (i == 6 && s == fanout.Pipelined) {
 				t.Errorf("%v: span %d: %+v", s, i, got)
 			}
 			if i < 6 && got.Started.Before(got.Queued) || got.Finished.Before(got.Started) || got.Started.IsZero() != (i == 6) {

@@ -56,7 +56,7 @@ func (c *call) executeRetrying() error {
 		c.earlier = append(c.earlier, err)
 		pause(c.parent, c.attempt) // if ctx ends, the next attempt says so
 		c.next, c.connected, c.noConn, c.taken = 0, false, nil, nil
-		c.ctx, c.snapshot, c.restarting = nil, nil, false
+		c.ctx, c.snapshot, c.exchange, c.restarting = nil, nil, nil, false
 	}
 }
 

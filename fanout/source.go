@@ -69,6 +69,9 @@ type shared struct {
 	maxConns  int         // the pool's
 	observing sync.Mutex  // held while Observe runs
 	notCitus  atomic.Bool // a snapshot call has found the server without the extension
+
+	statements statements
+	trip       trip
 }
 
 // New binds a sqlc package's New function to a pool:
@@ -126,7 +129,7 @@ func (s *Source[Q]) check(function string) error {
 		return fmt.Errorf("fanout: Retries is %d; it must be 1 or more, or 0 for none", s.Retries)
 	case s.Strategy < 0 || int(s.Strategy) >= len(strategyNames):
 		return fmt.Errorf("fanout: unknown %v", s.Strategy)
-	case s.Strategy > Serial:
+	case s.Strategy > Pipelined:
 		return notYet("Strategy " + s.Strategy.String())
 	}
 	return nil

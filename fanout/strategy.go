@@ -15,8 +15,8 @@ const (
 	// strategies must equal.
 	Serial
 
-	// Pipelined runs the queries on at most Limit connections, and on each sends their statements in one pipeline. Not
-	// available yet: a call returns an error that matches [errors.ErrUnsupported].
+	// Pipelined runs the queries on at most Limit connections, and on each sends their statements in one pipeline: many
+	// queries cost one round trip.
 	Pipelined
 
 	// Coalesced is Pipelined, and makes one statement of statements that differ only in their arguments. Not available

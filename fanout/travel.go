@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -22,6 +23,9 @@ type connState struct {
 	descriptions map[string]*pgconn.StatementDescription // of statements, prepared unless their name is ""
 	prepared     int                                     // statements ever prepared, for their names
 	stale        []string                                // names of prepared statements to be deallocated
+	fields       map[string][]pgconn.FieldDescription    // of results, by statement, with their formats
+	formats      map[string][]int16                      // of results, by statement, as asked for
+	types        sync.Mutex                              // of the type map, where several goroutines use it
 }
 
 const (
@@ -42,6 +46,8 @@ func stateOf(conn *pgx.Conn) *connState {
 		mode:         config.DefaultQueryExecMode,
 		tracer:       config.Tracer,
 		descriptions: map[string]*pgconn.StatementDescription{},
+		fields:       map[string][]pgconn.FieldDescription{},
+		formats:      map[string][]int16{},
 	}
 	data[connStateKey] = state
 	return state

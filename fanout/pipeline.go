@@ -1,0 +1,977 @@
+package fanout
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A pipeline is a lane of a Pipelined call: one goroutine with one connection, on which statements of several query
+// functions are under way at once. Each is followed by a Sync of its own, which makes it the transaction that it would be
+// if it had been sent alone, and keeps its error from the others.
+type pipeline struct {
+	lane
+	exchange *exchange
+	ctx      context.Context // bounds the wait for the connection
+	wake     chan struct{}   // holds a token after wakeUp
+
+	// Guarded by the exchange's mu.
+	idle     bool       // it waits for something to do
+	own      []*request // of functions that have sent something by this lane
+	again    []*request // to be sent once more, before all others
+	units    int        // whose functions have sent something by this lane and still run
+	owner    *handle    // has the connection to itself
+	used     bool       // somebody had
+	broken   error      // why nothing can be sent any more
+	doomed   bool       // the connection is not to be used again
+	inflight []*request // sent, in this order
+	feeding  *request   // the lane waits for its function to take rows
+	cancel   *cancelling
+
+	// The lane's own.
+	conn     *pgx.Conn // the link's; its type map serves functions that still decode when the lane has ended
+	pid      uint32
+	state    *connState
+	sending  []*request       // being written
+	probed   time.Time        // when an empty round trip was sent ahead, to be measured
+	pipe     *pgconn.Pipeline // nil while the connection is not in pipeline mode
+	builder  pgx.ExtendedQueryBuilder
+	rows     chunk     // of the result that is being read
+	last     time.Time // when the last result had come in
+	spoiled  bool      // an error has aborted the transaction of a snapshot call: what is under way will fail
+	haunted  bool      // a cancel request may yet come to bear on what is under way
+	deadline time.Time // of what follows a cancel request
+	timer    *time.Timer
+}
+
+// cancelling is an attempt to have the server end the statement that is executing.
+type cancelling struct {
+	ended chan struct{} // closed when the statement has
+	done  chan struct{} // closed when no cancel request is under way any more
+}
+
+const (
+	schemasSQL = "select pg_catalog.current_schemas(true)::text"
+
+	// guardSQL fails where names are resolved in other schemas than $1.
+	guardSQL = "select 1 / (pg_catalog.current_schemas(true)::text operator(pg_catalog.=) $1)::int"
+
+	// maxRepeats is how often a statement is sent again that a cancel request for another one has hit.
+	maxRepeats = 10
+)
+
+// run is the goroutine of a lane.
+func (p *pipeline) run() error {
+	c, x := p.call, p.exchange
+	completed := false
+	defer func() {
+		if !completed {
+			p.unwind(recover())
+		}
+	}()
+	if c.borrowed != nil {
+		p.use(c.borrowed, c.borrowedDB)
+	} else if !p.acquire(p.ctx) {
+		x.started(p, false)
+		completed = true
+		return nil
+	}
+	p.conn = p.link.conn
+	p.state, p.pid = stateOf(p.conn), p.conn.PgConn().PID()
+	x.started(p, true)
+	for {
+		batch, more := p.next()
+		if !more {
+			break
+		}
+		p.send(batch)
+		p.receive()
+	}
+	p.leave()
+	completed = true
+	return nil
+}
+
+// unwind ends a lane whose goroutine is unwinding, by a panic in a hook of the pool or a tracer, or by runtime.Goexit.
+func (p *pipeline) unwind(v any) {
+	err := error(errGoexit)
+	if v != nil {
+		err = &PanicError{Value: v, Stack: debug.Stack()}
+	}
+	p.call.fail(err)
+	if p.link != nil {
+		p.link.sever()
+	}
+	if p.state == nil {
+		p.exchange.started(p, false)
+	}
+	p.fail(err)
+	p.leave()
+}
+
+// wakeUp has the lane look for something to do. It is called with mu held.
+func (p *pipeline) wakeUp() {
+	if p.idle {
+		p.idle = false
+		p.wake <- struct{}{}
+	}
+}
+
+// parked reports whether functions wait for the lane.
+func (p *pipeline) parked() bool { return len(p.own) > 0 }
+
+// next returns what to send, which is nothing if there are results to be read first; it waits while there is nothing at
+// all to do. more is false when the lane is not needed any more, or broken.
+func (p *pipeline) next() (batch []*request, more bool) {
+	x := p.exchange
+	for {
+		p.quieten()
+		x.mu.Lock()
+		if p.broken != nil {
+			x.mu.Unlock()
+			return nil, false
+		}
+		if p.owner == nil {
+			if p.used && !p.reusable() {
+				x.mu.Unlock()
+				p.fail(errConnectionLost)
+				return nil, false
+			}
+			p.used = false
+			batch = p.pick()
+			if len(batch) > 0 || len(p.inflight) > 0 {
+				if len(batch) > 0 && batch[0].text == nil {
+					p.grant(batch[0])
+					x.mu.Unlock()
+					continue
+				}
+				x.mu.Unlock()
+				return batch, true
+			}
+			if p.dispensable() {
+				p.broken = errLeft
+				x.remove(p)
+				x.mu.Unlock()
+				return nil, false
+			}
+		}
+		p.idle = true
+		x.mu.Unlock()
+		<-p.wake
+	}
+}
+
+var errLeft = errors.New("fanout: the lane has ended")
+
+// dispensable reports whether the call can do without this lane from now on. The one that exports a call's snapshot stays
+// until the end, because any other may yet have to import. It is called with mu held.
+func (p *pipeline) dispensable() bool {
+	x := p.exchange
+	switch {
+	case p.doomed:
+		return true
+	case len(p.own) > 0 || len(p.again) > 0 || p.units > 0:
+		return false
+	case x.live == 0:
+		return true
+	case len(x.lanes) == 1 || len(x.ready) > 0 || !x.drained:
+		return false
+	case p.transaction == nil:
+		return true
+	}
+	exporter, _ := p.call.snapshot.exportedBy(p.transaction)
+	return !exporter
+}
+
+// pick takes what is to be sent now: no more ahead than pays. It is called with mu held.
+//
+// What is under way on a lane must last a round trip, or the server waits for it (the bandwidth-delay product); laneWork
+// on top of that spares system calls. Any more would only make statements wait here that another lane could run; so would
+// more than this lane's share of what is ready. As long as little is known of a statement, it may turn out to be slow:
+// nothing is sent behind one of the same text, and at most one statement behind another.
+func (p *pipeline) pick() []*request {
+	x := p.exchange
+	if p.doomed {
+		return nil
+	}
+	under := len(p.inflight)
+	if under == 0 && x.busy > 0 && len(p.again) == 0 || under > 0 && (p.spoiled || p.haunted || x.call.ctx.Err() != nil) {
+		return nil
+	}
+	var load time.Duration
+	for _, r := range p.inflight {
+		load += r.cost
+	}
+	trip := x.call.shared.trip.time()
+	if under > 0 && load > trip+laneWork/2 {
+		return nil
+	}
+	share := x.share()
+	var batch []*request
+	var taken time.Duration
+	for {
+		from := &p.again
+		if len(*from) == 0 {
+			from = &p.own
+		}
+		if len(*from) == 0 {
+			from = &x.ready
+		}
+		if len(*from) == 0 {
+			break
+		}
+		r := (*from)[0]
+		alone := r.text == nil || !canTravel(p.conn, r.args)
+		if alone && (under > 0 || len(batch) > 0) {
+			break
+		}
+		if n := under + len(batch); n > 0 && (load >= trip+laneWork || taken >= share || n >= aheadPerLane || int64(n) >= 2+r.counted/4 ||
+			r.counted == 0 && p.underWay(r.text, batch) || p.toBeDescribed(r.text, batch)) {
+			break
+		}
+		*from = (*from)[1:]
+		if from == &x.ready {
+			x.unready(r)
+		}
+		if r.abandoned {
+			r.answered = true
+			continue
+		}
+		p.bind(r)
+		batch = append(batch, r)
+		load += r.cost
+		taken += r.cost
+		if alone {
+			r.text = nil
+			break
+		}
+	}
+	if len(x.ready) == 0 && x.stop != nil {
+		x.stop(errNotNeeded) // lanes that have no connection yet are not needed
+	}
+	x.summon()
+	return batch
+}
+
+// underWay reports whether a statement of that text is under way, or in batch.
+func (p *pipeline) underWay(t *text, batch []*request) bool {
+	same := func(r *request) bool { return r.text == t }
+	return slices.ContainsFunc(p.inflight, same) || slices.ContainsFunc(batch, same)
+}
+
+// toBeDescribed reports whether a statement of that text must wait for another one to be described on this connection.
+func (p *pipeline) toBeDescribed(t *text, batch []*request) bool {
+	return p.state.mode != pgx.QueryExecModeExec && p.state.descriptions[t.sql] == nil &&
+		(t.description.Load() == nil || p.call.tx != nil) && p.underWay(t, batch)
+}
+
+// bind makes the lane r's function's, so that its later requests go by it as well.
+func (p *pipeline) bind(r *request) {
+	if r.handle.pipeline != p {
+		r.handle.pipeline = p
+		r.binds = true
+		p.units++
+	}
+}
+
+// grant gives the connection to one function until it is given back.
+func (p *pipeline) grant(r *request) {
+	p.owner = r.handle
+	r.handle.link, r.handle.db = p.link, p.db
+	r.answered, r.granted = true, true
+	if r.abandoned {
+		p.owner = nil
+		return
+	}
+	p.exchange.answer(r)
+}
+
+// fail ends the lane: what is under way gets err, and what has not been sent can go by another lane if its function has
+// sent nothing yet.
+func (p *pipeline) fail(err error) {
+	x := p.exchange
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if p.broken != nil {
+		return
+	}
+	p.broken = err
+	x.remove(p)
+	for _, r := range p.inflight {
+		r.answered, r.err = true, err
+		p.trace(r)
+		x.answer(r)
+	}
+	for _, r := range append(p.again, p.own...) {
+		r.answered, r.err = true, err
+		x.answer(r)
+	}
+	p.inflight, p.again, p.own = nil, nil, nil
+}
+
+// lost is fail for a connection that is gone. If the server has ended it in so many words, while it executed the first of
+// what was under way, it has not begun with the others: they can go by another lane.
+func (p *pipeline) lost(err error) {
+	p.unprologue(err)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && (pgErr.SeverityUnlocalized == "FATAL" || pgErr.SeverityUnlocalized == "PANIC") {
+		p.handBack()
+	}
+	if p.pipe != nil {
+		_ = p.pipe.Close()
+		p.pipe = nil
+	}
+	p.stopCancelling()
+	p.link.sever()
+	p.fail(fmt.Errorf("%w: %w", errConnectionLost, err))
+}
+
+// handBack makes the requests ready again that are under way behind the first one, where their functions have sent nothing
+// else.
+func (p *pipeline) handBack() {
+	x := p.exchange
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var kept []*request
+	for i, r := range p.inflight {
+		if i == 0 || !r.binds || r.abandoned || r.streamed {
+			kept = append(kept, r)
+			continue
+		}
+		r.handle.pipeline = nil
+		p.units--
+		x.offer(r)
+	}
+	p.inflight = kept
+}
+
+// unprologue settles the prologues that are under way.
+func (p *pipeline) unprologue(err error) {
+	for _, r := range p.inflight {
+		if ahead := r.prologue; ahead != nil && ahead.settle != nil {
+			_ = ahead.settle(nil, err)
+			ahead.settle = nil
+		}
+	}
+}
+
+// quieten leaves pipeline mode when nothing is under way, where others are to use the connection or a round trip is due.
+func (p *pipeline) quieten() {
+	if len(p.inflight) > 0 || p.link == nil {
+		return
+	}
+	if p.haunted {
+		p.ordinary()
+		p.link.absorb(p.deadline)
+		p.haunted = false
+		if p.link.closed() {
+			p.fail(fmt.Errorf("%w", errConnectionLost))
+		}
+	}
+	p.spoiled = false
+	p.ordinary()
+}
+
+// ordinary leaves pipeline mode.
+func (p *pipeline) ordinary() {
+	if p.pipe != nil {
+		_ = p.pipe.Close()
+		p.pipe = nil
+	}
+}
+
+// leave gives the connection back.
+func (p *pipeline) leave() {
+	p.ordinary()
+	if p.link != nil {
+		if p.doomed && p.call.borrowed == nil {
+			p.link.destroy()
+		}
+		p.release()
+	}
+	p.exchange.left(p)
+}
+
+// send sends the batch in one go. What cannot be sent is answered at once.
+func (p *pipeline) send(batch []*request) {
+	if len(batch) == 0 {
+		return
+	}
+	x := p.exchange
+	var ahead *prologue
+	if p.transaction != nil && len(p.inflight) == 0 {
+		var err error
+		if ahead, err = p.transaction.prologue(); err != nil {
+			for _, r := range batch {
+				p.answer(r, err)
+			}
+			return
+		}
+	}
+	if p.pipe == nil {
+		p.pipe = p.conn.PgConn().StartPipeline(context.Background())
+	}
+	now := time.Now()
+	if len(p.inflight) == 0 && p.call.shared.trip.due() {
+		p.pipe.SendPipelineSync()
+		p.probed = now
+	}
+	p.sending = p.sending[:0]
+	for _, r := range batch {
+		if err := p.write(r, ahead); err != nil {
+			p.answer(r, err)
+			continue
+		}
+		ahead = nil
+		r.sentAt = now
+		p.sending = append(p.sending, r)
+	}
+	if ahead != nil && ahead.settle != nil {
+		_ = ahead.settle(nil, errNotSent)
+	}
+	x.mu.Lock()
+	for _, r := range p.sending {
+		r.sent = true
+	}
+	p.inflight = append(p.inflight, p.sending...)
+	x.mu.Unlock()
+	if len(p.sending) == 0 && p.probed.IsZero() {
+		return
+	}
+	if err := p.pipe.Flush(); err != nil {
+		p.lost(err)
+	}
+}
+
+// write puts one request's messages into the connection's buffer: what has to precede it, itself and a Sync.
+func (p *pipeline) write(r *request, ahead *prologue) (err error) {
+	defer func() {
+		if v := recover(); v != nil { // of an argument's encoder
+			r.panicked = &PanicError{Value: v, Stack: debug.Stack()}
+			err = errors.New("fanout: an argument's encoder panicked")
+		}
+	}()
+	s := p.state
+	p.startTrace(r)
+	var description *pgconn.StatementDescription
+	var guard string
+	r.described, r.guarded, r.preparing, r.follows, r.held = false, false, "", nil, 0
+	if s.mode != pgx.QueryExecModeExec {
+		description = s.descriptions[r.sql]
+		if description == nil {
+			known := r.text.description.Load()
+			switch {
+			case known == nil || r.distrust || p.call.tx != nil:
+				r.described = true
+			default:
+				guard, r.guarded = known.schemas, true
+				description = &pgconn.StatementDescription{SQL: r.sql, ParamOIDs: known.params, Fields: known.fields}
+			}
+		} else {
+			r.follows = p.preparing(r.sql)
+			if known := r.text.description.Load(); r.follows != nil && description.Name == "" && known != nil {
+				guard, r.guarded = known.schemas, true
+			}
+		}
+	}
+	if !r.described {
+		p.state.types.Lock()
+		err := build(&p.builder, p.conn, description, r.args)
+		p.state.types.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	// pgconn needs the formats until the result is read, the builder only until the next statement.
+	formats := p.kept(r.sql, p.builder.ResultFormats)
+	r.description = description
+	r.prologue = ahead
+	r.plain = ahead == nil && !r.described && !r.guarded
+	r.stale = len(s.stale)
+	for _, name := range s.stale {
+		p.pipe.SendDeallocate(name)
+	}
+	s.stale = nil
+	if ahead != nil {
+		for _, sql := range ahead.statements {
+			p.pipe.SendQueryParams(sql, nil, nil, nil, nil)
+		}
+		p.pipe.SendFlushRequest() // as in travel
+	}
+	if r.described || r.guarded {
+		if s.mode == pgx.QueryExecModeCacheStatement && len(s.descriptions) < maxDescriptions {
+			s.prepared++
+			r.preparing = "fanout_" + strconv.Itoa(s.prepared)
+		}
+	}
+	b := &p.builder
+	switch {
+	case r.described:
+		p.pipe.SendQueryParams(schemasSQL, nil, nil, nil, nil)
+		p.pipe.SendPrepare(r.preparing, r.sql, nil)
+	case description == nil:
+		p.pipe.SendQueryParams(r.sql, b.ParamValues, nil, b.ParamFormats, formats)
+	case r.guarded:
+		p.pipe.SendQueryParams(guardSQL, [][]byte{[]byte(guard)}, nil, nil, nil)
+		if r.preparing == "" {
+			p.pipe.SendQueryParams(r.sql, b.ParamValues, description.ParamOIDs, b.ParamFormats, formats)
+			break
+		}
+		p.pipe.SendPrepare(r.preparing, r.sql, description.ParamOIDs)
+		p.pipe.SendQueryPrepared(r.preparing, b.ParamValues, b.ParamFormats, formats)
+	case description.Name == "":
+		p.pipe.SendQueryParams(r.sql, b.ParamValues, description.ParamOIDs, b.ParamFormats, formats)
+	case ahead != nil || r.stale > 0 || r.follows != nil:
+		// Not SendQueryStatement, which leaves a description in pgconn's queue if what precedes it fails.
+		p.pipe.SendQueryPrepared(description.Name, b.ParamValues, b.ParamFormats, formats)
+	default:
+		p.pipe.SendQueryStatement(description, b.ParamValues, b.ParamFormats, formats)
+	}
+	if r.guarded {
+		description.Name = r.preparing
+		if len(s.descriptions) < maxDescriptions {
+			s.descriptions[r.sql] = description // as it will be, if the guard does not object
+		}
+	}
+	p.pipe.SendPipelineSync()
+	return nil
+}
+
+// preparing is the request under way that prepares sql; nil if there is none.
+func (p *pipeline) preparing(sql string) *request {
+	for _, sent := range [][]*request{p.inflight, p.sending} {
+		for _, r := range sent {
+			if r.guarded && r.sql == sql {
+				return r
+			}
+		}
+	}
+	return nil
+}
+
+// receive reads the result of the statement that is executing.
+func (p *pipeline) receive() {
+	x := p.exchange
+	x.mu.Lock()
+	if len(p.inflight) == 0 {
+		x.mu.Unlock()
+		return
+	}
+	r := p.inflight[0]
+	if r.abandoned {
+		p.interrupt(r)
+	}
+	x.mu.Unlock()
+
+	p.rows.reset()
+	err, lost := p.read(r)
+	now := time.Now()
+	if lost {
+		p.lost(err)
+		return
+	}
+	var refused *prologueError
+	if errors.As(err, &refused) {
+		p.refuse(refused)
+		return
+	}
+	if p.stopCancelling() {
+		p.haunted = true
+	}
+	p.learn(r, err, now)
+	p.last = now
+	repeat := p.repeat(r, err)
+	x.mu.Lock()
+	p.inflight = p.inflight[1:]
+	if repeat && !r.abandoned {
+		p.again = append(p.again, r)
+		x.mu.Unlock()
+		return
+	}
+	x.mu.Unlock()
+	p.answer(r, err)
+}
+
+// refuse ends a lane whose transaction could not begin, or be brought back.
+func (p *pipeline) refuse(e *prologueError) {
+	for i, r := range p.inflight {
+		if i == 0 {
+			continue // read already
+		}
+		if err, lost := p.read(r); lost {
+			e.err = cmp.Or(e.err, err)
+			break
+		}
+	}
+	p.stopCancelling()
+	p.ordinary()
+	if e.prologue.settle != nil {
+		// It may have to ask the server: the connection is free for that now.
+		e.err = e.prologue.settle(nil, e.err)
+	}
+	p.fail(e.err)
+}
+
+// answer tells r's function how it went.
+func (p *pipeline) answer(r *request, err error) {
+	x := p.exchange
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r.answered = true
+	if !r.abandoned {
+		r.err = err
+		if p.rows.rows > 0 && r.sent {
+			r.chunks = append(r.chunks, p.rows.exact())
+		}
+	}
+	p.rows.reset()
+	p.trace(r)
+	x.answer(r)
+}
+
+// errDesync cannot be: it would be a mistake in the package.
+var errDesync = errors.New("fanout: results out of step with requests")
+
+// A prologueError is the failure of what precedes a statement: then nothing that follows on the connection counts.
+type prologueError struct {
+	prologue *prologue
+	err      error
+}
+
+func (e *prologueError) Error() string { return e.err.Error() }
+func (e *prologueError) Unwrap() error { return e.err }
+
+// read reads what the server says to r, up to its Sync. lost says that err is the end of the connection.
+func (p *pipeline) read(r *request) (err error, lost bool) {
+	if !p.probed.IsZero() {
+		if _, err := next[*pgconn.PipelineSync](p.pipe); err != nil {
+			return err, !isServerError(err) || p.conn.IsClosed()
+		}
+		p.call.shared.trip.observe(time.Since(p.probed))
+		p.probed = time.Time{}
+	}
+	err = p.readGroup(r)
+	for {
+		if err != nil && !isServerError(err) && p.conn.IsClosed() {
+			return err, true
+		}
+		results, syncErr := p.pipe.GetResults()
+		switch results.(type) {
+		case *pgconn.PipelineSync:
+			return err, false
+		case nil:
+			if syncErr == nil {
+				return cmp.Or(err, error(errDesync)), true
+			}
+			if !isServerError(syncErr) {
+				return cmp.Or(err, syncErr), true
+			}
+			// A constraint that is checked at the end, or more words of a server that ends the connection.
+			err = cmp.Or(err, syncErr)
+		}
+	}
+}
+
+func isServerError(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr)
+}
+
+// readGroup reads r's results, in the order in which write has asked for them.
+func (p *pipeline) readGroup(r *request) error {
+	for range r.stale {
+		if _, err := next[*pgconn.CloseComplete](p.pipe); err != nil {
+			return err
+		}
+	}
+	if r.prologue != nil {
+		ahead := r.prologue
+		rows := make([][]string, len(ahead.statements))
+		var err error
+		for i := range rows {
+			if rows[i], err = p.firstRow(); err != nil {
+				break
+			}
+		}
+		if err == nil && ahead.settle != nil {
+			err = ahead.settle(rows, nil)
+			ahead.settle = nil
+		}
+		if err != nil {
+			return &prologueError{ahead, err}
+		}
+	}
+	if r.guarded || r.described {
+		row, err := p.firstRow()
+		if err != nil {
+			return err
+		}
+		if r.described {
+			r.schemas = row[0]
+		}
+	}
+	if r.described || r.preparing != "" {
+		description, err := next[*pgconn.StatementDescription](p.pipe)
+		if err != nil {
+			return err
+		}
+		r.guarded = false // what fails from here on is the statement itself
+		if r.described {
+			description.Name, description.SQL = r.preparing, r.sql
+			r.description = description
+			return nil
+		}
+	}
+	reader, err := next[*pgconn.ResultReader](p.pipe)
+	if err != nil {
+		return err
+	}
+	return p.readRows(r, reader)
+}
+
+// firstRow reads a result to the end and returns the values of its first row.
+func (p *pipeline) firstRow() (row []string, err error) {
+	reader, err := next[*pgconn.ResultReader](p.pipe)
+	if err != nil {
+		return nil, err
+	}
+	for reader.NextRow() {
+		if row == nil {
+			row = texts(reader.Values())
+		}
+	}
+	_, err = reader.Close()
+	return row, err
+}
+
+// readRows reads the rows of r's statement. A long result is handed over piece by piece.
+func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) error {
+	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
+	for reader.NextRow() {
+		p.rows.add(reader.Values())
+		if len(p.rows.data)+4*len(p.rows.lengths) >= chunkSize {
+			p.hand(r)
+		}
+	}
+	tag, err := reader.Close()
+	r.tag = tag
+	return err
+}
+
+// kept is a copy of formats that stays as it is. They are mostly those of the execution before.
+func (p *pipeline) kept(sql string, formats []int16) []int16 {
+	if kept := p.state.formats[sql]; slices.Equal(kept, formats) {
+		return kept
+	}
+	kept := slices.Clone(formats)
+	if len(p.state.formats) < maxDescriptions {
+		p.state.formats[sql] = kept
+	}
+	return kept
+}
+
+// fieldsOf keeps the descriptions of r's columns beyond the next result. They are mostly those of the execution before.
+func (p *pipeline) fieldsOf(r *request, fields []pgconn.FieldDescription) []pgconn.FieldDescription {
+	same := func(a, b pgconn.FieldDescription) bool { return a == b }
+	if kept := p.state.fields[r.sql]; slices.EqualFunc(kept, fields, same) {
+		return kept
+	}
+	kept := slices.Clone(fields)
+	if len(p.state.fields) < maxDescriptions {
+		p.state.fields[r.sql] = kept
+	}
+	return kept
+}
+
+// hand hands the rows read so far to r's function, and waits until it has taken those before: a function that is slower
+// than the server does not pile up rows in memory. But others that have sent something behind r do not wait for it longer
+// than gatherWait; then its rows do pile up.
+func (p *pipeline) hand(r *request) {
+	x := p.exchange
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r.streamed = true
+	if r.abandoned {
+		p.rows.reset()
+		return
+	}
+	full := p.rows
+	p.rows = chunk{data: make([]byte, 0, chunkSize+chunkSize/4), lengths: make([]int32, 0, len(full.lengths))}
+	r.chunks = append(r.chunks, &full)
+	x.answer(r)
+	began := time.Now()
+	defer func() { r.held += time.Since(began) }()
+	for len(r.chunks) > 1 && !r.abandoned && !r.unbounded {
+		p.feeding, p.idle = r, true
+		others := len(p.inflight) > 1 || len(p.own) > 0
+		x.mu.Unlock()
+		var patience <-chan time.Time
+		if others {
+			if p.timer == nil {
+				p.timer = time.NewTimer(gatherWait)
+			} else {
+				p.timer.Reset(gatherWait)
+			}
+			patience = p.timer.C
+		}
+		select {
+		case <-p.wake:
+		case <-patience:
+			x.mu.Lock()
+			r.unbounded = true
+			x.mu.Unlock()
+		case <-p.call.ctx.Done():
+			x.mu.Lock()
+			if !r.abandoned {
+				r.abandoned, r.chunks = true, nil
+				r.err = cancelled(p.call.ctx, true)
+				p.interrupt(r)
+			}
+			x.mu.Unlock()
+		}
+		x.mu.Lock()
+		p.feeding = nil
+		if !p.idle {
+			select {
+			case <-p.wake:
+			default:
+			}
+		}
+		p.idle = false
+	}
+}
+
+// learn keeps what the result tells of the statement, and of the way to the server.
+func (p *pipeline) learn(r *request, err error, now time.Time) {
+	x := p.exchange
+	p.forget(r, err)
+	if err != nil {
+		if p.transaction != nil {
+			p.spoiled = true
+		}
+		return
+	}
+	if r.described {
+		s := p.state
+		if len(s.descriptions) < maxDescriptions {
+			s.descriptions[r.sql] = r.description
+		}
+		r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas})
+		return
+	}
+	if !r.plain || r.unbounded {
+		return
+	}
+	took := now.Sub(r.sentAt) - x.call.shared.trip.time()
+	if p.last.After(r.sentAt) { // others were under way before it
+		took = min(took, now.Sub(p.last))
+	}
+	r.text.observe(max(0, took-r.held))
+}
+
+// forget drops descriptions that err shows to be out of date, as traveller.forget does, or unfit for this connection.
+func (p *pipeline) forget(r *request, err error) {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return
+	}
+	s := p.state
+	if r.guarded {
+		if s.descriptions[r.sql] == r.description {
+			delete(s.descriptions, r.sql)
+		}
+		return
+	}
+	switch pgErr.Code {
+	case "0A000", "08P01", "26000":
+		if d := s.descriptions[r.sql]; d != nil {
+			if d.Name != "" && pgErr.Code != "26000" {
+				s.stale = append(s.stale, d.Name)
+			}
+			delete(s.descriptions, r.sql)
+		}
+		r.text.description.Store(nil)
+	}
+}
+
+// repeat reports whether r is to be sent again: to be run, now that it is described; because another connection's
+// description did not fit; or because what has failed was not it. None of these has been executed, or the server has
+// undone it.
+func (p *pipeline) repeat(r *request, err error) bool {
+	if err == nil {
+		return r.described
+	}
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return false
+	}
+	switch {
+	case r.guarded:
+		r.distrust = true
+		return true
+	case r.follows != nil && r.follows.distrust && pgErr.Code == "26000":
+		return true
+	case p.transaction != nil && pgErr.Code == "25P02":
+		return true
+	case p.haunted && pgErr.Code == "57014" && p.call.tx == nil && r.repeats < maxRepeats && !r.streamed:
+		r.repeats++
+		return true
+	}
+	return false
+}
+
+// interrupt has the server end r's statement, which nobody wants any more, once it is executing: now, or when its turn
+// comes. It is called with mu held.
+func (p *pipeline) interrupt(r *request) {
+	if len(p.inflight) == 0 || p.inflight[0] != r || p.cancel != nil {
+		return
+	}
+	c := &cancelling{ended: make(chan struct{}), done: make(chan struct{})}
+	p.cancel = c
+	p.deadline = time.Now().Add(cancelGrace)
+	deadline := p.deadline
+	go func() {
+		defer close(c.done)
+		p.link.cancel(c.ended, deadline)
+	}()
+}
+
+// stopCancelling is called when the statement that was executing has ended. It reports whether its end was being
+// hastened: then a cancel request may come to bear only now, on what is executing next.
+func (p *pipeline) stopCancelling() bool {
+	x := p.exchange
+	x.mu.Lock()
+	c := p.cancel
+	p.cancel = nil
+	x.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	close(c.ended)
+	<-c.done
+	return true
+}
+
+func (p *pipeline) startTrace(r *request) {
+	if p.state.tracer == nil || r.traced {
+		return
+	}
+	r.traced = true
+	r.traceCtx = p.state.tracer.TraceQueryStart(r.ctx, p.conn, pgx.TraceQueryStartData{SQL: r.sql, Args: r.args})
+}
+
+// trace tells pgx's tracer that r has ended.
+func (p *pipeline) trace(r *request) {
+	if r.traced {
+		r.traced = false
+		p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
+	}
+}

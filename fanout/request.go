@@ -1,0 +1,160 @@
+package fanout
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A request is what a query function of a Pipelined call waits for: a statement to be sent and its result, or a lane for
+// itself. Its fields are guarded by the exchange's mu, but for those that belong to one party: what is asked for does not
+// change, and the lane alone touches what it notes for itself.
+type request struct {
+	handle *handle
+	ctx    context.Context // for tracers, and for the arguments' encoders
+
+	// What is asked for: a statement, or with text nil a lane.
+	text *text
+	sql  string
+	args []any
+
+	abandoned bool      // nobody waits for it any more
+	answered  bool      // there will be nothing more
+	granted   bool      // answered by a lane
+	waiting   bool      // the function waits, for the answer or for more rows
+	chunks    []*chunk  // rows that have come in
+	sent      bool      // something of it may have reached the server
+	sentAt    time.Time // for the last time
+	err       error     // the answer, with fields and tag
+	panicked  any       // instead: an argument's encoder has panicked
+	fields    []pgconn.FieldDescription
+	tag       pgconn.CommandTag
+
+	// The lane's own notes.
+	binds       bool          // it is the first of its function
+	cost        time.Duration // expected
+	counted     int64         // executions by which that is known
+	plain       bool          // nothing travels in front of it: what it takes tells what it costs
+	held        time.Duration // waiting for its function to take rows
+	described   bool          // sent to be described, not to be run
+	schemas     string        // in which names were resolved then
+	follows     *request      // under way before it, to prepare its statement
+	prologue    *prologue     // that travels in front of it
+	guarded     bool          // it relies on another connection's description, if the schemas are the same
+	distrust    bool          // it must be described on this connection first
+	preparing   string        // the name under which it is being prepared
+	description *pgconn.StatementDescription
+	stale       int // names deallocated in front of it
+	repeats     int // executions that a cancel request for another statement has ended
+	traced      bool
+	traceCtx    context.Context
+	streamed    bool // its rows were handed over before the end
+	unbounded   bool // its rows may pile up
+}
+
+// A chunk is a part of a result: rows one after the other. It is in one piece of memory, however many values it has.
+type chunk struct {
+	rows    int
+	data    []byte
+	lengths []int32 // of the values; -1 for NULL
+}
+
+// chunkSize is how much of a result is collected before the function gets it. A smaller result comes in one piece.
+const chunkSize = 64 << 10
+
+func (c *chunk) add(values [][]byte) {
+	c.rows++
+	for _, v := range values {
+		if v == nil {
+			c.lengths = append(c.lengths, -1)
+			continue
+		}
+		c.lengths = append(c.lengths, int32(len(v)))
+		c.data = append(c.data, v...)
+	}
+}
+
+// exact is a copy without spare memory.
+func (c *chunk) exact() *chunk {
+	return &chunk{c.rows, append([]byte(nil), c.data...), append([]int32(nil), c.lengths...)}
+}
+
+func (c *chunk) reset() { c.rows, c.data, c.lengths = 0, c.data[:0], c.lengths[:0] }
+
+// errUnsent marks an error before anything of a statement was sent, as pgx marks its own.
+type errUnsent struct{ error }
+
+func (errUnsent) SafeToRetry() bool { return true }
+func (e errUnsent) Unwrap() error   { return e.error }
+
+// ask hands a request to the exchange and waits for the answer, or the first rows.
+func (h *handle) ask(r *request) error {
+	if err := h.exchange.park(r); err != nil {
+		r.answered, r.err = true, err
+		return err
+	}
+	return h.await(r)
+}
+
+// nextChunk returns more rows of r; nil, and how it ended, when there are no more.
+func (h *handle) nextChunk(r *request) (*chunk, error) {
+	x := h.exchange
+	for {
+		x.mu.Lock()
+		switch {
+		case r.abandoned:
+			x.mu.Unlock()
+			return nil, r.err
+		case len(r.chunks) > 0:
+			c := r.chunks[0]
+			r.chunks = r.chunks[1:]
+			if h.pipeline.feeding == r {
+				h.pipeline.wakeUp()
+			}
+			x.mu.Unlock()
+			return c, nil
+		case r.answered:
+			x.mu.Unlock()
+			return nil, r.err
+		}
+		x.wait(r)
+		x.mu.Unlock()
+		_ = h.await(r)
+	}
+}
+
+// await waits until the request is answered or has rows. When ctx ends, or the call's, the function goes on at once, and
+// what becomes of the statement is the lane's business.
+func (h *handle) await(r *request) error {
+	var ended context.Context
+	select {
+	case <-h.wake:
+	case <-r.ctx.Done():
+		ended = r.ctx
+	case <-h.ctx.Done():
+		ended = &h.ctx
+	}
+	if ended != nil && h.exchange.abandon(r) {
+		return r.err
+	}
+	x := h.exchange
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if r.panicked != nil {
+		panic(r.panicked)
+	}
+	if r.answered && len(r.chunks) == 0 {
+		return r.err
+	}
+	return nil
+}
+
+// cancelled is the error of a statement whose ctx has ended.
+func cancelled(ctx context.Context, sent bool) error {
+	if !sent {
+		return errUnsent{fmt.Errorf("fanout: the statement was not sent: %w", ctx.Err())}
+	}
+	return fmt.Errorf("fanout: the statement was cancelled: %w", ctx.Err())
+}

@@ -1,0 +1,252 @@
+package fanout
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A runner is one goroutine of a Pipelined call in which query functions run, one after the other. It has no connection:
+// what the functions ask for goes by way of the exchange.
+type runner struct {
+	lane     // what settles and reports units; its link is that of a function which has a connection to itself
+	exchange *exchange
+
+	// Guarded by the exchange's mu.
+	parked bool // its function waits
+	epoch  int  // in which it is counted among the busy
+}
+
+// run is the goroutine of a runner. It returns nil: failures are reported when they happen, by call.fail.
+func (w *runner) run() error {
+	completed := false
+	defer func() {
+		if !completed {
+			w.interrupted(recover())
+		}
+		w.exchange.leave(w)
+	}()
+	for {
+		i, ok := w.call.take(&w.lane)
+		if !ok {
+			break
+		}
+		w.runUnit(i)
+	}
+	completed = true
+	return nil
+}
+
+// runUnit runs the function of unit i and settles what comes of it; once more if it may.
+func (w *runner) runUnit(i int) {
+	c := w.call
+	for w.attempt = c.attempt; ; w.attempt++ {
+		h := newHandle(&w.lane, i)
+		h.exchange, h.runner, h.wake = w.exchange, w, make(chan struct{}, 1)
+		w.now = h
+		err := c.run(&h.ctx, i, h)
+		again := w.end(h, err)
+		if !again {
+			break
+		}
+		name, earlier := h.name, w.earlier
+		w.now = nil
+		if !pause(c.ctx, w.attempt) {
+			c.failUnit(i, name, afterEarlier(earlier[len(earlier)-1], earlier[:len(earlier)-1]))
+			break
+		}
+	}
+	w.earlier = nil
+}
+
+// end settles the unit whose function has returned err, and takes leave of its lane.
+func (w *runner) end(h *handle, err error) (again bool) {
+	x := w.exchange
+	h.mu.Lock()
+	alone := h.alone
+	h.keeps = h.keeps || alone // until it is settled
+	h.mu.Unlock()
+	x.mu.Lock()
+	p := h.pipeline
+	x.mu.Unlock()
+	// The connection can be looked at only by who has it to himself. Otherwise it tells no more than its process id.
+	w.link, w.transaction = &link{}, nil
+	if p != nil {
+		h.pid = p.pid
+	}
+	if alone {
+		w.link, w.transaction = p.link, p.transaction
+	}
+	again = w.settle(err)
+	h.mu.Lock()
+	if h.alone {
+		h.giveBack()
+	}
+	h.mu.Unlock()
+	w.link, w.transaction = nil, nil
+	if p != nil {
+		x.mu.Lock()
+		p.units--
+		p.wakeUp()
+		x.mu.Unlock()
+	}
+	return again
+}
+
+// interrupted ends a runner whose goroutine is unwinding, by a panic with value v or, with v nil, by runtime.Goexit.
+func (w *runner) interrupted(v any) {
+	c, h := w.call, w.now
+	if v == nil {
+		if h == nil {
+			c.fail(errGoexit) // in Observe
+			return
+		}
+		_ = w.end(h, errGoexit)
+		w.exchange.replace()
+		return
+	}
+	p, ok := v.(*PanicError)
+	if !ok {
+		p = &PanicError{Value: v, Stack: debug.Stack()}
+	}
+	if h != nil {
+		w.exchange.doom(h)
+	}
+	c.fail(p)
+	if h != nil {
+		if abandoned, _ := h.finish(); abandoned != nil {
+			<-abandoned
+		}
+		h.mu.Lock()
+		if h.alone {
+			h.giveBack()
+		}
+		h.mu.Unlock()
+	}
+}
+
+// replace starts another runner in place of one that is lost.
+func (x *exchange) replace() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.live++
+	x.busy++
+	w := &runner{exchange: x, lane: lane{call: x.call}, epoch: x.epoch}
+	x.call.group.Go(w.run)
+}
+
+// doom has the lane of h, whose function has panicked, destroy its connection: who knows in what state it is.
+func (x *exchange) doom(h *handle) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if p := h.pipeline; p != nil {
+		p.doomed = true
+		p.units--
+		p.wakeUp()
+	}
+}
+
+// submit asks for a statement of h's function. Mostly it is sent with those of others, and rows are its result. Otherwise
+// rows is nil, the connection is the function's, and the statement is to be sent with the ctx that submit returns.
+func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) (_ context.Context, rows *bufferedRows, err error) {
+	if h.exchange == nil {
+		ctx, err = h.begin(ctx, statementName(sql), 1)
+		return ctx, nil, err
+	}
+	t := h.call.shared.statements.get(sql)
+	if !h.shares(t, args, exec) {
+		ctx, err = h.begin(ctx, t.name, 1)
+		return ctx, nil, err
+	}
+	if err := h.start(ctx, t.name); err != nil {
+		return nil, nil, err
+	}
+	r := &request{handle: h, ctx: ctx, text: t, sql: sql, args: args}
+	underWay := false
+	defer func() {
+		if !underWay {
+			err = h.end(err)
+		}
+	}()
+	err = h.ask(r)
+	if h.call.observe != nil && h.started.IsZero() {
+		h.started = r.sentAt
+	}
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case r.granted:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.alone, underWay = true, true
+		return h.supervise(ctx), nil, nil
+	}
+	p := h.pipeline
+	underWay = true
+	return ctx, &bufferedRows{request: r, conn: p.conn, types: &p.state.types, fields: r.fields}, nil
+}
+
+// shares reports whether a statement can travel with those of other functions. It cannot if it may change the session or
+// have a transaction of its own, which its function then has until it returns; if pgx's options are among the arguments;
+// and if it may be several statements in one.
+func (h *handle) shares(t *text, args []any, exec bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t.utility && h.state == idle {
+		h.keeps = true
+	}
+	switch {
+	case h.keeps, t.sql == "":
+		return false
+	case len(args) == 0:
+		return !exec || !strings.Contains(strings.TrimRight(t.sql, "; \t\r\n"), ";")
+	}
+	switch args[0].(type) {
+	case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID, pgx.QueryRewriter:
+		return false
+	}
+	return true
+}
+
+// start is begin for a statement that is sent with those of others.
+func (h *handle) start(ctx context.Context, name string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.refusal(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("fanout: the statement was not sent: %w", err)
+	}
+	h.state = running
+	h.name = name
+	h.statements++
+	return nil
+}
+
+// reserve gets the function of a Pipelined call a connection to itself. It is called with mu held, which is let go of
+// meanwhile: the state says that the handle is in use.
+func (h *handle) reserve(ctx context.Context) error {
+	if h.exchange == nil || h.alone {
+		return nil
+	}
+	h.mu.Unlock()
+	err := h.ask(&request{handle: h, ctx: ctx})
+	h.mu.Lock()
+	h.alone = err == nil
+	return err
+}
+
+// giveBack ends what reserve began. It is called with mu held.
+func (h *handle) giveBack() {
+	h.alone, h.keeps = false, false
+	x := h.exchange
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	h.pipeline.owner = nil
+	h.pipeline.used = true
+	h.pipeline.wakeUp()
+}

@@ -1,0 +1,158 @@
+package fanout
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A text is what a Source knows of one statement text, from all calls on whatever connection: how long the server takes
+// for it, and its description, which spares a connection that has not seen it a round trip.
+type text struct {
+	sql     string
+	name    string
+	utility bool // it is not a query: it may change the session, or have a transaction of its own
+
+	cost  atomic.Uint64 // float64 bits: nanoseconds of the server, a moving average
+	count atomic.Int64  // executions in cost
+
+	description atomic.Pointer[sourceDescription]
+}
+
+// A sourceDescription is what one connection has learned of a text. Another one may rely on it if it resolves names in the
+// same schemas.
+type sourceDescription struct {
+	params  []uint32
+	fields  []pgconn.FieldDescription
+	schemas string
+}
+
+const (
+	// maxTexts is how many statement texts a Source remembers. Any more are new each time.
+	maxTexts = 4096
+
+	// costWeight is that of the newest execution in a text's moving average.
+	costWeight = 1.0 / 16
+)
+
+// statements are the texts that a Source has seen.
+type statements struct {
+	mu    sync.RWMutex
+	known map[string]*text
+}
+
+// get returns what is known of sql.
+func (t *statements) get(sql string) *text {
+	t.mu.RLock()
+	found := t.known[sql]
+	t.mu.RUnlock()
+	if found != nil {
+		return found
+	}
+	found = &text{sql: sql, name: statementName(sql), utility: !isQuery(sql)}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if other := t.known[sql]; other != nil {
+		return other
+	}
+	if len(t.known) < maxTexts {
+		if t.known == nil {
+			t.known = map[string]*text{}
+		}
+		t.known[sql] = found
+	}
+	return found
+}
+
+// observe adds one execution to the average.
+func (t *text) observe(d time.Duration) {
+	for {
+		old := t.cost.Load()
+		cost := float64(d)
+		if t.count.Load() > 0 {
+			before := math.Float64frombits(old)
+			cost = before + costWeight*(cost-before)
+		}
+		if t.cost.CompareAndSwap(old, math.Float64bits(cost)) {
+			t.count.Add(1)
+			return
+		}
+	}
+}
+
+// expected is how long the server is likely to take for the text, and from how many executions that is known.
+func (t *text) expected() (cost time.Duration, count int64) {
+	return time.Duration(math.Float64frombits(t.cost.Load())), t.count.Load()
+}
+
+// isQuery reports whether sql begins like a statement that leaves the session, and the transaction that it runs in, as
+// they were.
+func isQuery(sql string) bool {
+	for {
+		sql = strings.TrimLeft(sql, " \t\r\n\f\v(")
+		switch {
+		case strings.HasPrefix(sql, "--"):
+			_, sql, _ = strings.Cut(sql, "\n")
+			continue
+		case strings.HasPrefix(sql, "/*"):
+			return false // comments nest: whoever writes them gets a connection of his own
+		}
+		break
+	}
+	end := strings.IndexFunc(sql, func(r rune) bool { return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') })
+	if end < 0 {
+		end = len(sql)
+	}
+	switch strings.ToLower(sql[:end]) {
+	case "select", "insert", "update", "delete", "with", "values", "merge", "table":
+		return true
+	}
+	return false
+}
+
+// A trip is what a Source knows of the way to its server: how long a round trip takes in which the server has nothing to
+// do. It is measured now and then, so it follows a network that changes.
+type trip struct {
+	mu     sync.Mutex
+	latest [tripWindow]time.Duration
+	count  int // measured ever
+	passed int // occasions since the last
+}
+
+const (
+	tripWindow = 8
+	tripEvery  = 8
+)
+
+// due reports whether this occasion is to be used for measuring.
+func (t *trip) due() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.passed++; t.count >= tripWindow && t.passed < tripEvery {
+		return false
+	}
+	t.passed = 0
+	return true
+}
+
+func (t *trip) observe(d time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.latest[t.count%tripWindow] = d
+	t.count++
+}
+
+// time is the shortest round trip of the last few: whatever made the others longer was not the way. 0 if there was none.
+func (t *trip) time() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.count == 0 {
+		return 0
+	}
+	return slices.Min(t.latest[:min(t.count, tripWindow)])
+}
