@@ -235,6 +235,15 @@ func (c *call) lastNoConn() error {
 	return c.noConn
 }
 
+// takes notes that a lane's transaction has something to send.
+func (c *call) takes(t *transaction) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.taken, t) {
+		c.taken = append(c.taken, t)
+	}
+}
+
 // transactionsTaken are those of the lanes that have had a unit, and so may have something to send.
 func (c *call) transactionsTaken() []*transaction {
 	c.mu.Lock()

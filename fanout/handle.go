@@ -28,11 +28,10 @@ type handle struct {
 	// In a Pipelined call, where link and db are there only while the function has a connection to itself.
 	exchange *exchange
 	runner   *runner
-	wake     chan struct{} // holds a token when a request has been answered
-	pipeline *pipeline     // the lane that its statements go by, once the first has; guarded by the exchange's mu
-	alone    bool          // it has the connection to itself
-	keeps    bool          // until it returns
-	pid      uint32        // of that lane's backend
+	pipeline *pipeline // the lane that its statements go by, once the first has; guarded by the exchange's mu
+	alone    bool      // it has the connection to itself
+	keeps    bool      // until it returns
+	pid      uint32    // of that lane's backend
 
 	mu       sync.Mutex
 	state    handleState

@@ -35,8 +35,10 @@ type pipeline struct {
 	inflight []*request // sent, in this order
 	feeding  *request   // the lane waits for its function to take rows
 	cancel   *cancelling
+	driver   *driver
 
 	// The lane's own.
+	ended    bool      // it only waits for functions to run on
 	conn     *pgx.Conn // the link's; its type map serves functions that still decode when the lane has ended
 	pid      uint32
 	state    *connState
@@ -68,53 +70,88 @@ const (
 	maxRepeats = 10
 )
 
-// run is the goroutine of a lane.
+// run is the goroutine of a lane that has been started.
 func (p *pipeline) run() error {
 	c, x := p.call, p.exchange
-	completed := false
-	defer func() {
-		if !completed {
-			p.unwind(recover())
-		}
-	}()
+	p.driver = &driver{exchange: x, lane: p}
 	if c.borrowed != nil {
 		p.use(c.borrowed, c.borrowedDB)
-	} else if !p.acquire(p.ctx) {
+	} else if !p.tryAcquire() {
 		x.started(p, false)
-		completed = true
 		return nil
 	}
 	p.conn = p.link.conn
 	p.state, p.pid = stateOf(p.conn), p.conn.PgConn().PID()
 	x.started(p, true)
-	for {
+	return p.loop(p.driver)
+}
+
+// tryAcquire is acquire, and survives what a hook of the pool may do.
+func (p *pipeline) tryAcquire() (ok bool) {
+	completed := false
+	defer func() {
+		if !completed {
+			p.call.fail(unwound(recover()))
+			p.exchange.started(p, false)
+		}
+	}()
+	ok = p.acquire(p.ctx)
+	completed = true
+	return ok
+}
+
+// loop is what a lane does: to run functions on, to send what they have asked for, to read what the server answers. d is
+// the lane's driver for as long as this is the lane's goroutine.
+func (p *pipeline) loop(d *driver) error {
+	completed := false
+	defer func() {
+		if !completed {
+			p.unwind(d, recover())
+		}
+	}()
+	for d.drive() {
+		if p.ended {
+			p.leave()
+			break
+		}
 		batch, more := p.next()
 		if !more {
-			break
+			p.ended = true // when the functions that this concerns have run on
+			p.exchange.lookAfter(d)
+			continue
 		}
 		p.send(batch)
 		p.receive()
 	}
-	p.leave()
 	completed = true
 	return nil
 }
 
-// unwind ends a lane whose goroutine is unwinding, by a panic in a hook of the pool or a tracer, or by runtime.Goexit.
-func (p *pipeline) unwind(v any) {
-	err := error(errGoexit)
-	if v != nil {
-		err = &PanicError{Value: v, Stack: debug.Stack()}
+// unwind is called when the lane's goroutine is unwinding: by runtime.Goexit in a function that it ran, which is that
+// function's affair, or by a panic in a tracer of pgx.
+func (p *pipeline) unwind(d *driver, v any) {
+	x := p.exchange
+	x.mu.Lock()
+	lost := d.detached
+	x.mu.Unlock()
+	if v == nil && lost {
+		return
 	}
+	err := unwound(v)
 	p.call.fail(err)
-	if p.link != nil {
-		p.link.sever()
+	p.lost(err)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p.ended = true
+	d.detach()
+}
+
+// unwound is the error of a goroutine that a panic with value v has ended, or with v nil runtime.Goexit.
+func unwound(v any) error {
+	if v == nil {
+		return errGoexit
 	}
-	if p.state == nil {
-		p.exchange.started(p, false)
-	}
-	p.fail(err)
-	p.leave()
+	return &PanicError{Value: v, Stack: debug.Stack()}
 }
 
 // wakeUp has the lane look for something to do. It is called with mu held.
@@ -124,9 +161,6 @@ func (p *pipeline) wakeUp() {
 		p.wake <- struct{}{}
 	}
 }
-
-// parked reports whether functions wait for the lane.
-func (p *pipeline) parked() bool { return len(p.own) > 0 }
 
 // next returns what to send, which is nothing if there are results to be read first; it waits while there is nothing at
 // all to do. more is false when the lane is not needed any more, or broken.
@@ -147,11 +181,11 @@ func (p *pipeline) next() (batch []*request, more bool) {
 			}
 			p.used = false
 			batch = p.pick()
+			x.summon()
 			if len(batch) > 0 || len(p.inflight) > 0 {
 				if len(batch) > 0 && batch[0].text == nil {
 					p.grant(batch[0])
-					x.mu.Unlock()
-					continue
+					batch = nil
 				}
 				x.mu.Unlock()
 				return batch, true
@@ -203,7 +237,7 @@ func (p *pipeline) pick() []*request {
 		return nil
 	}
 	under := len(p.inflight)
-	if under == 0 && x.busy > 0 && len(p.again) == 0 || under > 0 && (p.spoiled || p.haunted || x.call.ctx.Err() != nil) {
+	if under > 0 && (p.spoiled || p.haunted || x.call.ctx.Err() != nil) {
 		return nil
 	}
 	var load time.Duration
@@ -257,7 +291,6 @@ func (p *pipeline) pick() []*request {
 	if len(x.ready) == 0 && x.stop != nil {
 		x.stop(errNotNeeded) // lanes that have no connection yet are not needed
 	}
-	x.summon()
 	return batch
 }
 
@@ -291,7 +324,7 @@ func (p *pipeline) grant(r *request) {
 		p.owner = nil
 		return
 	}
-	p.exchange.answer(r)
+	p.exchange.answer(r, p.driver)
 }
 
 // fail ends the lane: what is under way gets err, and what has not been sent can go by another lane if its function has
@@ -308,11 +341,11 @@ func (p *pipeline) fail(err error) {
 	for _, r := range p.inflight {
 		r.answered, r.err = true, err
 		p.trace(r)
-		x.answer(r)
+		x.answer(r, p.driver)
 	}
 	for _, r := range append(p.again, p.own...) {
 		r.answered, r.err = true, err
-		x.answer(r)
+		x.answer(r, p.driver)
 	}
 	p.inflight, p.again, p.own = nil, nil, nil
 }
@@ -408,6 +441,7 @@ func (p *pipeline) send(batch []*request) {
 	x := p.exchange
 	var ahead *prologue
 	if p.transaction != nil && len(p.inflight) == 0 {
+		p.call.takes(p.transaction)
 		var err error
 		if ahead, err = p.transaction.prologue(); err != nil {
 			for _, r := range batch {
@@ -634,7 +668,7 @@ func (p *pipeline) answer(r *request, err error) {
 	}
 	p.rows.reset()
 	p.trace(r)
-	x.answer(r)
+	x.answer(r, p.driver)
 }
 
 // errDesync cannot be: it would be a mistake in the package.
@@ -793,7 +827,7 @@ func (p *pipeline) fieldsOf(r *request, fields []pgconn.FieldDescription) []pgco
 
 // hand hands the rows read so far to r's function, and waits until it has taken those before: a function that is slower
 // than the server does not pile up rows in memory. But others that have sent something behind r do not wait for it longer
-// than gatherWait; then its rows do pile up.
+// than stallBound; then its rows do pile up.
 func (p *pipeline) hand(r *request) {
 	x := p.exchange
 	x.mu.Lock()
@@ -806,7 +840,9 @@ func (p *pipeline) hand(r *request) {
 	full := p.rows
 	p.rows = chunk{data: make([]byte, 0, chunkSize+chunkSize/4), lengths: make([]int32, 0, len(full.lengths))}
 	r.chunks = append(r.chunks, &full)
-	x.answer(r)
+	d := &driver{exchange: x} // not the lane's, which has the rest to read
+	x.answer(r, d)
+	x.goDrive(d)
 	began := time.Now()
 	defer func() { r.held += time.Since(began) }()
 	for len(r.chunks) > 1 && !r.abandoned && !r.unbounded {
@@ -816,9 +852,9 @@ func (p *pipeline) hand(r *request) {
 		var patience <-chan time.Time
 		if others {
 			if p.timer == nil {
-				p.timer = time.NewTimer(gatherWait)
+				p.timer = time.NewTimer(stallBound)
 			} else {
-				p.timer.Reset(gatherWait)
+				p.timer.Reset(stallBound)
 			}
 			patience = p.timer.C
 		}

@@ -119,33 +119,37 @@ func (h *handle) nextChunk(r *request) (*chunk, error) {
 			x.mu.Unlock()
 			return nil, r.err
 		}
-		x.wait(r)
+		if x.closed {
+			x.forsake(r)
+			x.mu.Unlock()
+			return nil, r.err
+		}
+		r.waiting = true
 		x.mu.Unlock()
 		_ = h.await(r)
 	}
 }
 
-// await waits until the request is answered or has rows. When ctx ends, or the call's, the function goes on at once, and
+// await parks until the request is answered or has rows. When ctx ends, or the call's, the function goes on at once, and
 // what becomes of the statement is the lane's business.
 func (h *handle) await(r *request) error {
-	var ended context.Context
-	select {
-	case <-h.wake:
-	case <-r.ctx.Done():
-		ended = r.ctx
-	case <-h.ctx.Done():
-		ended = &h.ctx
-	}
-	if ended != nil && h.exchange.abandon(r) {
-		return r.err
-	}
 	x := h.exchange
+	if r.ctx.Done() != h.ctx.Done() {
+		x.callbacks.Add(1)
+		stop := context.AfterFunc(r.ctx, func() { x.abandon(r) })
+		h.runner.park()
+		if stop() {
+			x.callbacks.Done()
+		}
+	} else {
+		h.runner.park()
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if r.panicked != nil {
 		panic(r.panicked)
 	}
-	if r.answered && len(r.chunks) == 0 {
+	if r.answered && len(r.chunks) == 0 || r.abandoned {
 		return r.err
 	}
 	return nil

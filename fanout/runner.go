@@ -3,31 +3,56 @@ package fanout
 import (
 	"context"
 	"fmt"
+	"iter"
 	"runtime/debug"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// A runner is one goroutine of a Pipelined call in which query functions run, one after the other. It has no connection:
+// A runner is a coroutine of a Pipelined call in which query functions run, one after the other. It has no connection:
 // what the functions ask for goes by way of the exchange.
 type runner struct {
 	lane     // what settles and reports units; its link is that of a function which has a connection to itself
 	exchange *exchange
 
-	// Guarded by the exchange's mu.
-	parked bool // its function waits
-	epoch  int  // in which it is counted among the busy
+	// next runs the coroutine on until it parks again or ends; yield, called in it, parks. resuming is held from the
+	// one to the other, since an answer may be there before the coroutine has parked.
+	next     func() (struct{}, bool)
+	yield    func(struct{}) bool
+	resuming sync.Mutex
+
+	driver *driver // that runs it; guarded by the exchange's mu
 }
 
-// run is the goroutine of a runner. It returns nil: failures are reported when they happen, by call.fail.
-func (w *runner) run() error {
+func newRunner(x *exchange) *runner {
+	w := &runner{exchange: x, lane: lane{call: x.call}}
+	w.next, _ = iter.Pull(func(yield func(struct{}) bool) { // never stopped: it runs to its end
+		w.yield = yield
+		w.run()
+	})
+	return w
+}
+
+// resume runs the coroutine on until it parks or ends.
+func (w *runner) resume() {
+	w.resuming.Lock()
+	defer w.resuming.Unlock()
+	w.next()
+}
+
+// park is called in the coroutine, and returns when resume is called.
+func (w *runner) park() { w.yield(struct{}{}) }
+
+// run runs one unit after the other. Failures are reported when they happen, by call.fail.
+func (w *runner) run() {
 	completed := false
 	defer func() {
 		if !completed {
 			w.interrupted(recover())
 		}
-		w.exchange.leave(w)
+		w.exchange.leave()
 	}()
 	for {
 		i, ok := w.call.take(&w.lane)
@@ -37,7 +62,6 @@ func (w *runner) run() error {
 		w.runUnit(i)
 	}
 	completed = true
-	return nil
 }
 
 // runUnit runs the function of unit i and settles what comes of it; once more if it may.
@@ -45,7 +69,7 @@ func (w *runner) runUnit(i int) {
 	c := w.call
 	for w.attempt = c.attempt; ; w.attempt++ {
 		h := newHandle(&w.lane, i)
-		h.exchange, h.runner, h.wake = w.exchange, w, make(chan struct{}, 1)
+		h.exchange, h.runner = w.exchange, w
 		w.now = h
 		err := c.run(&h.ctx, i, h)
 		again := w.end(h, err)
@@ -105,7 +129,7 @@ func (w *runner) interrupted(v any) {
 			return
 		}
 		_ = w.end(h, errGoexit)
-		w.exchange.replace()
+		w.exchange.replace(w)
 		return
 	}
 	p, ok := v.(*PanicError)
@@ -128,14 +152,13 @@ func (w *runner) interrupted(v any) {
 	}
 }
 
-// replace starts another runner in place of one that is lost.
-func (x *exchange) replace() {
+// replace starts another runner in place of one that is lost with the goroutine of its driver.
+func (x *exchange) replace(w *runner) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.live++
-	x.busy++
-	w := &runner{exchange: x, lane: lane{call: x.call}, epoch: x.epoch}
-	x.call.group.Go(w.run)
+	w.driver.runnable = append(w.driver.runnable, newRunner(x))
+	w.driver.detach()
 }
 
 // doom has the lane of h, whose function has panicked, destroy its connection: who knows in what state it is.
@@ -235,6 +258,12 @@ func (h *handle) reserve(ctx context.Context) error {
 	}
 	h.mu.Unlock()
 	err := h.ask(&request{handle: h, ctx: ctx})
+	if err == nil {
+		// From now on the function waits for the network in its driver's goroutine.
+		h.exchange.mu.Lock()
+		h.runner.driver.detach()
+		h.exchange.mu.Unlock()
+	}
 	h.mu.Lock()
 	h.alone = err == nil
 	return err

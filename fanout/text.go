@@ -1,7 +1,6 @@
 package fanout
 
 import (
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -18,8 +17,10 @@ type text struct {
 	name    string
 	utility bool // it is not a query: it may change the session, or have a transaction of its own
 
-	cost  atomic.Uint64 // float64 bits: nanoseconds of the server, a moving average
-	count atomic.Int64  // executions in cost
+	mu    sync.Mutex
+	mean  float64 // moving average of what executions took, in nanoseconds
+	usual float64 // what they take if nothing delays them: a low expectile
+	count int64   // executions in both
 
 	description atomic.Pointer[sourceDescription]
 }
@@ -35,6 +36,9 @@ type sourceDescription struct {
 const (
 	// maxTexts is how many statement texts a Source remembers. Any more are new each time.
 	maxTexts = 4096
+
+	// costNoise is how much longer a statement may seem to take than it does, on average.
+	costNoise = 300 * time.Microsecond
 
 	// costWeight is that of the newest execution in a text's moving average.
 	costWeight = 1.0 / 16
@@ -69,25 +73,33 @@ func (t *statements) get(sql string) *text {
 	return found
 }
 
-// observe adds one execution to the average.
+// observe adds one execution.
 func (t *text) observe(d time.Duration) {
-	for {
-		old := t.cost.Load()
-		cost := float64(d)
-		if t.count.Load() > 0 {
-			before := math.Float64frombits(old)
-			cost = before + costWeight*(cost-before)
-		}
-		if t.cost.CompareAndSwap(old, math.Float64bits(cost)) {
-			t.count.Add(1)
-			return
-		}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	took := float64(d)
+	if t.count == 0 {
+		t.mean, t.usual = took, took
+	}
+	t.count++
+	t.mean += costWeight * (took - t.mean)
+	if took < t.usual {
+		t.usual += costWeight * 4 * (took - t.usual)
+	} else {
+		t.usual += costWeight * (took - t.usual)
 	}
 }
 
-// expected is how long the server is likely to take for the text, and from how many executions that is known.
+// expected is how long the server is likely to take for the text, and from how many executions that is known. On a busy
+// machine everything seems to take longer than it does, the more the more lanes take part; so what is measured beyond the
+// usual counts only if it is more than that may explain.
 func (t *text) expected() (cost time.Duration, count int64) {
-	return time.Duration(math.Float64frombits(t.cost.Load())), t.count.Load()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.mean-t.usual < float64(costNoise) {
+		return time.Duration(t.usual), t.count
+	}
+	return time.Duration(t.mean), t.count
 }
 
 // isQuery reports whether sql begins like a statement that leaves the session, and the transaction that it runs in, as

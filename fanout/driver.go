@@ -1,0 +1,130 @@
+package fanout
+
+import (
+	"slices"
+	"time"
+)
+
+// A driver runs parked query functions on, one after the other, in the goroutine that has got the answers for them. A
+// lane is one, mostly. While a function runs nobody else does what its driver has to do; so if the function does not come
+// back soon, because it is busy with something else, another goroutine takes the driver's place, and the first one is left
+// with that function alone.
+type driver struct {
+	exchange *exchange
+	lane     *pipeline // that the goroutine is of; nil if of none
+
+	// Guarded by the exchange's mu.
+	runnable []*runner
+	running  bool
+	resumed  int // functions ever
+	seen     int // resumed, when the timer last looked
+	detached bool
+}
+
+// drive runs what is runnable. It reports whether the goroutine still has its place.
+func (d *driver) drive() bool {
+	x := d.exchange
+	for {
+		x.mu.Lock()
+		d.running = false
+		if d.detached {
+			x.summon()
+			x.mu.Unlock()
+			return false
+		}
+		if len(d.runnable) == 0 {
+			x.mu.Unlock()
+			return true
+		}
+		w := d.runnable[0]
+		d.runnable = d.runnable[1:]
+		d.running = true
+		d.resumed++
+		w.driver = d
+		x.watch()
+		x.mu.Unlock()
+		w.resume()
+	}
+}
+
+// detach puts another goroutine in the place of d's. It is called with mu held.
+func (d *driver) detach() {
+	if d.detached {
+		return
+	}
+	d.detached = true
+	x := d.exchange
+	successor := &driver{exchange: x, lane: d.lane, runnable: d.runnable}
+	d.runnable = nil
+	if p := d.lane; p != nil {
+		p.driver = successor
+		if p.ended {
+			x.loose = append(x.loose, successor)
+		}
+		x.call.group.Go(func() error { return p.loop(successor) })
+		return
+	}
+	x.goDrive(successor)
+}
+
+// goDrive runs what d has in a goroutine of its own. It is called with mu held.
+func (x *exchange) goDrive(d *driver) {
+	if len(d.runnable) == 0 {
+		return
+	}
+	x.loose = append(x.loose, d)
+	x.call.group.Go(func() error {
+		defer func() {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			x.loose = slices.DeleteFunc(x.loose, func(other *driver) bool { return other == d })
+			d.detach() // if a function has ended the goroutine
+			x.summon()
+		}()
+		d.drive()
+		return nil
+	})
+}
+
+// lookAfter adds the driver of a lane that has ended otherwise.
+func (x *exchange) lookAfter(d *driver) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.loose = append(x.loose, d)
+}
+
+// watch sees to it that drivers are looked after. It is called with mu held.
+func (x *exchange) watch() {
+	if x.timer == nil {
+		x.callbacks.Add(1)
+		x.timer = time.AfterFunc(stallBound, x.look)
+	}
+}
+
+// look detaches the drivers whose function has been running since it looked before.
+func (x *exchange) look() {
+	defer x.callbacks.Done()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.timer = nil
+	again := false
+	look := func(d *driver) {
+		switch {
+		case !d.running || d.detached:
+		case d.seen == d.resumed:
+			d.detach()
+		default:
+			d.seen = d.resumed
+			again = true
+		}
+	}
+	for _, p := range x.lanes {
+		look(p.driver)
+	}
+	for _, d := range slices.Clone(x.loose) {
+		look(d)
+	}
+	if again {
+		x.watch()
+	}
+}
