@@ -62,6 +62,7 @@ type call struct {
 	connected bool           // a lane has had a connection
 	noConn    error          // the first failure to get one while units were waiting
 	taken     []*transaction // of the lanes that have had a unit
+	lanes     []*lane        // all there are
 
 	restarting bool // the attempt has failed, and there will be another one
 }
@@ -226,8 +227,16 @@ func (c *call) fail(err error) {
 	<-c.ctx.Done()
 }
 
-// failUnit records that unit i has failed, which without partial ends the call.
-func (c *call) failUnit(i int, name string, err error) {
+// enlist makes l known to its siblings.
+func (c *call) enlist(l *lane) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lanes = append(c.lanes, l)
+}
+
+// failUnit records that unit i has failed, which without partial ends the call. Then l, unless it is nil, ends what its
+// siblings run.
+func (c *call) failUnit(l *lane, i int, name string, err error) {
 	e := c.attribute(i, name, err)
 	c.mu.Lock()
 	again := c.restarting || c.ctx.Err() == nil && c.startAgain(err)
@@ -240,7 +249,9 @@ func (c *call) failUnit(i int, name string, err error) {
 	}
 	c.mu.Unlock()
 	if fatal {
+		running := c.claimSiblings(l)
 		c.fail(e)
+		running.cancel()
 	}
 }
 
