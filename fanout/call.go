@@ -146,7 +146,7 @@ func (c *call) runLanes() error {
 	}
 	width := c.width()
 	if c.wantSnapshot && !c.inside() {
-		c.snapshot = &snapshot{shared: c.shared, ctx: c.ctx, alone: width == 1}
+		c.snapshot = &snapshot{shared: c.shared, ctx: c.ctx, alone: width == 1, settled: make(chan struct{})}
 	}
 	for range width {
 		c.group.Go(c.runLane)
@@ -227,11 +227,12 @@ func (c *call) fail(err error) {
 	<-c.ctx.Done()
 }
 
-// enlist makes l known to its siblings.
-func (c *call) enlist(l *lane) {
+// enlist makes l known to its siblings, and returns how many there were before.
+func (c *call) enlist(l *lane) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lanes = append(c.lanes, l)
+	return len(c.lanes) - 1
 }
 
 // failUnit records that unit i has failed, which without partial ends the call. Then l, unless it is nil, ends what its

@@ -23,7 +23,7 @@ type lane struct {
 // runLane is the goroutine of a lane. It returns nil: failures are reported when they happen, by call.fail.
 func (c *call) runLane() error {
 	l := &lane{call: c}
-	c.enlist(l)
+	k := c.enlist(l)
 	if c.borrowed != nil {
 		l.use(c.borrowed, c.borrowedDB)
 	}
@@ -34,6 +34,7 @@ func (c *call) runLane() error {
 		}
 		l.release()
 	}()
+	c.snapshot.letIn(c.acquireCtx, k)
 	for c.waiting() {
 		if l.link == nil && !l.acquire(c.acquireCtx) {
 			break
