@@ -257,8 +257,8 @@ func (c *call) failUnit(l *lane, i int, name string, err error) {
 }
 
 // failSnapshot ends the call because its queries may not all have seen the same snapshot. None of them is to blame.
-func (c *call) failSnapshot() {
-	err := errSnapshotLost
+func (c *call) failSnapshot(cause error) {
+	err := fmt.Errorf("%w: %w", errSnapshotLost, cause)
 	c.mu.Lock()
 	if !c.restarting && (c.ctx.Err() != nil || !c.startAgain(err)) {
 		err = afterEarlier(err, c.earlier)

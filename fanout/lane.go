@@ -102,8 +102,8 @@ func (l *lane) reusable() bool {
 // release ends the lane's transaction, if any, and gives up the connection, unless it is the caller's.
 func (l *lane) release() {
 	if l.transaction != nil {
-		if !l.transaction.leave(l.call.transactionsTaken()) {
-			l.call.failSnapshot()
+		if err := l.transaction.leave(l.call.transactionsTaken()); err != nil {
+			l.call.failSnapshot(err)
 		}
 		l.transaction = nil
 	}

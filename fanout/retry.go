@@ -23,10 +23,13 @@ var errConnectionLost = errors.New("the connection was lost")
 
 // transient reports whether another attempt may well succeed, for reasons that lie in time and not in the query.
 func transient(err error) bool {
+	if errors.Is(err, errSnapshotLost) {
+		return true // perhaps because the server did not answer in time, which is no deadline of the caller's
+	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
-	if errors.Is(err, errConnectionLost) || errors.Is(err, errSnapshotLost) {
+	if errors.Is(err, errConnectionLost) {
 		return true
 	}
 	var connectErr *pgconn.ConnectError

@@ -77,7 +77,7 @@ func (s *siblings) fit() bool {
 		return false
 	}
 	t := s.lane.transaction
-	return pg.TxStatus() != 'E' || t != nil && t.joined.Load()
+	return s.lane.link.status() != 'E' || t != nil && t.joined.Load()
 }
 
 // cancel ends the statements, and returns when they have ended or cancel requests see to them. It is called when the call's
@@ -188,7 +188,7 @@ func (s *siblings) statement() string {
 ) then pg_catalog.pg_cancel_backend(v.pid) end
 from (values %s) v (pid, port), (select pg_catalog.pg_backend_pid() operator(pg_catalog.=) %d
 	and coalesce(pg_catalog.inet_client_port(), -1) operator(pg_catalog.=) %d) d (direct)`, strings.Join(backends, ", "), own.pid, own.port)
-	if s.lane.link.conn.PgConn().TxStatus() == 'E' {
+	if s.lane.link.status() == 'E' {
 		sql = rollBackTo + ";" + sql
 	}
 	return sql
