@@ -64,6 +64,7 @@ type call struct {
 	connected bool           // a lane has had a connection
 	noConn    error          // the first failure to get one while units were waiting
 	taken     []*transaction // of the lanes that have had a unit
+	lanes     []*lane        // all there are
 
 	restarting bool // the attempt has failed, and there will be another one
 }
@@ -148,7 +149,7 @@ func (c *call) runLanes() error {
 	}
 	width := c.width()
 	if c.wantSnapshot && !c.inside() {
-		c.snapshot = &snapshot{shared: c.shared, ctx: c.ctx, alone: width == 1}
+		c.snapshot = &snapshot{shared: c.shared, ctx: c.ctx, alone: width == 1, settled: make(chan struct{})}
 	}
 	if c.pipelines() {
 		c.runPipelined(width)
@@ -259,8 +260,17 @@ func (c *call) fail(err error) {
 	<-c.ctx.Done()
 }
 
-// failUnit records that unit i has failed, which without partial ends the call.
-func (c *call) failUnit(i int, name string, err error) {
+// enlist makes l known to its siblings, and returns how many there were before.
+func (c *call) enlist(l *lane) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lanes = append(c.lanes, l)
+	return len(c.lanes) - 1
+}
+
+// failUnit records that unit i has failed, which without partial ends the call. Then l, unless it is nil, ends what its
+// siblings run.
+func (c *call) failUnit(l *lane, i int, name string, err error) {
 	e := c.attribute(i, name, err)
 	c.mu.Lock()
 	again := c.restarting || c.ctx.Err() == nil && c.startAgain(err)
@@ -273,13 +283,15 @@ func (c *call) failUnit(i int, name string, err error) {
 	}
 	c.mu.Unlock()
 	if fatal {
+		running := c.claimSiblings(l)
 		c.fail(e)
+		running.cancel()
 	}
 }
 
 // failSnapshot ends the call because its queries may not all have seen the same snapshot. None of them is to blame.
-func (c *call) failSnapshot() {
-	err := errSnapshotLost
+func (c *call) failSnapshot(cause error) {
+	err := fmt.Errorf("%w: %w", errSnapshotLost, cause)
 	c.mu.Lock()
 	if !c.restarting && (c.ctx.Err() != nil || !c.startAgain(err)) {
 		err = afterEarlier(err, c.earlier)

@@ -23,8 +23,9 @@
 // once, on a pool of any size, come to their end.
 //
 // A failure costs no connections. Statements that are to stop, because another query failed or a ctx ended, are cancelled
-// by PostgreSQL cancel requests, where pgx would close the socket; the connections go back to the pool as they were. A
-// server that has not ended a statement one second after its ctx ended is given up: the connection is taken out of the pool
+// by PostgreSQL cancel requests, where pgx would close the socket; the connections go back to the pool as they were. The
+// connection of a query that has failed ends the others' statements with a single pg_cancel_backend, where the server
+// confirms that it is PostgreSQL itself at the other end. A server that has not ended a statement one second after its ctx ended is given up: the connection is taken out of the pool
 // and closed, and the statement fails. A function that then still holds rows open counts as such a server.
 //
 // # Inside a query function

@@ -46,6 +46,8 @@ type handle struct {
 	interrupted error          // why the statement was cancelled; nil if it was not
 	ended       chan struct{}  // closed when the interrupted statement has ended
 	deadline    time.Time      // of the interrupted statement's grace
+	signals     int            // how often siblings have had it cancelled
+	requested   bool           // cancel requests have been made for it
 
 	// What the spans and errors say. Written in the steps above, under mu.
 	name       string
@@ -151,6 +153,7 @@ func (h *handle) interrupt(cause error) {
 	h.interrupted = cause
 	h.ended = make(chan struct{})
 	h.deadline = time.Now().Add(cancelGrace)
+	h.requested = true
 	h.mu.Unlock()
 	h.link.cancel(h.ended, h.deadline)
 }
@@ -172,14 +175,14 @@ func (h *handle) end(err error) error {
 		}
 	}
 	h.watchers.Wait()
-	if h.ended != nil {
+	if h.ended != nil && !h.usedUp(err) {
 		h.link.absorb(h.deadline)
 	}
 	err = h.explain(err)
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.interrupted, h.ended = nil, nil
+	h.interrupted, h.ended, h.signals, h.requested = nil, nil, 0, false
 	h.sent = h.sent || !pgconn.SafeToRetry(err)
 	h.rest()
 	return err

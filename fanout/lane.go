@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,14 +14,16 @@ type lane struct {
 	link        *link        // nil between connections
 	db          DBTX         // what statements are sent to: the link's conn, or a transaction on it
 	transaction *transaction // in a snapshot call, db; otherwise nil
-	now         *handle      // of the unit that is running
-	attempt     int          // at that unit
+	attempt     int          // at the unit that is running
 	earlier     []error      // of the attempts at it before
+
+	now atomic.Pointer[handle] // of the unit that is running; siblings may look
 }
 
 // runLane is the goroutine of a lane. It returns nil: failures are reported when they happen, by call.fail.
 func (c *call) runLane() error {
 	l := &lane{call: c}
+	k := c.enlist(l)
 	if c.borrowed != nil {
 		l.use(c.borrowed, c.borrowedDB)
 	}
@@ -31,6 +34,7 @@ func (c *call) runLane() error {
 		}
 		l.release()
 	}()
+	c.snapshot.letIn(c.acquireCtx, k)
 	for c.waiting() {
 		if l.link == nil && !l.acquire(c.acquireCtx) {
 			break
@@ -98,8 +102,8 @@ func (l *lane) reusable() bool {
 // release ends the lane's transaction, if any, and gives up the connection, unless it is the caller's.
 func (l *lane) release() {
 	if l.transaction != nil {
-		if !l.transaction.leave(l.call.transactionsTaken()) {
-			l.call.failSnapshot()
+		if err := l.transaction.leave(l.call.transactionsTaken()); err != nil {
+			l.call.failSnapshot(err)
 		}
 		l.transaction = nil
 	}
@@ -114,16 +118,17 @@ func (l *lane) release() {
 func (l *lane) runUnit(i int) {
 	c := l.call
 	for l.attempt = c.attempt; ; l.attempt++ {
-		l.now = newHandle(l, i)
-		err := c.run(&l.now.ctx, i, l.now)
+		h := newHandle(l, i)
+		l.now.Store(h)
+		err := c.run(&h.ctx, i, h)
 		if !l.settle(err) {
 			break
 		}
-		name, earlier := l.now.name, l.earlier
-		l.now = nil
+		name, earlier := h.name, l.earlier
+		l.now.Store(nil)
 		l.release()
 		if !pause(c.ctx, l.attempt) || !l.acquire(c.ctx) {
-			c.failUnit(i, name, afterEarlier(earlier[len(earlier)-1], earlier[:len(earlier)-1]))
+			c.failUnit(nil, i, name, afterEarlier(earlier[len(earlier)-1], earlier[:len(earlier)-1]))
 			break
 		}
 	}
@@ -133,7 +138,7 @@ func (l *lane) runUnit(i int) {
 // settle ends the unit that is running, whose function has returned err, and leaves the connection quiet. It reports
 // whether the unit is to run again: then it is still l.now, and err is in l.earlier.
 func (l *lane) settle(err error) (again bool) {
-	c, h := l.call, l.now
+	c, h := l.call, l.now.Load()
 	abandoned, unseen := h.finish()
 	switch {
 	case abandoned != nil:
@@ -150,12 +155,16 @@ func (l *lane) settle(err error) (again bool) {
 		l.earlier = append(l.earlier, err)
 		return true
 	}
-	l.now = nil
+	l.now.Store(nil)
 	if err != nil {
+		free := l
+		if abandoned != nil {
+			free = nil
+		}
 		if abandoned == nil && l.link.closed() {
 			err = fmt.Errorf("%w: %w", errConnectionLost, err)
 		}
-		c.failUnit(h.unit, h.name, afterEarlier(err, l.earlier))
+		c.failUnit(free, h.unit, h.name, afterEarlier(err, l.earlier))
 	}
 	if abandoned != nil {
 		<-abandoned
@@ -195,7 +204,7 @@ func (l *lane) report(h *handle, err error) {
 func (l *lane) interrupted(v any) {
 	c := l.call
 	if v == nil {
-		if l.now == nil {
+		if l.now.Load() == nil {
 			c.fail(errGoexit) // in a hook of the pool, or in Observe
 			return
 		}
@@ -210,7 +219,7 @@ func (l *lane) interrupted(v any) {
 		p = &PanicError{Value: v, Stack: debug.Stack()}
 	}
 	c.fail(p)
-	if h := l.now; h != nil {
+	if h := l.now.Load(); h != nil {
 		if abandoned, _ := h.finish(); abandoned != nil {
 			<-abandoned
 		}

@@ -117,8 +117,7 @@ func (l *link) pooled() bool {
 
 // idle reports whether the connection can serve another unit, or another user of the pool.
 func (l *link) idle() bool {
-	pg := l.conn.PgConn()
-	return l.pooled() && !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I'
+	return l.pooled() && !l.conn.PgConn().IsBusy() && l.status() == 'I'
 }
 
 // closed reports whether the connection is lost.
@@ -129,9 +128,18 @@ func (l *link) closed() bool {
 }
 
 // outside reports whether the connection is known to be in no transaction.
-func (l *link) outside() bool { return l.conn != nil && l.conn.PgConn().TxStatus() == 'I' }
+func (l *link) outside() bool { return l.status() == 'I' }
 
 // leftOpen reports whether a unit has left a transaction open that was not there before.
 func (l *link) leftOpen() bool {
-	return l.pooled() && !l.conn.IsClosed() && l.conn.PgConn().TxStatus() != 'I'
+	return l.pooled() && l.status() != 0 && !l.outside()
+}
+
+// status is where the server has last said that the connection is: outside a transaction ('I'), in one ('T') or in one that
+// has failed ('E'). It is 0 if that is not known, or the connection is closed.
+func (l *link) status() byte {
+	if l.conn == nil || l.conn.IsClosed() {
+		return 0
+	}
+	return l.conn.PgConn().TxStatus()
 }

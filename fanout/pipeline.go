@@ -356,7 +356,7 @@ func (p *pipeline) lost(err error) {
 	p.unprologue(err)
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && (pgErr.SeverityUnlocalized == "FATAL" || pgErr.SeverityUnlocalized == "PANIC") {
-		p.handBack()
+		p.handBack(1)
 	}
 	if p.pipe != nil {
 		_ = p.pipe.Close()
@@ -367,15 +367,15 @@ func (p *pipeline) lost(err error) {
 	p.fail(fmt.Errorf("%w: %w", errConnectionLost, err))
 }
 
-// handBack makes the requests ready again that are under way behind the first one, where their functions have sent nothing
+// handBack makes the requests ready again that are under way from the n-th on, where their functions have sent nothing
 // else.
-func (p *pipeline) handBack() {
+func (p *pipeline) handBack(n int) {
 	x := p.exchange
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var kept []*request
 	for i, r := range p.inflight {
-		if i == 0 || !r.binds || r.abandoned || r.streamed {
+		if i < n || !r.binds || r.abandoned || r.streamed {
 			kept = append(kept, r)
 			continue
 		}
@@ -481,6 +481,9 @@ func (p *pipeline) send(batch []*request) {
 		return
 	}
 	if err := p.pipe.Flush(); err != nil {
+		if pgconn.SafeToRetry(err) {
+			p.handBack(len(p.inflight) - len(p.sending))
+		}
 		p.lost(err)
 	}
 }

@@ -23,10 +23,13 @@ var errConnectionLost = errors.New("the connection was lost")
 
 // transient reports whether another attempt may well succeed, for reasons that lie in time and not in the query.
 func transient(err error) bool {
+	if errors.Is(err, errSnapshotLost) {
+		return true // perhaps because the server did not answer in time, which is no deadline of the caller's
+	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
-	if errors.Is(err, errConnectionLost) || errors.Is(err, errSnapshotLost) {
+	if errors.Is(err, errConnectionLost) {
 		return true
 	}
 	var connectErr *pgconn.ConnectError
@@ -55,7 +58,7 @@ func (c *call) executeRetrying() error {
 		}
 		c.earlier = append(c.earlier, err)
 		pause(c.parent, c.attempt) // if ctx ends, the next attempt says so
-		c.next, c.connected, c.noConn, c.taken = 0, false, nil, nil
+		c.next, c.connected, c.noConn, c.taken, c.lanes = 0, false, nil, nil, nil
 		c.ctx, c.snapshot, c.exchange, c.restarting = nil, nil, nil, false
 	}
 }

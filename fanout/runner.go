@@ -70,16 +70,16 @@ func (w *runner) runUnit(i int) {
 	for w.attempt = c.attempt; ; w.attempt++ {
 		h := newHandle(&w.lane, i)
 		h.exchange, h.runner = w.exchange, w
-		w.now = h
+		w.now.Store(h)
 		err := c.run(&h.ctx, i, h)
 		again := w.end(h, err)
 		if !again {
 			break
 		}
 		name, earlier := h.name, w.earlier
-		w.now = nil
+		w.now.Store(nil)
 		if !pause(c.ctx, w.attempt) {
-			c.failUnit(i, name, afterEarlier(earlier[len(earlier)-1], earlier[:len(earlier)-1]))
+			c.failUnit(nil, i, name, afterEarlier(earlier[len(earlier)-1], earlier[:len(earlier)-1]))
 			break
 		}
 	}
@@ -122,7 +122,7 @@ func (w *runner) end(h *handle, err error) (again bool) {
 
 // interrupted ends a runner whose goroutine is unwinding, by a panic with value v or, with v nil, by runtime.Goexit.
 func (w *runner) interrupted(v any) {
-	c, h := w.call, w.now
+	c, h := w.call, w.now.Load()
 	if v == nil {
 		if h == nil {
 			c.fail(errGoexit) // in Observe

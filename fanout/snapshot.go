@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // A snapshot is what the lanes of a Snapshot call share: one snapshot of the database, which the lane that sends the first
@@ -18,13 +19,17 @@ type snapshot struct {
 	ctx    context.Context // the call's
 	alone  bool            // there is one lane only: nothing need be exported
 
+	settled chan struct{} // closed when the first attempt to export has succeeded, or failed
+	near    bool          // once settled: it has been a quick success
+
 	mu        sync.Mutex
 	exporter  *transaction  // the lane that has claimed the export
+	begun     time.Time     // when it did
 	published chan struct{} // closed when the exporter has exported, or failed to
 	id        string        // what there is to import; "" before
 	server    string        // where
 	standby   bool          // it is a hot standby
-	lost      bool          // the exporter's connection was lost, and the snapshot with it for who has not imported
+	lost      bool          // there is nothing to import any more: the exporter has left, or its connection was lost
 }
 
 // errSnapshotLost is what queries get that cannot have the snapshot of their call any more.
@@ -50,6 +55,7 @@ func (s *snapshot) claim(t *transaction) (id, server string, exporter bool, err 
 			return "", "", false, errSnapshotLost
 		case s.exporter == nil:
 			s.exporter = t
+			s.begun = time.Now()
 			s.published = make(chan struct{})
 			s.mu.Unlock()
 			return "", "", true, nil
@@ -76,6 +82,12 @@ func (s *snapshot) publish(id, server string, standby bool) {
 	}
 	s.id, s.server, s.standby = id, server, standby
 	close(s.published)
+	select {
+	case <-s.settled:
+	default:
+		s.near = id != "" && time.Since(s.begun) < nearby
+		close(s.settled)
+	}
 }
 
 // exportedBy reports whether t is the exporter, and whether that is on a standby.

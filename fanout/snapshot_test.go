@@ -461,3 +461,43 @@ func TestSnapshotBesideASlowStatement(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// The lanes of a small call do not all join at once. They do when there is something for them to do.
+func TestSnapshotUsesAllConnections(t *testing.T) {
+	const conns = 10
+	pool := pgtest.Pool(t, conns)
+	warm(t, pool)
+	src := raw(pool)
+	src.Snapshot = true
+	backends := map[uint32]bool{}
+	src.Observe = func(_ context.Context, s fanout.Span) { backends[s.PID] = true }
+	start := time.Now()
+	if _, err := fanout.Collect(t.Context(), src, repeated(conns, statement[string](sleepSQL, 0.5))...); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(start); len(backends) != conns || d > 5*time.Second {
+		t.Errorf("%d backends in use, for %v", len(backends), d)
+	}
+}
+
+// The first query function is busy with something else before it sends a statement: nobody waits for it.
+func TestSnapshotBesideABusyFunction(t *testing.T) {
+	pool := pgtest.Pool(t, 3)
+	src := raw(pool)
+	src.Snapshot = true
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var others sync.WaitGroup
+	others.Add(5)
+	queries := repeated(6, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		defer others.Done()
+		return inSnapshot(ctx, tx)
+	})
+	queries[0] = func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		others.Wait()
+		return inSnapshot(ctx, tx)
+	}
+	if _, err := fanout.Collect(ctx, src, queries...); err != nil {
+		t.Error(err)
+	}
+}

@@ -70,6 +70,9 @@ type shared struct {
 	observing sync.Mutex  // held while Observe runs
 	notCitus  atomic.Bool // a snapshot call has found the server without the extension
 
+	severalHosts bool        // the pool's connections need not all lead to one server
+	behindPooler atomic.Bool // the backend at work for a connection has been found to be not the one that it names
+
 	statements statements
 	trip       trip
 }
@@ -90,7 +93,7 @@ func New[Q, D any](pool *pgxpool.Pool, newQueries func(D) Q) Source[Q] {
 	return Source[Q]{
 		pool:   pool,
 		bind:   func(tx DBTX) Q { return newQueries(tx.(D)) },
-		shared: &shared{maxConns: int(pool.Stat().MaxConns())},
+		shared: &shared{maxConns: int(pool.Stat().MaxConns()), severalHosts: severalHosts(pool.Config())},
 	}
 }
 

@@ -59,17 +59,16 @@ func (t *transaction) prologue() (*prologue, error) {
 		return t.begin()
 	}
 	defer t.link.beside.Unlock()
-	switch {
-	case t.failed != nil:
+	if t.failed != nil {
 		return nil, t.failed
-	case t.conn.IsClosed():
-		return nil, nil // the driver has the right words
-	case t.conn.PgConn().TxStatus() == 'E':
+	}
+	switch t.link.status() {
+	case 'E':
 		return &prologue{statements: []string{rollBackTo}}, nil
-	case t.conn.PgConn().TxStatus() == 'I':
+	case 'I':
 		return nil, errEndedTransaction
 	}
-	return nil, nil
+	return nil, nil // also of a closed connection: the driver has the right words
 }
 
 // begin returns the prologue that begins the transaction. It is called with link.beside held, which the prologue's settle
@@ -231,14 +230,14 @@ func (t *transaction) usable() bool {
 	if t.failed != nil || t.conn.IsClosed() || t.conn.PgConn().IsBusy() {
 		return false
 	}
-	return t.joined.Load() == (t.conn.PgConn().TxStatus() != 'I')
+	return t.joined.Load() != t.link.outside()
 }
 
 // ended reports whether a query function has ended the transaction.
 func (t *transaction) ended() bool {
 	t.link.beside.Lock()
 	defer t.link.beside.Unlock()
-	return t.joined.Load() && !t.conn.IsClosed() && t.conn.PgConn().TxStatus() == 'I'
+	return t.joined.Load() && t.link.outside()
 }
 
 // leave ends the transaction, when no unit of the lane runs any more, and waits for the server to confirm. If it is the
@@ -246,9 +245,9 @@ func (t *transaction) ended() bool {
 //
 // On a hot standby the exporter stays until the others have left. Replay waits for a transaction that still needs the rows
 // which it is about to remove, or cancels it; but it looks for such transactions once, and may have done so before the
-// others imported. So they see the snapshot whole for as long as the exporter is there, and leave reports false if it was
+// others imported. So they see the snapshot whole for as long as the exporter is there, and leave returns an error if it was
 // not there until the end.
-func (t *transaction) leave(others []*transaction) (kept bool) {
+func (t *transaction) leave(others []*transaction) error {
 	t.link.beside.Lock()
 	defer t.link.beside.Unlock()
 	defer close(t.left)
@@ -256,8 +255,8 @@ func (t *transaction) leave(others []*transaction) (kept bool) {
 	s := t.snapshot
 	exporter, standby := s.exportedBy(t)
 	if !exporter {
-		t.end()
-		return true
+		_ = t.end()
+		return nil
 	}
 	for _, other := range others {
 		if other != t && !t.conn.IsClosed() && s.ctx.Err() == nil {
@@ -276,18 +275,25 @@ func (t *transaction) leave(others []*transaction) (kept bool) {
 			}
 		}
 	}
-	return t.end() || !standby
+	if err := t.end(); err != nil && standby {
+		return err
+	}
+	return nil
 }
 
-// end commits, or rolls back what has failed, and reports whether the transaction was there until then. It is called with
-// link.beside held.
-func (t *transaction) end() bool {
-	if t.conn.IsClosed() || t.conn.PgConn().TxStatus() == 'I' {
-		return false
-	}
+// end commits, or rolls back what has failed, and returns an error if the transaction was not there until then. It is called
+// with link.beside held.
+func (t *transaction) end() error {
 	sql := commitSQL
-	if t.joined.Load() && t.conn.PgConn().TxStatus() == 'E' {
-		sql = rollBackTo + ";" + commitSQL
+	switch t.link.status() {
+	case 0:
+		return errConnectionLost
+	case 'I':
+		return errEndedTransaction
+	case 'E':
+		if t.joined.Load() {
+			sql = rollBackTo + ";" + commitSQL
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
 	defer cancel()
@@ -295,7 +301,7 @@ func (t *transaction) end() bool {
 	if t.conn.IsClosed() {
 		t.link.sever()
 	}
-	return err == nil
+	return err
 }
 
 // run sends the prologue alone.

@@ -1,0 +1,288 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// dials counts a pool's dials: of its connections, and of cancel requests.
+func dials(n *atomic.Int32) func(*pgxpool.Config) {
+	return func(config *pgxpool.Config) {
+		dial := config.ConnConfig.DialFunc
+		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			n.Add(1)
+			return dial(ctx, network, addr)
+		}
+	}
+}
+
+// asleep is a Query that runs another when so many statements of the database sleep, as the monitor sees it.
+func asleep(monitor *pgx.Conn, sleepers int, query fanout.Query[fanout.DBTX, string]) fanout.Query[fanout.DBTX, string] {
+	return func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		for n := 0; n != sleepers; {
+			err := monitor.QueryRow(ctx, "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'").Scan(&n)
+			if err != nil {
+				return nil, err
+			}
+		}
+		return query(ctx, tx)
+	}
+}
+
+// fails is a Query that fails on the server.
+var fails = statement[string](boomSQL, 0)
+
+// endsSiblings checks how a call ends whose last query fails while the others sleep: at once, for that reason, with all its
+// connections as they were. It returns how many cancel requests that took.
+func endsSiblings(t *testing.T, pool *pgxpool.Pool, monitor *pgx.Conn, dialled *atomic.Int32, src fanout.Source[fanout.DBTX], failing fanout.Query[fanout.DBTX, string]) (requests int32) {
+	t.Helper()
+	n := int(pool.Stat().MaxConns())
+	warm(t, pool)
+	before, opened := pgtest.Backends(t, pool), dialled.Load()
+	queries := repeated(n, sleep)
+	queries[n-1] = asleep(monitor, n-1, failing)
+	start := time.Now()
+	_, err := fanout.Collect(t.Context(), src, queries...)
+	if e := asError(t, err); e.Index != n-1 || sqlState(err) != "22012" {
+		t.Error(err)
+	}
+	if d := time.Since(start); d > 8*time.Second {
+		t.Errorf("waited %v for a sleeping statement", d)
+	}
+	if acquired := pool.Stat().AcquiredConns(); acquired != 0 {
+		t.Errorf("%d connections still acquired", acquired)
+	}
+	if after := pgtest.Backends(t, pool); fmt.Sprint(before) != fmt.Sprint(after) {
+		t.Errorf("backends before %v, after %v", before, after)
+	}
+	return dialled.Load() - opened
+}
+
+// endsSiblingsByOneStatement checks that the server is asked once to cancel all, and not once for each: but for the rounds in
+// which a busy machine has taken its time to answer.
+func endsSiblingsByOneStatement(t *testing.T, pool *pgxpool.Pool, monitor *pgx.Conn, dialled *atomic.Int32, src fanout.Source[fanout.DBTX], failing fanout.Query[fanout.DBTX, string]) {
+	t.Helper()
+	const rounds = 20
+	requested := 0
+	for range rounds {
+		if endsSiblings(t, pool, monitor, dialled, src, failing) > 0 {
+			requested++
+		}
+	}
+	if requested > rounds/2 {
+		t.Errorf("cancel requests were made in %d of %d rounds", requested, rounds)
+	}
+}
+
+func TestFailureEndsSiblingsByOneStatement(t *testing.T) {
+	var dialled atomic.Int32
+	pool := pgtest.Pool(t, 6, dials(&dialled))
+	monitor := outsider(t, pool)
+	src := raw(pool)
+	failing := map[string]fanout.Query[fanout.DBTX, string]{
+		"by the server": fails,
+		"by a nested call": func(ctx context.Context, _ fanout.DBTX) ([]string, error) {
+			_, err := fanout.Collect(ctx, src, fails)
+			return nil, err
+		},
+		"after a statement": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			if _, err := pid(ctx, tx); err != nil {
+				return nil, err
+			}
+			return fails(ctx, tx)
+		},
+	}
+	for name, f := range failing {
+		for _, snapshot := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, snapshot=%v", name, snapshot), func(t *testing.T) {
+				src := src
+				src.Snapshot = snapshot
+				endsSiblingsByOneStatement(t, pool, monitor, &dialled, src, f)
+			})
+		}
+	}
+}
+
+// A sibling's statement is that of a call nested in it: its own watch ends it.
+func TestFailureEndsNestedSiblings(t *testing.T) {
+	sameBackends(t, 3, func(src fanout.Source[fanout.DBTX]) {
+		nested := func(ctx context.Context, _ fanout.DBTX) ([]string, error) {
+			lists, err := fanout.Collect(ctx, src, sleep, sleep)
+			if err != nil {
+				return nil, err
+			}
+			return lists[0], nil
+		}
+		_, err := fanout.Collect(t.Context(), src, nested, asleep(outsiderOf(t, src), 2, fails), sleep)
+		if e := asError(t, err); e.Index != 1 || sqlState(err) != "22012" {
+			t.Error(err)
+		}
+	})
+}
+
+// outsiderOf opens a connection beside the pool of src, to the same database.
+func outsiderOf(t *testing.T, src fanout.Source[fanout.DBTX]) *pgx.Conn {
+	t.Helper()
+	var conn *pgx.Conn
+	err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		rows, err := tx.Query(ctx, "select 1")
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		conn, err = pgx.ConnectConfig(ctx, rows.Conn().Config())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// Over TCP, where the server compares ports.
+func TestFailureEndsSiblingsOverTCP(t *testing.T) {
+	address := "127.0.0.1"
+	if runtime.GOOS == "linux" { // where this is any address's own port
+		address = fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(250), 1+rand.IntN(250), 1+rand.IntN(250))
+	}
+	s, err := localpg.Start(t.Context(), "listen_addresses="+address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := connect(t, s).Exec(t.Context(), "create table a (id int, data text)"); err != nil {
+		t.Fatal(err)
+	}
+	var dialled atomic.Int32
+	pool := pgtest.PoolOn(t, s.DSN(), 6, func(config *pgxpool.Config) { config.ConnConfig.Host = address }, dials(&dialled))
+	endsSiblingsByOneStatement(t, pool, outsider(t, pool), &dialled, raw(pool), fails)
+}
+
+// Somebody is between the pool and the server, who is not known to pass connections on one for one: the server's process
+// ids are not trusted, and it is not asked again.
+func TestFailureEndsSiblingsThroughAProxy(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	config, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config.ConnConfig.Host[0] != '/' {
+		t.Log("NOT TESTED: TEST_DATABASE_URL does not lead to a unix socket, from which a proxy could be told apart")
+		return
+	}
+	network, addr := "unix", fmt.Sprintf("%s/.s.PGSQL.%d", config.ConnConfig.Host, config.ConnConfig.Port)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		_ = listener.Close()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial(network, addr)
+			if err != nil {
+				t.Error(err)
+				_ = client.Close()
+				continue
+			}
+			pass := func(to, from net.Conn) {
+				_, _ = io.Copy(to, from)
+				_ = to.Close()
+				_ = from.Close()
+			}
+			wg.Go(func() { pass(server, client) })
+			wg.Go(func() { pass(client, server) })
+		}
+	})
+	var dialled atomic.Int32
+	pool := pgtest.PoolOn(t, dsn, 4, func(config *pgxpool.Config) {
+		at := listener.Addr().(*net.TCPAddr)
+		config.ConnConfig.Host, config.ConnConfig.Port = at.IP.String(), uint16(at.Port)
+	}, dials(&dialled))
+	monitor := outsider(t, pool)
+	for range 5 {
+		if n := endsSiblings(t, pool, monitor, &dialled, raw(pool), fails); n < 3 {
+			t.Errorf("%d cancel requests were made", n)
+		}
+	}
+}
+
+// The network fails the lane that is to end its siblings, at some byte of what it sends or is sent for that.
+func TestFailureOnAConnectionThatFails(t *testing.T) {
+	for _, f := range []fault{cut, freeze, delay, freezeAll} {
+		hits, step := int64(0), 150
+		if f == freeze || f == freezeAll {
+			step = 350 // each takes the grace
+		}
+		for bytes := 1; bytes < 1100; bytes += step {
+			t.Run(fmt.Sprintf("%s/%d", f, bytes), func(t *testing.T) {
+				w := &wire{}
+				pool := pgtest.Pool(t, 4, w.attach)
+				defer w.thaw()
+				monitor, err := pgx.Connect(t.Context(), pool.Config().ConnString())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = monitor.Close(context.Background()) }()
+				warm(t, pool)
+				failing := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+					_, err := fails(ctx, tx)
+					w.arm(f, int64(bytes))
+					return nil, err
+				}
+				src := raw(pool)
+				start := time.Now()
+				_, err = fanout.Collect(t.Context(), src, sleep, sleep, sleep, asleep(monitor, 3, failing))
+				if d := time.Since(start); d > grace {
+					t.Errorf("returned after %v", d)
+				}
+				if e := asError(t, err); e.Index != 3 || sqlState(err) != "22012" || errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+				// A connection that is cut is pgx's to clean up, in the background.
+				if acquired := pool.Stat().AcquiredConns(); acquired != 0 && f != cut {
+					t.Errorf("%d connections still acquired", acquired)
+				}
+				w.disarm()
+				hits += w.hits.Load()
+				ctx, cancel := context.WithTimeout(t.Context(), grace)
+				defer cancel()
+				src.Retries = 5 // a connection may have been cut behind the last word on it
+				if _, err := fanout.Collect(ctx, src, repeated(8, pid)...); err != nil {
+					t.Errorf("the pool does not serve the next call: %v", err)
+				}
+			})
+		}
+		if hits < 3 {
+			t.Errorf("%s: only %d faults were hit", f, hits)
+		}
+	}
+}
