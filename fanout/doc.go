@@ -41,5 +41,6 @@
 // Each statement is a transaction of its own, and sees the database as of its own start, unless [Source.On] runs the call
 // in a transaction, or [Source.Snapshot] has all queries of a call read one snapshot. The first lane to send a statement
 // exports the snapshot, in the same round trip; the others import it with theirs, and are verified to be on the same
-// server. The exporting connection runs queries like any other, and when it is the only one to be had, it runs them all.
+// server. The exporting connection runs queries like any other, and when it is the only one to be had, it runs them all. Where
+// round trips are cheap, a call begins on a few connections and takes the others a moment later, if queries are still waiting.
 package fanout
