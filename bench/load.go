@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/bench/benchdb"
+)
+
+const (
+	// slices is how many slices of time each contender has in a cell of load, in turn with the others.
+	timeSlices = 4
+
+	// rateQueries is how many look-ups are in a call that is to keep all connections busy.
+	rateQueries = 3000
+)
+
+// A crowd is one contender's clients.
+type crowd struct {
+	name  string
+	task  task
+	rates []float64 // queries per second, by slice
+	calls []float64 // milliseconds, of all slices
+	note  string
+}
+
+// crowds are those of the contenders that run in this program, with a warm-up of a part of a slice.
+func (b *bench) crowds(pool *pgxpool.Pool, conns int, s statement) []*crowd {
+	var all []*crowd
+	for _, c := range b.contenders {
+		if t := s.task(c, pool, conns); t != nil {
+			all = append(all, &crowd{name: c.name, task: t})
+		}
+	}
+	return all
+}
+
+// inTurn gives each of n contenders its slices, in an order drawn anew each time; the first, a short one, does not count.
+func inTurn(n int, budget time.Duration, run func(i int, slice time.Duration, counts bool) error) error {
+	slice := min(max(budget/time.Duration((timeSlices+1)*max(n, 1)), 20*time.Millisecond), 5*time.Second)
+	for round := range timeSlices + 1 {
+		for _, i := range rand.Perm(n) {
+			length := slice
+			if round == 0 {
+				length /= 2
+			}
+			if err := run(i, length, round > 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// load runs a cell of many clients at once, each of which makes one call after the other.
+func (b *bench) load(ctx context.Context, c *cell, budget time.Duration) error {
+	if err := b.openPool(ctx, c.Connections, 0); err != nil {
+		return err
+	}
+	s := b.statements[c.Statement]
+	all := b.crowds(b.pool, c.Connections, s)
+	err := inTurn(len(all), budget, func(i int, slice time.Duration, counts bool) error {
+		return all[i].run(ctx, s, c.Clients, c.Queries, slice, counts)
+	})
+	if err != nil {
+		return err
+	}
+	for _, crowd := range all {
+		r := newResult(crowd.name, crowd.rates, crowd.note)
+		if len(crowd.calls) > 0 {
+			r.P99 = quantile(crowd.calls, 0.99)
+		}
+		c.Results = append(c.Results, r)
+	}
+	return nil
+}
+
+// run has the clients make calls until the slice is over. A failure ends the crowd, with a note.
+func (c *crowd) run(ctx context.Context, s statement, clients, queries int, slice time.Duration, counts bool) error {
+	if c.note != "" {
+		return nil
+	}
+	start := time.Now()
+	deadline := start.Add(slice)
+	calls := make([][]float64, clients)
+	errs := make([]error, clients)
+	var wg sync.WaitGroup
+	for client := range clients {
+		random := rand.New(rand.NewPCG(uint64(client), uint64(len(c.rates))))
+		wg.Go(func() {
+			for began := start; began.Before(deadline) && ctx.Err() == nil; {
+				if _, err := c.task(ctx, s.draw(random, queries)); err != nil {
+					errs[client] = err
+					return
+				}
+				now := time.Now()
+				calls[client] = append(calls[client], inMilliseconds(now.Sub(began)))
+				began = now
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(start)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	n := 0
+	for client := range clients {
+		if err := errs[client]; err != nil {
+			c.note, c.rates, c.calls = "failed: "+oneLine(err), nil, nil
+			return nil
+		}
+		n += len(calls[client])
+		if counts {
+			c.calls = append(c.calls, calls[client]...)
+		}
+	}
+	if counts {
+		c.rates = append(c.rates, float64(n*queries)/took.Seconds())
+	}
+	return nil
+}
+
+// beside runs the cell of a lone client who wants one row at a time, beside the clients of each contender.
+func (b *bench) beside(ctx context.Context, c *cell, budget time.Duration) error {
+	if err := b.openPool(ctx, c.Connections, 0); err != nil {
+		return err
+	}
+	s := b.statements[c.Statement]
+	all := b.crowds(b.pool, c.Connections, s)
+	lone := make([][]float64, len(all))
+	err := inTurn(len(all), budget, func(i int, slice time.Duration, counts bool) error {
+		working, stop := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- all[i].run(ctx, s, c.Clients, c.Queries, slice, false); stop() }()
+		took, err := b.loneClient(working, s)
+		if ended := <-done; ended != nil {
+			return ended
+		}
+		if counts {
+			lone[i] = append(lone[i], took...)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i, crowd := range all {
+		if crowd.note != "" {
+			lone[i] = nil
+		}
+		r := newResult(crowd.name, lone[i], crowd.note)
+		if len(lone[i]) > 0 {
+			r.P99 = quantile(lone[i], 0.99)
+		}
+		c.Results = append(c.Results, r)
+	}
+	return nil
+}
+
+// loneClient looks up one row after the other until working ends, and returns how long each took.
+func (b *bench) loneClient(working context.Context, s statement) (took []float64, err error) {
+	q := benchdb.New(b.pool)
+	for working.Err() == nil {
+		draw := s.draw(b.random, 1)[0]
+		start := time.Now()
+		// Not by working: the end of a slice is not to cost a connection.
+		if _, err := q.LookUp(context.WithoutCancel(working), draw); err != nil {
+			return nil, err
+		}
+		took = append(took, inMilliseconds(time.Since(start)))
+	}
+	return took, nil
+}
+
+// rate runs the cell of as many look-ups as go through the connections: one client whose calls are large enough to keep
+// all of them busy, beside pgbench, the server's own measure of itself.
+func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
+	if err := b.openPool(ctx, c.Connections, 0); err != nil {
+		return err
+	}
+	s := b.statements[c.Statement]
+	all := b.crowds(b.pool, c.Connections, s)
+	here := len(all)
+	program, missing := findPgbench(ctx)
+	var scripts []pgbenchScript
+	for _, contender := range b.contenders {
+		if script, ok := pgbenchScripts[contender.name]; ok {
+			if missing != "" {
+				b.note(contender.label + ": " + missing)
+				continue
+			}
+			all = append(all, &crowd{name: contender.name})
+			scripts = append(scripts, script)
+		}
+	}
+	err := inTurn(len(all), budget, func(i int, slice time.Duration, counts bool) error {
+		if i < here {
+			return all[i].run(ctx, s, c.Clients, c.Queries, slice, counts)
+		}
+		if !counts || all[i].note != "" {
+			return nil
+		}
+		rate, err := scripts[i-here].run(ctx, program, b.srv, c.Connections, b.opts.rows, slice)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			all[i].note, all[i].rates = "failed: "+oneLine(err), nil
+			return nil
+		}
+		all[i].rates = append(all[i].rates, rate)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, crowd := range all {
+		c.Results = append(c.Results, newResult(crowd.name, crowd.rates, crowd.note))
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	// warmUps is how many rounds a cell has before those that count: what adapts, has adapted by then.
+	warmUps = 5
+
+	// minRounds is how many count of a contender, however long they take; maxRounds is where more would tell nothing new.
+	minRounds = 3
+	maxRounds = 500
+
+	// onceAbove is how long a run may take that is to be repeated.
+	onceAbove = 2 * time.Second
+
+	// tooLong is what nobody wants to wait for. Where a contender would take as long, going by what it took for fewer
+	// queries, it is left out of the cell.
+	tooLong = 6 * time.Second
+)
+
+// A runner is a contender at work in a cell.
+type runner struct {
+	name string
+
+	// run runs the task once. It computes a digest if asked to.
+	run func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error)
+
+	took  []float64 // each round, in milliseconds
+	spent time.Duration
+	out   bool // it does not run again in this cell
+	note  string
+}
+
+// taskRunner times a task.
+func taskRunner(name string, t task) *runner {
+	return &runner{name: name, run: func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
+		start := time.Now()
+		merged, err := t(ctx, draws)
+		took := time.Since(start)
+		if err != nil || !digested {
+			return took, digest{}, err
+		}
+		return took, merged.digest(), nil
+	}}
+}
+
+// rounds runs the contenders in turn until the time is up. In each round each of them runs once, on the same draws. The
+// order is drawn anew for each round: if it only rotated, a contender would have the same one before it nearly always,
+// and pay for its garbage. prepare runs before each run and is not timed.
+//
+// A contender that fails is out, with a note. One that comes to other rows than the rest is an error: then no figure
+// means anything.
+func rounds(ctx context.Context, runners []*runner, draw func() []int32, prepare func() error, budget time.Duration) error {
+	start := time.Now()
+	once := func(r *runner, draws []int32, digested bool) (time.Duration, digest, error) {
+		if err := prepare(); err != nil {
+			return 0, digest{}, err
+		}
+		took, d, err := r.run(ctx, draws, digested)
+		if ctx.Err() != nil {
+			return 0, digest{}, context.Cause(ctx)
+		}
+		if err != nil {
+			r.out, r.took = true, nil
+			r.note = "failed: " + oneLine(err)
+		}
+		return took, d, nil
+	}
+
+	var first *runner
+	var want digest
+	draws := draw()
+	for _, r := range runners {
+		if r.out {
+			continue
+		}
+		took, got, err := once(r, draws, true)
+		switch {
+		case err != nil:
+			return err
+		case r.out:
+			continue
+		case first == nil:
+			first, want = r, got
+		case got != want:
+			return fmt.Errorf("%s came to %v, %s to %v", first.name, want, r.name, got)
+		}
+		if took > onceAbove {
+			r.out = true
+			r.took = append(r.took, inMilliseconds(took))
+			r.note = "one run"
+		}
+		r.spent = took
+	}
+	for range warmUps - 1 {
+		draws := draw()
+		for _, r := range runners {
+			// Where a run is long, what is to be learned from it is soon learned.
+			if r.out || r.spent > budget/time.Duration(4*len(runners)) {
+				continue
+			}
+			took, _, err := once(r, draws, false)
+			if err != nil {
+				return err
+			}
+			r.spent += took
+		}
+	}
+
+	active := 0
+	for _, r := range runners {
+		r.spent = 0
+		if !r.out {
+			active++
+		}
+	}
+	share := max(budget-time.Since(start), budget/2) / time.Duration(max(active, 1))
+	for round := 0; round < maxRounds; round++ {
+		ran := false
+		draws := draw()
+		for _, i := range rand.Perm(len(runners)) {
+			r := runners[i]
+			if r.out || len(r.took) >= minRounds && r.spent >= share {
+				continue
+			}
+			ran = true
+			began := time.Now()
+			took, _, err := once(r, draws, false)
+			if err != nil {
+				return err
+			}
+			r.spent += time.Since(began)
+			if !r.out {
+				r.took = append(r.took, inMilliseconds(took))
+			}
+		}
+		if !ran {
+			break
+		}
+	}
+	return nil
+}
+
+// results are those of the runners.
+func results(runners []*runner) []result {
+	var all []result
+	for _, r := range runners {
+		all = append(all, newResult(r.name, r.took, r.note))
+	}
+	return all
+}
