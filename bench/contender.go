@@ -30,15 +30,16 @@ type contender struct {
 
 // The contenders' names, but those of the strategies, which are the strategies' own.
 const (
-	single       = "one-by-one"
-	byErrgroup   = "errgroup"
-	byConc       = "conc"
-	byBatch      = "batch"
-	byAny        = "any"
-	byPython     = "sqlalchemy"
-	byPgbench    = "pgbench"
-	byPgbenchPL  = "pgbench-pipelined"
-	withSnapshot = "+snapshot"
+	single          = "one-by-one"
+	byErrgroup      = "errgroup"
+	byConc          = "conc"
+	byBatch         = "batch"
+	byAny           = "any"
+	byPython        = "sqlalchemy"
+	byPythonExample = "sqlalchemy-example"
+	byPgbench       = "pgbench"
+	byPgbenchPL     = "pgbench-pipelined"
+	withSnapshot    = "+snapshot"
 )
 
 // contenders are all there are, in the order of every table.
@@ -62,6 +63,7 @@ func contenders() []contender {
 	}
 	return append(all,
 		contender{name: byPython, label: "SQLAlchemy gather", elsewhere: true},
+		contender{name: byPythonExample, label: "SQLAlchemy gather, as in its example", elsewhere: true},
 		contender{name: byPgbench, label: "pgbench", elsewhere: true},
 		contender{name: byPgbenchPL, label: "pgbench, pipelined", elsewhere: true})
 }

@@ -95,15 +95,14 @@ async def main():
             database=settings["database"] or None,
             query={"host": settings["host"], "port": str(settings["port"])},
         ),
-        # Without it each session would have a BEGIN and a ROLLBACK, which nobody else here has.
-        isolation_level="AUTOCOMMIT",
-        pool_size=settings["connections"],
-        max_overflow=0,
-        pool_timeout=3600,
         connect_args={
             "ssl": "prefer" if settings["tls"] else False,
             "server_settings": {"search_path": settings["search_path"]},
         },
+        # Without it each session would have a BEGIN and a ROLLBACK, which nobody else here has.
+        isolation_level="AUTOCOMMIT",
+        **({} if settings["as_example"] else {"pool_size": settings["connections"], "max_overflow": 0}),
+        pool_timeout=3600,
     )
     connections = [await engine.connect() for _ in range(settings["connections"])]
     for connection in connections:

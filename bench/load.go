@@ -12,11 +12,13 @@ import (
 )
 
 const (
-	// slices is how many slices of time each contender has in a cell of load, in turn with the others.
+	// timeSlices is how many slices of time each contender has in a cell of load, in turn with the others.
 	timeSlices = 4
 
 	// rateQueries is how many look-ups are in a call that is to keep all connections busy.
 	rateQueries = 3000
+
+	loneInterval = 2 * time.Millisecond
 )
 
 // A crowd is one contender's clients.
@@ -162,12 +164,22 @@ func (b *bench) beside(ctx context.Context, c *cell, budget time.Duration) error
 	return nil
 }
 
-// loneClient looks up one row after the other until working ends, and returns how long each took.
+// loneClient looks up a row every loneInterval until working ends, and returns how long each took. One that is due while
+// the one before still waits counts from when it was due: a client who asks again only when he has his answer would
+// hardly ever ask while it is bad.
 func (b *bench) loneClient(working context.Context, s statement) (took []float64, err error) {
 	q := benchdb.New(b.pool)
-	for working.Err() == nil {
+	for due := time.Now(); working.Err() == nil; due = due.Add(loneInterval) {
+		start := due
+		if wait := time.Until(due); wait > 0 {
+			select {
+			case <-working.Done():
+				return took, nil
+			case <-time.After(wait):
+			}
+			start = time.Now()
+		}
 		draw := s.draw(b.random, 1)[0]
-		start := time.Now()
 		// Not by working: the end of a slice is not to cost a connection.
 		if _, err := q.LookUp(context.WithoutCancel(working), draw); err != nil {
 			return nil, err

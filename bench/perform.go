@@ -30,9 +30,9 @@ type bench struct {
 	random     *rand.Rand
 	report     *report
 
-	pool   *pgxpool.Pool // of the current cells
-	poolOf [2]int64      // its connections and latency
-	python *python       // for the current cells; nil if it cannot be had
+	pool   *pgxpool.Pool      // of the current cells
+	poolOf [2]int64           // its connections and latency
+	python map[string]*python // for the current cells, by contender
 }
 
 // perform opens the server, runs the cells and puts everything back.
@@ -131,8 +131,10 @@ func (b *bench) openPool(ctx context.Context, conns int, latency time.Duration) 
 }
 
 func (b *bench) closePool() {
-	b.python.close()
-	b.python = nil
+	for _, p := range b.python {
+		p.close()
+	}
+	b.python = map[string]*python{}
 	if b.pool != nil {
 		b.pool.Close()
 		b.pool = nil
@@ -153,7 +155,7 @@ func (b *bench) stages() []stage {
 			for _, name := range b.opts.statements {
 				for _, queries := range b.opts.queries {
 					all = append(all, stage{cell{Kind: gridCells, Statement: name, Queries: queries, Connections: gridConns, Clients: 1,
-						LatencyMS: inMilliseconds(latency), Unit: milliseconds}, 1, b.grid})
+						LatencyMS: inMilliseconds(latency), Unit: milliseconds}, gridWeight(name, queries), b.grid})
 				}
 			}
 		}
@@ -167,13 +169,27 @@ func (b *bench) stages() []stage {
 		}
 	}
 	if b.opts.has(besideCells) {
-		all = append(all, stage{cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds}, 2, b.beside})
+		all = append(all, stage{cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds}, 3, b.beside})
 	}
 	if b.opts.has(coldCells) {
 		all = append(all, stage{cell{Kind: coldCells, Statement: thirty, Queries: len(nearTexts), Connections: gridConns, Clients: 1,
 			LatencyMS: inMilliseconds(coldLatency), Unit: milliseconds}, 1.5, b.cold})
 	}
 	return all
+}
+
+// gridWeight is the weight of a cell of the grid: what takes longer gets more time, or it would have no rounds to speak of.
+func gridWeight(statement string, queries int) float64 {
+	weight := 0.5
+	if queries > 100 {
+		weight = 2
+	} else if queries > 1 {
+		weight = 1
+	}
+	if statement == ranging {
+		weight *= 2
+	}
+	return weight
 }
 
 // measure runs all stages. Each gets its share of the time that is left, so that what one does not need is the others'.
@@ -185,14 +201,14 @@ func (b *bench) measure(ctx context.Context) error {
 		weights += s.weight
 	}
 	for i, s := range all {
-		b.progress.show(i+1, len(all), s.cell.title())
+		b.progress.show(i+1, len(all), s.cell.Title())
 		budget := time.Duration(float64(time.Until(deadline)) * s.weight / weights)
 		weights -= s.weight
 		if err := s.run(ctx, &s.cell, max(budget, 0)); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return fmt.Errorf("%s: %w", s.cell.title(), err)
+			return fmt.Errorf("%s: %w", s.cell.Title(), err)
 		}
 		b.report.Cells = append(b.report.Cells, s.cell)
 	}
@@ -212,7 +228,7 @@ func (b *bench) grid(ctx context.Context, c *cell, budget time.Duration) error {
 		if r == nil {
 			continue
 		}
-		if expected := b.expected(c, contender); expected > tooLong || expected > onceAbove && contender.oneByOne && contender.name != single {
+		if expected := b.expected(c, contender); expected > tooLong || expected > 2*onceAboveInTurn && contender.oneByOne && contender.name != single {
 			r.out = true
 			r.note = fmt.Sprintf("left out: would take about %.0f s", expected.Seconds())
 		}
@@ -232,11 +248,11 @@ func (b *bench) grid(ctx context.Context, c *cell, budget time.Duration) error {
 
 // runner is the contender in a cell of the grid, or nil if it cannot do the work.
 func (b *bench) runner(ctx context.Context, c contender, s statement, latency time.Duration) *runner {
-	if c.name == byPython {
-		return b.pythonRunner(ctx, s, latency)
+	if c.name == byPython || c.name == byPythonExample {
+		return b.pythonRunner(ctx, c, s, latency)
 	}
 	if t := s.task(c, b.pool, gridConns); t != nil {
-		return taskRunner(c.name, t)
+		return taskRunner(c, t)
 	}
 	return nil
 }
@@ -265,7 +281,7 @@ func (b *bench) cold(ctx context.Context, c *cell, budget time.Duration) error {
 	var runners []*runner
 	for _, contender := range b.contenders {
 		if t := s.task(contender, b.pool, c.Connections); t != nil {
-			runners = append(runners, taskRunner(contender.name, t))
+			runners = append(runners, taskRunner(contender, t))
 		}
 	}
 	renew := func() error {

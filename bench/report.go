@@ -92,8 +92,8 @@ func (c *cell) best(chosen func(contender string) bool) (best result, ok bool) {
 	return best, ok
 }
 
-// title says in words which cell it is.
-func (c *cell) title() string {
+// Title says in words which cell it is.
+func (c *cell) Title() string {
 	latency := ""
 	if c.LatencyMS > 0 {
 		latency = fmt.Sprintf(", +%g ms", c.LatencyMS)

@@ -15,8 +15,13 @@ const (
 	minRounds = 3
 	maxRounds = 500
 
-	// onceAbove is how long a run may take that is to be repeated.
-	onceAbove = 2 * time.Second
+	// onceAbove is how long a run may take that is to be repeated; onceAboveInTurn, that of a contender whose time is no
+	// more than a sum, and of which nobody expects to win.
+	onceAbove       = 2 * time.Second
+	onceAboveInTurn = 500 * time.Millisecond
+
+	// countsAbove is how long the first run must take to count: what is to be warmed up is small beside it.
+	countsAbove = 300 * time.Millisecond
 
 	// tooLong is what nobody wants to wait for. Where a contender would take as long, going by what it took for fewer
 	// queries, it is left out of the cell.
@@ -25,7 +30,8 @@ const (
 
 // A runner is a contender at work in a cell.
 type runner struct {
-	name string
+	name     string
+	oneByOne bool
 
 	// run runs the task once. It computes a digest if asked to.
 	run func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error)
@@ -37,8 +43,8 @@ type runner struct {
 }
 
 // taskRunner times a task.
-func taskRunner(name string, t task) *runner {
-	return &runner{name: name, run: func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
+func taskRunner(c contender, t task) *runner {
+	return &runner{name: c.name, oneByOne: c.oneByOne, run: func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
 		start := time.Now()
 		merged, err := t(ctx, draws)
 		took := time.Since(start)
@@ -90,9 +96,11 @@ func rounds(ctx context.Context, runners []*runner, draw func() []int32, prepare
 		case got != want:
 			return fmt.Errorf("%s came to %v, %s to %v", first.name, want, r.name, got)
 		}
-		if took > onceAbove {
-			r.out = true
+		if took > countsAbove {
 			r.took = append(r.took, inMilliseconds(took))
+		}
+		if took > onceAbove || took > onceAboveInTurn && r.oneByOne {
+			r.out = true
 			r.note = "one run"
 		}
 		r.spent = took

@@ -49,8 +49,9 @@ type pythonAnswer struct {
 
 var errNoPython = errors.New("python3 with sqlalchemy and asyncpg (Debian: python3-sqlalchemy, python3-asyncpg) is not installed")
 
-// startPython starts the program and returns once its pool is open.
-func startPython(ctx context.Context, srv *server, conns int, latency time.Duration, burn int32) (*python, error) {
+// startPython starts the program and returns once its pool is open. As in the example, the pool is what SQLAlchemy makes
+// when it is not told otherwise: five connections, and up to ten more that are opened for each call anew.
+func startPython(ctx context.Context, srv *server, asExample bool, latency time.Duration, burn int32) (*python, error) {
 	c := srv.config.ConnConfig
 	host, port := c.Host, int(c.Port)
 	p := &python{}
@@ -82,7 +83,7 @@ func startPython(ctx context.Context, srv *server, conns int, latency time.Durat
 	p.out = bufio.NewScanner(out)
 	_, err = p.ask(map[string]any{
 		"host": host, "port": port, "user": c.User, "password": c.Password, "database": c.Database,
-		"tls": c.TLSConfig != nil, "search_path": schemaName, "connections": conns, "burn": burn,
+		"tls": c.TLSConfig != nil, "search_path": schemaName, "connections": gridConns, "as_example": asExample, "burn": burn,
 	})
 	if err != nil {
 		p.close()
@@ -128,19 +129,20 @@ func (p *python) close() {
 }
 
 // pythonRunner is SQLAlchemy in a cell of the grid, or nil, with a note, if it cannot be had.
-func (b *bench) pythonRunner(ctx context.Context, s statement, latency time.Duration) *runner {
-	if b.python == nil {
-		p, err := startPython(ctx, b.srv, gridConns, latency, b.report.BurnCount)
-		if err != nil {
-			if ctx.Err() == nil {
-				b.note(label(byPython) + ": " + oneLine(err))
-			}
-			return nil
+func (b *bench) pythonRunner(ctx context.Context, c contender, s statement, latency time.Duration) *runner {
+	p, started := b.python[c.name]
+	if !started {
+		var err error
+		p, err = startPython(ctx, b.srv, c.name == byPythonExample, latency, b.report.BurnCount)
+		if err != nil && ctx.Err() == nil {
+			b.note(c.label + ": " + oneLine(err))
 		}
-		b.python = p
+		b.python[c.name] = p
 	}
-	p := b.python
-	return &runner{name: byPython, run: func(_ context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
+	if p == nil {
+		return nil
+	}
+	return &runner{name: c.name, run: func(_ context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
 		answer, err := p.ask(pythonRequest{s.name, draws, digested})
 		return time.Duration(answer.Seconds * float64(time.Second)), answer.Digest, err
 	}}

@@ -26,7 +26,7 @@ func printTables(r *report, stdout io.Writer) error {
 }
 
 func printCell(w io.Writer, c *cell) {
-	fmt.Fprintf(w, "\n%s\n", c.title())
+	fmt.Fprintf(w, "\n%s\n", c.Title())
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	underLoad := c.Kind == loadCells || c.Kind == besideCells
 	fmt.Fprintf(tw, "\t%s\tp10\tp90\t", c.Unit)
@@ -61,7 +61,7 @@ func printClaims(w io.Writer, findings []finding) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "  claim\twanted\tmeasured\tmet\t")
 	for _, f := range findings {
-		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\n", f.Claim, f.Wanted, f.measured(), f.Met, f.Where)
+		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\n", f.Claim, f.Wanted, f.Measured(), f.Met, f.Where)
 	}
 	_ = tw.Flush()
 }
