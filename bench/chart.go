@@ -18,19 +18,19 @@ const (
 	lineHeight  = 17.0
 )
 
-// colours are the contenders', for light and for dark surroundings. The strategies have strong ones, the rest weak ones.
+// colours are the contenders', for light and for dark surroundings.
 var colours = map[string][2]string{
 	single:                    {"#8c959f", "#7d8590"},
-	byErrgroup:                {"#b35900", "#f0883e"},
+	byErrgroup:                {"#bc4c00", "#f0883e"},
 	byConc:                    {"#9a6700", "#bb8009"},
-	byBatch:                   {"#6e7781", "#adbac7"},
-	byAny:                     {"#57606a", "#cdd9e5"},
+	byBatch:                   {"#0e7f8f", "#39c5cf"},
+	byAny:                     {"#24292f", "#f0f6fc"},
 	fanout.Parallel.String():  {"#2f6fde", "#589bff"},
 	fanout.Serial.String():    {"#54aeff", "#a5d6ff"},
 	fanout.Pipelined.String(): {"#1a7f37", "#3fb950"},
-	fanout.Coalesced.String(): {"#a2329f", "#e275ad"},
+	fanout.Coalesced.String(): {"#8250df", "#be8fff"},
 	fanout.Auto.String():      {"#cf222e", "#ff7b72"},
-	byPython:                  {"#7d4e00", "#c69026"},
+	byPython:                  {"#7d4e00", "#d4a72c"},
 	byPythonExample:           {"#b08b52", "#8a6a2f"},
 	byPgbench:                 {"#57606a", "#adbac7"},
 	byPgbenchPL:               {"#24292f", "#f0f6fc"},
@@ -157,7 +157,7 @@ func summary(c *cell, r result) string {
 		figure(r.P10, c.Unit), figure(r.P90, c.Unit), counted(r.Rounds, "round"))
 }
 
-// present ones of the contenders, in the cells.
+// presentIn returns those of the contenders that ran in one of the cells.
 func presentIn(cells []*cell, names ...string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
 		return !slices.ContainsFunc(cells, func(c *cell) bool {
