@@ -21,6 +21,9 @@ type contender struct {
 	// oneByOne says that its queries wait for each other, so that it takes as long as all of them together.
 	oneByOne bool
 
+	// aside says that no claim rests on it: it gets less time than the others.
+	aside bool
+
 	// elsewhere says that it is a program of its own, and not run by work.task.
 	elsewhere bool
 
@@ -45,15 +48,16 @@ const (
 // contenders are all there are, in the order of every table.
 func contenders() []contender {
 	all := []contender{
-		{name: single, label: "one by one", unmodified: true, oneByOne: true},
+		{name: single, label: "one by one", unmodified: true, oneByOne: true, aside: true},
 		{name: byErrgroup, label: "errgroup by hand", unmodified: true},
-		{name: byConc, label: "conc pool", unmodified: true},
+		{name: byConc, label: "conc pool", unmodified: true, aside: true},
 		{name: byBatch, label: "pgx.Batch"},
 		{name: byAny, label: "= any($1) by hand"},
 	}
 	for s := fanout.Parallel; s <= fanout.Auto; s++ {
 		for _, snapshot := range []bool{false, true} {
-			c := contender{name: s.String(), label: "fanout " + s.String(), unmodified: true, oneByOne: s == fanout.Serial, strategy: &s, snapshot: snapshot}
+			c := contender{name: s.String(), label: "fanout " + s.String(), unmodified: true, oneByOne: s == fanout.Serial,
+				aside: snapshot || s == fanout.Serial, strategy: &s, snapshot: snapshot}
 			if snapshot {
 				c.name += withSnapshot
 				c.label += ", snapshot"
@@ -62,8 +66,8 @@ func contenders() []contender {
 		}
 	}
 	return append(all,
-		contender{name: byPython, label: "SQLAlchemy gather", elsewhere: true},
-		contender{name: byPythonExample, label: "SQLAlchemy gather, as in its example", elsewhere: true},
+		contender{name: byPython, label: "SQLAlchemy gather", aside: true, elsewhere: true},
+		contender{name: byPythonExample, label: "SQLAlchemy gather, as in its example", aside: true, elsewhere: true},
 		contender{name: byPgbench, label: "pgbench", elsewhere: true},
 		contender{name: byPgbenchPL, label: "pgbench, pipelined", elsewhere: true})
 }

@@ -60,7 +60,7 @@ func inTurn(n int, budget time.Duration, run func(i int, slice time.Duration, co
 
 // load runs a cell of many clients at once, each of which makes one call after the other.
 func (b *bench) load(ctx context.Context, c *cell, budget time.Duration) error {
-	if err := b.openPool(ctx, c.Connections, 0); err != nil {
+	if err := b.openPool(ctx, c.Connections, 0, c.Statement); err != nil {
 		return err
 	}
 	s := b.statements[c.Statement]
@@ -129,7 +129,7 @@ func (c *crowd) run(ctx context.Context, s statement, clients, queries int, slic
 
 // beside runs the cell of a lone client who wants one row at a time, beside the clients of each contender.
 func (b *bench) beside(ctx context.Context, c *cell, budget time.Duration) error {
-	if err := b.openPool(ctx, c.Connections, 0); err != nil {
+	if err := b.openPool(ctx, c.Connections, 0, c.Statement); err != nil {
 		return err
 	}
 	s := b.statements[c.Statement]
@@ -192,7 +192,7 @@ func (b *bench) loneClient(working context.Context, s statement) (took []float64
 // rate runs the cell of as many look-ups as go through the connections: one client whose calls are large enough to keep
 // all of them busy, beside pgbench, the server's own measure of itself.
 func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
-	if err := b.openPool(ctx, c.Connections, 0); err != nil {
+	if err := b.openPool(ctx, c.Connections, 0, c.Statement); err != nil {
 		return err
 	}
 	s := b.statements[c.Statement]
@@ -214,7 +214,7 @@ func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
 		if i < here {
 			return all[i].run(ctx, s, c.Clients, c.Queries, slice, counts)
 		}
-		if !counts || all[i].note != "" {
+		if !counts || all[i].note != "" || slice < time.Second/2 && len(all[i].rates) > 0 { // it knows no shorter time than a second
 			return nil
 		}
 		rate, err := scripts[i-here].run(ctx, program, b.srv, c.Connections, b.opts.rows, slice)

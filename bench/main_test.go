@@ -58,7 +58,7 @@ func schemas(t *testing.T, conn *pgx.Conn) (n int) {
 func TestQuickRun(t *testing.T) {
 	dir := t.TempDir()
 	files := map[string]string{"-json": filepath.Join(dir, "r.json"), "-html": filepath.Join(dir, "r.html"), "-svg": filepath.Join(dir, "r.svg")}
-	args := []string{"-quick", "-time=3s", "-statements=scan,lookup", "-latency=0,1ms", "-queries=1,30", "-cells=" + strings.Join(cellNames, ",")}
+	args := []string{"-quick", "-time=3s", "-statements=lookup", "-latency=0,1ms", "-queries=1,30", "-cells=" + strings.Join(cellNames, ",")}
 	for flag, file := range files {
 		args = append(args, flag+"="+file)
 	}
@@ -79,7 +79,7 @@ func TestQuickRun(t *testing.T) {
 	if err := json.Unmarshal(content, &r); err != nil {
 		t.Fatal(err)
 	}
-	if want := 2*2*2 + 1 + 3 + 1 + 1; len(r.Cells) != want {
+	if want := 2*2 + 1 + 3 + 1 + 1; len(r.Cells) != want {
 		t.Errorf("%d cells, want %d", len(r.Cells), want)
 	}
 	for _, c := range r.Cells {
@@ -102,7 +102,7 @@ func TestQuickRun(t *testing.T) {
 func TestDSN(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	conn := connect(t, dsn)
-	e := start(t.Context(), "-quick", "-time=1s", "-statements=scan,lookup", "-dsn", dsn)
+	e := start(t.Context(), "-quick", "-time=1s", "-statements=scan,wait", "-dsn", dsn)
 	if e.status != success {
 		t.Fatalf("status %d\n%s", e.status, e.stderr)
 	}
@@ -151,14 +151,17 @@ func (w *cancelOn) Write(b []byte) (int, error) {
 
 // An interrupt ends the run with one line and nothing left behind, whatever is going on.
 func TestInterrupt(t *testing.T) {
-	for _, during := range []string{"using database", "look-up by index, 30 queries", "as many as go through", "16 clients at once", "beside", "cold"} {
+	for during, cells := range map[string]string{
+		"using database": gridCells, "look-up by index, 30 queries": gridCells, "as many as go through": rateCells,
+		"16 clients at once": loadCells, "beside": besideCells, "cold": coldCells,
+	} {
 		t.Run(during, func(t *testing.T) {
 			dsn := pgtest.DSN(t)
 			conn := connect(t, dsn)
 			ctx, cancel := context.WithCancelCause(t.Context())
 			stderr := &cancelOn{text: during, cancel: func() { cancel(errors.New("the test's own")) }}
 			var stdout bytes.Buffer
-			args := []string{"-quick", "-time=1s", "-statements=lookup", "-dsn", dsn, "-cells=" + strings.Join(cellNames, ",")}
+			args := []string{"-quick", "-time=1s", "-statements=lookup", "-dsn", dsn, "-cells=" + cells}
 			status := run(ctx, args, &stdout, stderr)
 			if last := (ended{stderr: stderr.String()}).lastLine(); status != failure || last != "bench: interrupted" || stdout.Len() > 0 {
 				t.Errorf("status %d\n%s%s", status, stdout.String(), stderr.String())

@@ -31,7 +31,7 @@ type bench struct {
 	report     *report
 
 	pool   *pgxpool.Pool      // of the current cells
-	poolOf [2]int64           // its connections and latency
+	poolOf string             // its connections, latency and statements
 	python map[string]*python // for the current cells, by contender
 }
 
@@ -89,7 +89,7 @@ func (b *bench) prepare(ctx context.Context, s *sandbox) error {
 	}
 	b.statements = statements(b.opts.rows, b.report.BurnCount)
 
-	if err := b.openPool(ctx, gridConns, 0); err != nil {
+	if err := b.openPool(ctx, 1, 0); err != nil {
 		return err
 	}
 	wanted := slices.DeleteFunc(contenders(), func(c contender) bool { return !slices.Contains(b.opts.contenders, c.name) })
@@ -111,19 +111,17 @@ func (b *bench) note(text string) {
 	}
 }
 
-// openPool has b.pool be one of so many connections and that latency. The one before is closed: the server need not have
-// room for both.
-func (b *bench) openPool(ctx context.Context, conns int, latency time.Duration) (err error) {
-	of := [2]int64{int64(conns), int64(latency)}
+// openPool has b.pool be one of so many connections and that latency, acquainted with the statements. The one before is
+// closed: the server need not have room for both.
+func (b *bench) openPool(ctx context.Context, conns int, latency time.Duration, names ...string) (err error) {
+	of := fmt.Sprint(conns, latency, names)
 	if b.pool != nil && b.poolOf == of {
 		return nil
 	}
 	b.closePool()
-	all := make([]statement, 0, len(b.statements))
-	for name, s := range b.statements {
-		if name != thirty {
-			all = append(all, s)
-		}
+	var all []statement
+	for _, name := range names {
+		all = append(all, b.statements[name])
 	}
 	b.pool, err = b.srv.pool(ctx, conns, latency, all)
 	b.poolOf = of
@@ -148,18 +146,9 @@ type stage struct {
 	run    func(ctx context.Context, c *cell, budget time.Duration) error
 }
 
+// stages are all that is to be run. The grid comes last: its cells may take more than their share.
 func (b *bench) stages() []stage {
 	var all []stage
-	if b.opts.has(gridCells) {
-		for _, latency := range b.opts.latencies {
-			for _, name := range b.opts.statements {
-				for _, queries := range b.opts.queries {
-					all = append(all, stage{cell{Kind: gridCells, Statement: name, Queries: queries, Connections: gridConns, Clients: 1,
-						LatencyMS: inMilliseconds(latency), Unit: milliseconds}, gridWeight(name, queries), b.grid})
-				}
-			}
-		}
-	}
 	if b.opts.has(rateCells) {
 		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 2, b.rate})
 	}
@@ -174,6 +163,16 @@ func (b *bench) stages() []stage {
 	if b.opts.has(coldCells) {
 		all = append(all, stage{cell{Kind: coldCells, Statement: thirty, Queries: len(nearTexts), Connections: gridConns, Clients: 1,
 			LatencyMS: inMilliseconds(coldLatency), Unit: milliseconds}, 1.5, b.cold})
+	}
+	if b.opts.has(gridCells) {
+		for _, latency := range b.opts.latencies {
+			for _, name := range b.opts.statements {
+				for _, queries := range b.opts.queries {
+					all = append(all, stage{cell{Kind: gridCells, Statement: name, Queries: queries, Connections: gridConns, Clients: 1,
+						LatencyMS: inMilliseconds(latency), Unit: milliseconds}, gridWeight(name, queries), b.grid})
+				}
+			}
+		}
 	}
 	return all
 }
@@ -218,7 +217,7 @@ func (b *bench) measure(ctx context.Context) error {
 // grid runs a cell of the grid.
 func (b *bench) grid(ctx context.Context, c *cell, budget time.Duration) error {
 	latency := time.Duration(c.LatencyMS * float64(time.Millisecond))
-	if err := b.openPool(ctx, c.Connections, latency); err != nil {
+	if err := b.openPool(ctx, c.Connections, latency, b.opts.statements...); err != nil {
 		return err
 	}
 	s := b.statements[c.Statement]
@@ -241,6 +240,15 @@ func (b *bench) grid(ctx context.Context, c *cell, budget time.Duration) error {
 	}
 	if err := rounds(ctx, runners, func() []int32 { return s.draw(b.random, c.Queries) }, prepare, budget); err != nil {
 		return err
+	}
+	for _, r := range runners {
+		if r.name == auto && !r.out {
+			how, err := chosen(ctx, r.task, s.draw(b.random, c.Queries))
+			if err != nil {
+				return err
+			}
+			r.note = "chose " + how
+		}
 	}
 	c.Results = results(runners)
 	return nil

@@ -11,9 +11,14 @@ const (
 	// warmUps is how many rounds a cell has before those that count: what adapts, has adapted by then.
 	warmUps = 5
 
-	// minRounds is how many count of a contender, however long they take; maxRounds is where more would tell nothing new.
-	minRounds = 3
-	maxRounds = 500
+	// minRounds is how many count of a contender, however long they take, and minRoundsAside of one on which no claim
+	// rests; maxRounds is where more would tell nothing new.
+	minRounds      = 3
+	minRoundsAside = 2
+	maxRounds      = 500
+
+	// asideWeight is how much time a contender gets on which no claim rests, as against 1.
+	asideWeight = 0.4
 
 	// onceAbove is how long a run may take that is to be repeated; onceAboveInTurn, that of a contender whose time is no
 	// more than a sum, and of which nobody expects to win.
@@ -30,8 +35,8 @@ const (
 
 // A runner is a contender at work in a cell.
 type runner struct {
-	name     string
-	oneByOne bool
+	contender
+	task task // nil: of another program
 
 	// run runs the task once. It computes a digest if asked to.
 	run func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error)
@@ -42,9 +47,16 @@ type runner struct {
 	note  string
 }
 
+func (r *runner) weight() float64 {
+	if r.aside {
+		return asideWeight
+	}
+	return 1
+}
+
 // taskRunner times a task.
 func taskRunner(c contender, t task) *runner {
-	return &runner{name: c.name, oneByOne: c.oneByOne, run: func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
+	return &runner{contender: c, task: t, run: func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
 		start := time.Now()
 		merged, err := t(ctx, draws)
 		took := time.Since(start)
@@ -120,20 +132,27 @@ func rounds(ctx context.Context, runners []*runner, draw func() []int32, prepare
 		}
 	}
 
-	active := 0
+	weights := 0.0
 	for _, r := range runners {
 		r.spent = 0
 		if !r.out {
-			active++
+			weights += r.weight()
 		}
 	}
-	share := max(budget-time.Since(start), budget/2) / time.Duration(max(active, 1))
+	left := max(budget-time.Since(start), budget/2)
+	done := func(r *runner) bool {
+		least := minRounds
+		if r.aside {
+			least = minRoundsAside
+		}
+		return r.out || len(r.took) >= least && float64(r.spent) >= float64(left)*r.weight()/weights
+	}
 	for round := 0; round < maxRounds; round++ {
 		ran := false
 		draws := draw()
 		for _, i := range rand.Perm(len(runners)) {
 			r := runners[i]
-			if r.out || len(r.took) >= minRounds && r.spent >= share {
+			if done(r) {
 				continue
 			}
 			ran = true

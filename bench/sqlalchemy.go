@@ -142,7 +142,7 @@ func (b *bench) pythonRunner(ctx context.Context, c contender, s statement, late
 	if p == nil {
 		return nil
 	}
-	return &runner{name: c.name, run: func(_ context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
+	return &runner{contender: c, run: func(_ context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
 		answer, err := p.ask(pythonRequest{s.name, draws, digested})
 		return time.Duration(answer.Seconds * float64(time.Second)), answer.Digest, err
 	}}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"hash/crc32"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -105,6 +108,8 @@ func (w work[T]) task(c contender, pool *pgxpool.Pool, conns int) task {
 		}
 		src := c.source(pool, conns)
 		do = func(ctx context.Context, draws []int32) (map[int32]T, error) {
+			src := src
+			src.Observe, _ = ctx.Value(observer{}).(func(context.Context, fanout.Span))
 			return fanout.Gather(ctx, src, key, w.queries(draws)...)
 		}
 	}
@@ -112,4 +117,22 @@ func (w work[T]) task(c contender, pool *pgxpool.Pool, conns int) task {
 		rows, err := do(ctx, draws)
 		return table[T](rows), err
 	}
+}
+
+// An observer is the key in a ctx under which a call's Observe is: nobody is watched while time is taken.
+type observer struct{}
+
+// chosen says which strategies a call of the task ran by, and how many queries each.
+func chosen(ctx context.Context, t task, draws []int32) (string, error) {
+	queries := map[fanout.Strategy]int{}
+	_, err := t(context.WithValue(ctx, observer{}, func(_ context.Context, s fanout.Span) { queries[s.Strategy]++ }), draws)
+	var parts []string
+	for _, s := range slices.Sorted(maps.Keys(queries)) {
+		part := s.String()
+		if len(queries) > 1 {
+			part += fmt.Sprintf(" for %d", queries[s])
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, ", "), err
 }
