@@ -86,9 +86,9 @@ func tickLabel(v float64) string {
 	switch {
 	case v >= 1e6:
 		return strconv.FormatFloat(v/1e6, 'g', 3, 64) + " M"
-	case v >= 1e4:
+	case v >= 1e5:
 		return strconv.FormatFloat(v/1e3, 'g', 3, 64) + " k"
-	case v >= 1000:
+	case v >= 1e3:
 		return thousands(int(v))
 	}
 	return strconv.FormatFloat(v, 'g', 3, 64)

@@ -75,7 +75,7 @@ func parseFlags(args []string, usage io.Writer) (options, error) {
 		contenderNames = append(contenderNames, c.name)
 	}
 	opts := options{
-		time: 9 * time.Minute, rows: 1_000_000,
+		time: 8 * time.Minute, rows: 1_000_000,
 		cells: cellNames, statements: gridStatements, contenders: contenderNames,
 		latencies: []time.Duration{0, time.Millisecond, 10 * time.Millisecond}, queries: []int{1, 30, 300},
 	}

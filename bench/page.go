@@ -185,11 +185,16 @@ func bars(c *cell, of func(result) (value, low, high float64)) []bar {
 	return all
 }
 
-// snapshotChart compares each strategy with itself under a snapshot.
+// snapshotChart compares each strategy with itself under a snapshot, with the least latency and with the most.
 func snapshotChart(r *report, queries int) *drawing {
 	var labels []string
 	var groups [][]bar
-	for _, c := range r.find(func(c *cell) bool { return c.Kind == gridCells && c.Queries == queries }) {
+	cells := r.find(func(c *cell) bool { return c.Kind == gridCells && c.Queries == queries })
+	latencies := distinct(cells, func(c *cell) float64 { return c.LatencyMS })
+	for _, c := range cells {
+		if c.LatencyMS != slices.Min(latencies) && c.LatencyMS != slices.Max(latencies) {
+			continue
+		}
 		var group []bar
 		for _, s := range []string{parallel, pipelined, coalesced, auto} {
 			if ratio, ok := c.ratio(s+withSnapshot, s); ok {
@@ -204,7 +209,7 @@ func snapshotChart(r *report, queries int) *drawing {
 	if len(groups) == 0 {
 		return nil
 	}
-	return barChart("What a snapshot costs", "The time of a call whose queries all read one snapshot, as a multiple of the time without.",
+	return barChart("What a snapshot costs", fmt.Sprintf("The time of a call of %s that all read one snapshot, as a multiple of its time without.", counted(queries, "query")),
 		"times as long", labels, groups)
 }
 
