@@ -77,9 +77,20 @@ func overall(cells []*cell) (advice, bool) {
 		return advice{}, false
 	}
 	a := advice{Case: "over all" + latencyOf(cells[0]), Strategy: best}
-	a.Text = fmt.Sprintf("%s, on average %s times the time of the best strategy of each cell", best, significantRatio(bestMean))
+	a.Text = fmt.Sprintf("%s, on average %s times the time of the best strategy in each cell", best, significantRatio(bestMean))
+	for _, other := range []string{single, byErrgroup} {
+		var ratios []float64
+		for _, c := range cells {
+			if ratio, ok := c.ratio(other, best); ok {
+				ratios = append(ratios, ratio)
+			}
+		}
+		if len(ratios) > 0 {
+			a.Text += "; " + compared(1, geometricMean(ratios)) + " " + label(other)
+		}
+	}
 	if bestWorst >= worthIt {
-		a.Text += fmt.Sprintf(", at worst %s times (%s)", significantRatio(bestWorst), where.Title())
+		a.Text += fmt.Sprintf("; at worst %s times the best, for %s", significantRatio(bestWorst), where.Title())
 	}
 	return a, true
 }
