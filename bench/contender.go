@@ -107,3 +107,11 @@ func (c contender) source(pool *pgxpool.Pool, conns int) fanout.Source[*benchdb.
 	src.Snapshot = c.snapshot
 	return src
 }
+
+// weight is the contender's share of a cell's time, as against 1.
+func (c contender) weight() float64 {
+	if c.aside {
+		return 0.4
+	}
+	return 1
+}

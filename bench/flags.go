@@ -52,7 +52,7 @@ the server. With -dsn all happens in a schema of its own there, ` + schemaName +
 which is created at the start and dropped at the end; no other object of the
 database is touched, a schema of that name which the bench has not made is
 refused, and no latency is added unless -latency asks for it: the network is
-yours already. It needs 30 connections and keeps the server busy.
+yours already. It needs 40 connections and keeps the server busy.
 
 The cells of the run, by -cells:
   grid     statements × latency × queries in a call, on 10 connections

@@ -13,7 +13,9 @@ import (
 
 const (
 	// timeSlices is how many slices of time each contender has in a cell of load, in turn with the others.
-	timeSlices = 4
+	timeSlices    = 4
+	shortestSlice = 20 * time.Millisecond
+	longestSlice  = 5 * time.Second
 
 	// rateQueries is how many look-ups are in a call that is to keep all connections busy.
 	rateQueries = 3000
@@ -23,8 +25,8 @@ const (
 
 // A crowd is one contender's clients.
 type crowd struct {
-	name  string
-	task  task
+	contender
+	task  task      // nil: of another program
 	rates []float64 // queries per second, by slice
 	calls []float64 // milliseconds, of all slices
 	note  string
@@ -35,22 +37,26 @@ func (b *bench) crowds(pool *pgxpool.Pool, conns int, s statement) []*crowd {
 	var all []*crowd
 	for _, c := range b.contenders {
 		if t := s.task(c, pool, conns); t != nil {
-			all = append(all, &crowd{name: c.name, task: t})
+			all = append(all, &crowd{contender: c, task: t})
 		}
 	}
 	return all
 }
 
-// inTurn gives each of n contenders its slices, in an order drawn anew each time; the first, a short one, does not count.
-func inTurn(n int, budget time.Duration, run func(i int, slice time.Duration, counts bool) error) error {
-	slice := min(max(budget/time.Duration((timeSlices+1)*max(n, 1)), 20*time.Millisecond), 5*time.Second)
+// inTurn gives each of the crowds its slices, in an order drawn anew each time; the first, a short one, does not count.
+func inTurn(all []*crowd, budget time.Duration, run func(i int, slice time.Duration, counts bool) error) error {
+	weights := 0.0
+	for _, c := range all {
+		weights += c.weight()
+	}
 	for round := range timeSlices + 1 {
-		for _, i := range rand.Perm(n) {
-			length := slice
+		for _, i := range rand.Perm(len(all)) {
+			slice := time.Duration(float64(budget) / (timeSlices + 0.5) * all[i].weight() / weights)
+			slice = min(max(slice, shortestSlice), longestSlice)
 			if round == 0 {
-				length /= 2
+				slice /= 2
 			}
-			if err := run(i, length, round > 0); err != nil {
+			if err := run(i, slice, round > 0); err != nil {
 				return err
 			}
 		}
@@ -65,7 +71,7 @@ func (b *bench) load(ctx context.Context, c *cell, budget time.Duration) error {
 	}
 	s := b.statements[c.Statement]
 	all := b.crowds(b.pool, c.Connections, s)
-	err := inTurn(len(all), budget, func(i int, slice time.Duration, counts bool) error {
+	err := inTurn(all, budget, func(i int, slice time.Duration, counts bool) error {
 		return all[i].run(ctx, s, c.Clients, c.Queries, slice, counts)
 	})
 	if err != nil {
@@ -135,7 +141,7 @@ func (b *bench) beside(ctx context.Context, c *cell, budget time.Duration) error
 	s := b.statements[c.Statement]
 	all := b.crowds(b.pool, c.Connections, s)
 	lone := make([][]float64, len(all))
-	err := inTurn(len(all), budget, func(i int, slice time.Duration, counts bool) error {
+	err := inTurn(all, budget, func(i int, slice time.Duration, counts bool) error {
 		working, stop := context.WithCancel(ctx)
 		done := make(chan error, 1)
 		go func() { done <- all[i].run(ctx, s, c.Clients, c.Queries, slice, false); stop() }()
@@ -206,11 +212,11 @@ func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
 				b.note(contender.label + ": " + missing)
 				continue
 			}
-			all = append(all, &crowd{name: contender.name})
+			all = append(all, &crowd{contender: contender})
 			scripts = append(scripts, script)
 		}
 	}
-	err := inTurn(len(all), budget, func(i int, slice time.Duration, counts bool) error {
+	err := inTurn(all, budget, func(i int, slice time.Duration, counts bool) error {
 		if i < here {
 			return all[i].run(ctx, s, c.Clients, c.Queries, slice, counts)
 		}

@@ -150,15 +150,15 @@ type stage struct {
 func (b *bench) stages() []stage {
 	var all []stage
 	if b.opts.has(rateCells) {
-		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 2, b.rate})
+		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 4, b.rate})
 	}
 	if b.opts.has(loadCells) {
 		for _, clients := range []int{1, 16, 128} {
-			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 2, b.load})
+			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 5, b.load})
 		}
 	}
 	if b.opts.has(besideCells) {
-		all = append(all, stage{cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds}, 3, b.beside})
+		all = append(all, stage{cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds}, 6, b.beside})
 	}
 	if b.opts.has(coldCells) {
 		all = append(all, stage{cell{Kind: coldCells, Statement: thirty, Queries: len(nearTexts), Connections: gridConns, Clients: 1,

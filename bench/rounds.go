@@ -17,9 +17,6 @@ const (
 	minRoundsAside = 2
 	maxRounds      = 500
 
-	// asideWeight is how much time a contender gets on which no claim rests, as against 1.
-	asideWeight = 0.4
-
 	// onceAbove is how long a run may take that is to be repeated; onceAboveInTurn, that of a contender whose time is no
 	// more than a sum, and of which nobody expects to win.
 	onceAbove       = 2 * time.Second
@@ -45,13 +42,6 @@ type runner struct {
 	spent time.Duration
 	out   bool // it does not run again in this cell
 	note  string
-}
-
-func (r *runner) weight() float64 {
-	if r.aside {
-		return asideWeight
-	}
-	return 1
 }
 
 // taskRunner times a task.
