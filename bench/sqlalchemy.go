@@ -106,6 +106,8 @@ func (p *python) ask(request any) (pythonAnswer, error) {
 	}
 	var answer pythonAnswer
 	if !p.out.Scan() {
+		p.in.Close()
+		_ = p.cmd.Wait() // what it had to say is complete then
 		last := strings.TrimSpace(p.stderr.String())
 		return pythonAnswer{}, fmt.Errorf("gather.py has ended: %s", last[strings.LastIndex(last, "\n")+1:])
 	}
@@ -118,7 +120,7 @@ func (p *python) ask(request any) (pythonAnswer, error) {
 	return answer, nil
 }
 
-// close ends the program, which goes when there is nothing more to read.
+// close ends the program, which goes when there is nothing more to read. Another wait for it is harmless.
 func (p *python) close() {
 	if p == nil {
 		return
