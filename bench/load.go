@@ -20,7 +20,8 @@ const (
 	// rateQueries is how many look-ups are in a call that is to keep all connections busy.
 	rateQueries = 3000
 
-	loneInterval = 2 * time.Millisecond
+	// lonePause is what the client of single look-ups makes between two of them.
+	lonePause = time.Millisecond
 )
 
 // A crowd is one contender's clients.
@@ -170,29 +171,26 @@ func (b *bench) beside(ctx context.Context, c *cell, budget time.Duration) error
 	return nil
 }
 
-// loneClient looks up a row every loneInterval until working ends, and returns how long each took. One that is due while
-// the one before still waits counts from when it was due: a client who asks again only when he has his answer would
-// hardly ever ask while it is bad.
+// loneClient looks up one row after the other until working ends, with a pause before each, and returns how long each
+// took. Without the pause it would ask most often while the answers are quick, and its percentiles would be of those.
+// Look-ups at fixed times were decided against: where one takes longer than the time between them, they pile up, and
+// what is measured is the pile.
 func (b *bench) loneClient(working context.Context, s statement) (took []float64, err error) {
 	q := benchdb.New(b.pool)
-	for due := time.Now(); working.Err() == nil; due = due.Add(loneInterval) {
-		start := due
-		if wait := time.Until(due); wait > 0 {
-			select {
-			case <-working.Done():
-				return took, nil
-			case <-time.After(wait):
-			}
-			start = time.Now()
+	for {
+		select {
+		case <-working.Done():
+			return took, nil
+		case <-time.After(lonePause):
 		}
 		draw := s.draw(b.random, 1)[0]
+		start := time.Now()
 		// Not by working: the end of a slice is not to cost a connection.
 		if _, err := q.LookUp(context.WithoutCancel(working), draw); err != nil {
 			return nil, err
 		}
 		took = append(took, inMilliseconds(time.Since(start)))
 	}
-	return took, nil
 }
 
 // rate runs the cell of as many look-ups as go through the connections: one client whose calls are large enough to keep
