@@ -18,9 +18,6 @@ type contender struct {
 	// unmodified says that it runs the functions as sqlc generated them; the others need a statement or a loop of their own.
 	unmodified bool
 
-	// oneByOne says that its queries wait for each other, so that it takes as long as all of them together.
-	oneByOne bool
-
 	// aside says that no claim rests on it: it gets less time than the others.
 	aside bool
 
@@ -48,7 +45,7 @@ const (
 // contenders are all there are, in the order of every table.
 func contenders() []contender {
 	all := []contender{
-		{name: single, label: "one by one", unmodified: true, oneByOne: true, aside: true},
+		{name: single, label: "one by one", unmodified: true, aside: true},
 		{name: byErrgroup, label: "errgroup by hand", unmodified: true},
 		{name: byConc, label: "conc pool", unmodified: true, aside: true},
 		{name: byBatch, label: "pgx.Batch"},
@@ -56,8 +53,7 @@ func contenders() []contender {
 	}
 	for s := fanout.Parallel; s <= fanout.Auto; s++ {
 		for _, snapshot := range []bool{false, true} {
-			c := contender{name: s.String(), label: "fanout " + s.String(), unmodified: true, oneByOne: s == fanout.Serial,
-				aside: snapshot || s == fanout.Serial, strategy: &s, snapshot: snapshot}
+			c := contender{name: s.String(), label: "fanout " + s.String(), unmodified: true, aside: snapshot || s == fanout.Serial, strategy: &s, snapshot: snapshot}
 			if snapshot {
 				c.name += withSnapshot
 				c.label += ", snapshot"

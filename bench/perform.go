@@ -227,7 +227,7 @@ func (b *bench) grid(ctx context.Context, c *cell, budget time.Duration) error {
 		if r == nil {
 			continue
 		}
-		if expected := b.expected(c, contender); expected > tooLong || expected > 2*onceAboveInTurn && contender.oneByOne && contender.name != single {
+		if expected := b.expected(c, contender); expected > tooLong || expected > tooLongAside && contender.aside && contender.name != single {
 			r.out = true
 			r.note = fmt.Sprintf("left out: would take about %.0f s", expected.Seconds())
 		}

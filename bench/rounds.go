@@ -17,17 +17,17 @@ const (
 	minRoundsAside = 2
 	maxRounds      = 500
 
-	// onceAbove is how long a run may take that is to be repeated; onceAboveInTurn, that of a contender whose time is no
-	// more than a sum, and of which nobody expects to win.
-	onceAbove       = 2 * time.Second
-	onceAboveInTurn = 500 * time.Millisecond
+	// onceAbove is how long a run may take that is to be repeated, and onceAboveAside that of one on which no claim rests.
+	onceAbove      = 2 * time.Second
+	onceAboveAside = 400 * time.Millisecond
 
 	// countsAbove is how long the first run must take to count: what is to be warmed up is small beside it.
 	countsAbove = 300 * time.Millisecond
 
 	// tooLong is what nobody wants to wait for. Where a contender would take as long, going by what it took for fewer
 	// queries, it is left out of the cell.
-	tooLong = 6 * time.Second
+	tooLong      = 6 * time.Second
+	tooLongAside = 2 * time.Second
 )
 
 // A runner is a contender at work in a cell.
@@ -101,7 +101,7 @@ func rounds(ctx context.Context, runners []*runner, draw func() []int32, prepare
 		if took > countsAbove {
 			r.took = append(r.took, inMilliseconds(took))
 		}
-		if took > onceAbove || took > onceAboveInTurn && r.oneByOne {
+		if took > onceAbove || took > onceAboveAside && r.aside {
 			r.out = true
 			r.note = "one run"
 		}
@@ -129,7 +129,7 @@ func rounds(ctx context.Context, runners []*runner, draw func() []int32, prepare
 			weights += r.weight()
 		}
 	}
-	left := max(budget-time.Since(start), budget/2)
+	left := budget - time.Since(start)
 	done := func(r *runner) bool {
 		least := minRounds
 		if r.aside {
