@@ -135,6 +135,9 @@ func rounds(ctx context.Context, runners []*runner, draw func() []int32, prepare
 		if r.aside {
 			least = minRoundsAside
 		}
+		if time.Since(start) > 2*budget { // on a machine too slow for all of it, that all cells are run matters more
+			least = 1
+		}
 		return r.out || len(r.took) >= least && float64(r.spent) >= float64(left)*r.weight()/weights
 	}
 	for round := 0; round < maxRounds; round++ {
