@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/bench/benchdb"
+)
+
+// roundTrip is the median time of a round trip, in milliseconds, without anything for the server to do.
+func roundTrip(ctx context.Context, conn *pgx.Conn) (float64, error) {
+	const times = 51
+	var took []float64
+	for range times {
+		start := time.Now()
+		if err := conn.Ping(ctx); err != nil {
+			return 0, err
+		}
+		took = append(took, inMilliseconds(time.Since(start)))
+	}
+	return quantile(took, 0.5), nil
+}
+
+// calibrate returns how far the server counts in burnTime.
+func calibrate(ctx context.Context, conn *pgx.Conn) (int32, error) {
+	const times = 15
+	q := benchdb.New(conn)
+	burn := func(count int32) (time.Duration, error) {
+		var took []time.Duration
+		for range times {
+			start := time.Now()
+			if _, err := q.Burn(ctx, benchdb.BurnParams{Count: count, ID: 1}); err != nil {
+				return 0, err
+			}
+			took = append(took, time.Since(start))
+		}
+		slices.Sort(took)
+		return took[times/2], nil
+	}
+	none, err := burn(0)
+	if err != nil {
+		return 0, err
+	}
+	for count := int32(1000); ; count *= 2 {
+		took, err := burn(count)
+		if err != nil {
+			return 0, err
+		}
+		if took -= none; took >= burnTime || count > 1<<28 {
+			return int32(float64(count) * float64(burnTime) / float64(max(took, 1))), nil
+		}
+	}
+}
+
+// warm runs every text of the statements on the connection, so many times.
+func warm(ctx context.Context, conn *pgxpool.Conn, statements []statement, times int) error {
+	random := rand.New(rand.NewPCG(0, 0))
+	for _, s := range statements {
+		seen := map[string]bool{}
+		var batch pgx.Batch
+		for i, draw := range s.draw(random, 30) {
+			sql, args := s.text(i, draw)
+			if seen[sql] {
+				continue
+			}
+			seen[sql] = true
+			for range times {
+				batch.Queue(sql, args...)
+			}
+		}
+		if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

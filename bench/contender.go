@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/bench/benchdb"
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+)
+
+// A contender is a way of doing the work.
+type contender struct {
+	name  string // on the command line and in the JSON
+	label string // in charts
+
+	// unmodified says that it runs the functions as sqlc generated them; the others need a statement or a loop of their own.
+	unmodified bool
+
+	// aside says that no claim rests on it: it gets less time than the others.
+	aside bool
+
+	// elsewhere says that it is a program of its own, and not run by work.task.
+	elsewhere bool
+
+	strategy *fanout.Strategy // of package fanout; nil: somebody else's
+	snapshot bool
+}
+
+// The contenders' names, but those of the strategies, which are the strategies' own.
+const (
+	single          = "one-by-one"
+	byErrgroup      = "errgroup"
+	byConc          = "conc"
+	byBatch         = "batch"
+	byAny           = "any"
+	byPython        = "sqlalchemy"
+	byPythonExample = "sqlalchemy-example"
+	byPgbench       = "pgbench"
+	byPgbenchPL     = "pgbench-pipelined"
+	withSnapshot    = "+snapshot"
+)
+
+// contenders are all there are, in the order of every table.
+func contenders() []contender {
+	all := []contender{
+		{name: single, label: "one by one", unmodified: true, aside: true},
+		{name: byErrgroup, label: "errgroup by hand", unmodified: true},
+		{name: byConc, label: "conc pool", unmodified: true, aside: true},
+		{name: byBatch, label: "pgx.Batch"},
+		{name: byAny, label: "= any($1) by hand"},
+	}
+	for s := fanout.Parallel; s <= fanout.Auto; s++ {
+		for _, snapshot := range []bool{false, true} {
+			c := contender{name: s.String(), label: "fanout " + s.String(), unmodified: true, aside: snapshot || s == fanout.Serial, strategy: &s, snapshot: snapshot}
+			if snapshot {
+				c.name += withSnapshot
+				c.label += ", snapshot"
+			}
+			all = append(all, c)
+		}
+	}
+	return append(all,
+		contender{name: byPython, label: "SQLAlchemy gather", aside: true, elsewhere: true},
+		contender{name: byPythonExample, label: "SQLAlchemy gather, as in its example", aside: true, elsewhere: true},
+		contender{name: byPgbench, label: "pgbench", elsewhere: true},
+		contender{name: byPgbenchPL, label: "pgbench, pipelined", elsewhere: true})
+}
+
+func label(name string) string {
+	for _, c := range contenders() {
+		if c.name == name {
+			return c.label
+		}
+	}
+	return name
+}
+
+// available leaves out the strategies that the library declares and does not have yet: it says so itself, in a call
+// without queries.
+func available(ctx context.Context, pool *pgxpool.Pool, all []contender) (there, missing []contender, err error) {
+	for _, c := range all {
+		if c.strategy != nil {
+			err := fanout.Run(ctx, c.source(pool, 0))
+			if errors.Is(err, errors.ErrUnsupported) {
+				missing = append(missing, c)
+				continue
+			} else if err != nil {
+				return nil, nil, err
+			}
+		}
+		there = append(there, c)
+	}
+	return there, missing, nil
+}
+
+// source is the Source of a contender that is a strategy, new and with nothing learned.
+func (c contender) source(pool *pgxpool.Pool, conns int) fanout.Source[*benchdb.Queries] {
+	src := fanout.New(pool, benchdb.New)
+	src.Limit = conns
+	src.Strategy = *c.strategy
+	src.Snapshot = c.snapshot
+	return src
+}
+
+// weight is the contender's share of a cell's time, as against 1.
+func (c contender) weight() float64 {
+	if c.aside {
+		return 0.4
+	}
+	return 1
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// opened is a server with a filled schema, and a pool on it.
+func opened(t *testing.T, rows, conns int) (*server, *pgxpool.Pool) {
+	t.Helper()
+	srv, err := openServer(t.Context(), pgtest.DSN(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := openSandbox(t.Context(), srv.config.ConnConfig, rows, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.end(srv); err != nil {
+			t.Error(err)
+		}
+	})
+	pool, err := srv.pool(t.Context(), conns, 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return srv, pool
+}
+
+// All contenders come to the same rows for the same draws, for every statement, whether or not a row is drawn twice.
+func TestSameRows(t *testing.T) {
+	const rows, conns, burn = 100_000, 3, 100
+	srv, pool := opened(t, rows, conns)
+	there, _, err := available(t.Context(), pool, contenders())
+	if err != nil {
+		t.Fatal(err)
+	}
+	python, err := startPython(t.Context(), srv, false, time.Millisecond, burn)
+	if errors.Is(err, errNoPython) {
+		t.Logf("without SQLAlchemy: %v", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	defer python.close()
+	for name, s := range statements(rows, burn) {
+		t.Run(name, func(t *testing.T) {
+			n := 31
+			if name == ranging {
+				n = 4 // of 10,000 rows each
+			}
+			draws := s.draw(rand.New(rand.NewPCG(3, 4)), n)
+			if name != mixing {
+				draws[2] = draws[3]
+			}
+			var want digest
+			for _, c := range there {
+				task := s.task(c, pool, conns)
+				if task == nil {
+					if !c.elsewhere && c.name != byAny {
+						t.Errorf("%s cannot do it", c.name)
+					}
+					continue
+				}
+				merged, err := task(t.Context(), draws)
+				if err != nil {
+					t.Fatalf("%s: %v", c.name, err)
+				}
+				if got := merged.digest(); c.name == single {
+					want = got
+				} else if got != want {
+					t.Errorf("%s came to %v, want %v", c.name, got, want)
+				}
+			}
+			if want.Rows < n/2 {
+				t.Errorf("%v", want)
+			}
+			if python != nil && name != thirty {
+				answer, err := python.ask(pythonRequest{name, draws, true})
+				if err != nil || answer.Digest != want || answer.Seconds <= 0 {
+					t.Errorf("%s came to %+v, %v; want %v", byPython, answer, err, want)
+				}
+			}
+		})
+	}
+}
+
+// One draw in ten of a mixed call is slow, and a call of one query has none.
+func TestMixedDraw(t *testing.T) {
+	draw := statements(1000, 1)[mixing].draw
+	random := rand.New(rand.NewPCG(1, 1))
+	for n, want := range map[int]int{1: 0, 30: 3, 300: 30} {
+		slow := 0
+		for _, d := range draw(random, n) {
+			if d < 0 {
+				slow++
+			}
+		}
+		if slow != want {
+			t.Errorf("%d of %d are slow", slow, n)
+		}
+	}
+}
+
+// The server counts to the calibrated number in about the time that is wanted.
+func TestCalibrate(t *testing.T) {
+	_, pool := opened(t, 1000, 1)
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	count, err := calibrate(t.Context(), conn.Conn())
+	if err != nil || count < 1000 || count > 100_000_000 {
+		t.Errorf("%d, %v", count, err)
+	}
+}
+
+// A round takes as long as it took: runners that stop, fail or differ are told apart.
+func TestRounds(t *testing.T) {
+	fake := func(name string, took time.Duration, d digest, err error) *runner {
+		return &runner{contender: contender{name: name}, run: func(context.Context, []int32, bool) (time.Duration, digest, error) { return took, d, err }}
+	}
+	draw := func() []int32 { return nil }
+	nothing := func() error { return nil }
+	same := digest{1, 1}
+
+	quick, slow, bad := fake("quick", time.Millisecond, same, nil), fake("slow", 3*time.Second, same, nil), fake("bad", 0, digest{}, errors.New("no"))
+	if err := rounds(t.Context(), []*runner{quick, slow, bad}, draw, nothing, 10*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	if len(quick.took) < minRounds || len(slow.took) != 1 || slow.note != "one run" || len(bad.took) != 0 || bad.note != "failed: no" {
+		t.Errorf("%+v %+v %+v", quick, slow, bad)
+	}
+	err := rounds(t.Context(), []*runner{fake("a", 1, same, nil), fake("b", 1, digest{2, 1}, nil)}, draw, nothing, time.Millisecond)
+	if err == nil {
+		t.Error("different rows, no error")
+	}
+}
+
+// The relay delays what goes to the server, and nothing else.
+func TestRelay(t *testing.T) {
+	const latency = 20 * time.Millisecond
+	srv, err := openServer(t.Context(), pgtest.DSN(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := srv.config.ConnConfig
+	r, err := startRelay(c.Host, c.Port, latency)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, port := r.address()
+	conn := connect(t, fmt.Sprintf("host=%s port=%d user=%s password='%s' dbname=%s sslmode=disable", host, port, c.User, c.Password, c.Database))
+	start := time.Now()
+	if err := conn.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took < latency || took > 10*latency {
+		t.Errorf("a round trip took %v", took)
+	}
+	conn.Close(t.Context())
+	r.close()
+}
+
+// A call can be asked afterwards how it ran.
+func TestChosen(t *testing.T) {
+	_, pool := opened(t, 1000, 2)
+	all, _, err := available(t.Context(), pool, contenders())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := statements(1000, 1)[looking]
+	for _, c := range all {
+		if c.name != serial {
+			continue
+		}
+		if how, err := chosen(t.Context(), s.task(c, pool, 2), []int32{1, 2, 3}); err != nil || how != serial {
+			t.Errorf("%q, %v", how, err)
+		}
+	}
+}

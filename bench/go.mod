@@ -1,0 +1,22 @@
+module github.com/sqlc-fanout/sqlc-fanout/bench
+
+go 1.25.0
+
+require (
+	github.com/jackc/pgx/v5 v5.12.0
+	github.com/sourcegraph/conc v0.3.0
+	github.com/sqlc-fanout/sqlc-fanout v0.0.0
+	golang.org/x/sync v0.22.0
+)
+
+require (
+	github.com/jackc/pgpassfile v1.0.0 // indirect
+	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
+	github.com/jackc/puddle/v2 v2.2.3 // indirect
+	go.uber.org/atomic v1.7.0 // indirect
+	go.uber.org/goleak v1.3.0 // indirect
+	go.uber.org/multierr v1.9.0 // indirect
+	golang.org/x/text v0.41.0 // indirect
+)
+
+replace github.com/sqlc-fanout/sqlc-fanout => ../

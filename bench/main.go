@@ -1,0 +1,94 @@
+// Bench does the same work in many ways, on one PostgreSQL server and in one run: by hand, by pgx.Batch, by other
+// libraries, and by every strategy of package fanout. It shows what pays, where and by how much: on a throwaway server
+// with added round-trip time, or, with -dsn, on yours.
+//
+//	go -C bench run .
+//
+// It is a module of its own, so that what it compares with is no requirement of the library.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program as if the first had not been caught
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// The exit statuses.
+const (
+	success = 0
+	failure = 1
+	misuse  = 2
+)
+
+// run is the program: it returns the exit status. The end of ctx interrupts it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	opts, err := parseFlags(args, stdout)
+	if errors.Is(err, flag.ErrHelp) {
+		return success
+	} else if err != nil {
+		fmt.Fprintf(stderr, "bench: %s; -help explains the flags\n", oneLine(err))
+		return misuse
+	}
+	rep, err := perform(ctx, opts, stderr)
+	if rep != nil { // measured, though something may not have been put back
+		rep.Command = strings.Join(append([]string{"go -C bench run ."}, withoutDSN(args)...), " ")
+		err = errors.Join(present(rep, opts, stdout), err)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			err = interrupted(err)
+		}
+		fmt.Fprintf(stderr, "bench: %s\n", oneLine(err))
+		return failure
+	}
+	return success
+}
+
+// interrupted returns the error of a program that was told to end, which leaves nothing to say of err but what could not
+// be put back.
+func interrupted(err error) error {
+	lines := []error{errors.New("interrupted")}
+	if left := (*leftBehindError)(nil); errors.As(err, &left) {
+		lines = append(lines, left)
+	}
+	return errors.Join(lines...)
+}
+
+// leftBehindError says that something of the program's own is still there at its end.
+type leftBehindError struct {
+	what string
+	err  error
+}
+
+func (e *leftBehindError) Error() string { return fmt.Sprintf("%s is left behind: %v", e.what, e.err) }
+func (e *leftBehindError) Unwrap() error { return e.err }
+
+// oneLine is an error's text on one line. Those of pgx and joined errors have several.
+func oneLine(err error) string {
+	var b strings.Builder
+	for line := range strings.Lines(err.Error()) {
+		line = strings.TrimSpace(line)
+		switch {
+		case line == "" || strings.Contains(b.String(), line):
+			continue
+		case b.Len() > 0 && strings.HasSuffix(b.String(), ":"):
+			b.WriteString(" ")
+		case b.Len() > 0:
+			b.WriteString("; ")
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
+
+// A result of the program.
+type ended struct {
+	status         int
+	stdout, stderr string
+}
+
+func (e ended) lastLine() string {
+	lines := strings.Split(strings.TrimSuffix(e.stderr, "\n"), "\n")
+	return lines[len(lines)-1]
+}
+
+func start(ctx context.Context, args ...string) ended {
+	var stdout, stderr bytes.Buffer
+	status := run(ctx, args, &stdout, &stderr)
+	return ended{status, stdout.String(), stderr.String()}
+}
+
+func connect(t *testing.T, dsn string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+// schemas is how many schemas of the bench's name there are.
+func schemas(t *testing.T, conn *pgx.Conn) (n int) {
+	t.Helper()
+	if err := conn.QueryRow(t.Context(), "select count(*) from pg_namespace where nspname = $1", schemaName).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A quick run on a throwaway server goes from the flags to the files.
+func TestQuickRun(t *testing.T) {
+	dir := t.TempDir()
+	files := map[string]string{"-json": filepath.Join(dir, "r.json"), "-html": filepath.Join(dir, "r.html"), "-svg": filepath.Join(dir, "r.svg")}
+	args := []string{"-quick", "-time=3s", "-statements=lookup", "-latency=0,1ms", "-queries=1,30", "-cells=" + strings.Join(cellNames, ",")}
+	for flag, file := range files {
+		args = append(args, flag+"="+file)
+	}
+	e := start(t.Context(), args...)
+	if e.status != success {
+		t.Fatalf("status %d\n%s", e.status, e.stderr)
+	}
+	for _, text := range []string{"fanout parallel, snapshot", "Claims", "look-up by index, 30 queries, +1 ms"} {
+		if !strings.Contains(e.stdout, text) {
+			t.Errorf("%q is not in\n%s", text, e.stdout)
+		}
+	}
+	content, err := os.ReadFile(files["-json"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal(content, &r); err != nil {
+		t.Fatal(err)
+	}
+	if want := 2*2 + 1 + 3 + 1 + 1; len(r.Cells) != want {
+		t.Errorf("%d cells, want %d", len(r.Cells), want)
+	}
+	for _, c := range r.Cells {
+		for _, name := range []string{byErrgroup, parallel} {
+			if res, ok := c.of(name); !ok || res.Median <= 0 || res.P10 > res.Median || res.Median > res.P90 {
+				t.Errorf("%s: %s: %+v", c.Title(), name, res)
+			}
+		}
+		for _, res := range c.Results {
+			if strings.HasPrefix(res.Note, "failed") {
+				t.Errorf("%s: %s: %s", c.Title(), res.Contender, res.Note)
+			}
+		}
+	}
+	wellFormed(t, files["-html"])
+	wellFormed(t, files["-svg"])
+}
+
+// On a user's server the bench keeps to its schema, and takes it away again. The password is not repeated.
+func TestDSN(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	conn := connect(t, dsn)
+	e := start(t.Context(), "-quick", "-time=1s", "-statements=scan,wait", "-dsn", dsn)
+	if e.status != success {
+		t.Fatalf("status %d\n%s", e.status, e.stderr)
+	}
+	for _, text := range []string{"What pays on this server", "over all: ", "scan of a 100-row table, 30 queries: "} {
+		if !strings.Contains(e.stdout, text) {
+			t.Errorf("%q is not in\n%s", text, e.stdout)
+		}
+	}
+	if n := schemas(t, conn); n != 0 {
+		t.Errorf("the schema is still there")
+	}
+}
+
+// A schema that somebody else has made is left alone.
+func TestForeignSchema(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	conn := connect(t, dsn)
+	if _, err := conn.Exec(t.Context(), "create schema "+schemaName+"; create table "+schemaName+".small (id int)"); err != nil {
+		t.Fatal(err)
+	}
+	e := start(t.Context(), "-quick", "-dsn", dsn)
+	if e.status != failure || e.stdout != "" || !strings.Contains(e.lastLine(), "was not made by this bench") {
+		t.Errorf("status %d\n%s%s", e.status, e.stdout, e.stderr)
+	}
+	if n := schemas(t, conn); n != 1 {
+		t.Errorf("the schema is gone")
+	}
+}
+
+// cancelOn cancels when a text is written to it.
+type cancelOn struct {
+	bytes.Buffer
+	mu     sync.Mutex
+	text   string
+	cancel func()
+}
+
+func (w *cancelOn) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if strings.Contains(string(b), w.text) {
+		w.cancel()
+	}
+	return w.Buffer.Write(b)
+}
+
+// An interrupt ends the run with one line and nothing left behind, whatever is going on.
+func TestInterrupt(t *testing.T) {
+	for during, cells := range map[string]string{
+		"using database": gridCells, "look-up by index, 30 queries": gridCells, "as many as go through": rateCells,
+		"16 clients at once": loadCells, "beside": besideCells, "cold": coldCells,
+	} {
+		t.Run(during, func(t *testing.T) {
+			dsn := pgtest.DSN(t)
+			conn := connect(t, dsn)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			stderr := &cancelOn{text: during, cancel: func() { cancel(errors.New("the test's own")) }}
+			var stdout bytes.Buffer
+			args := []string{"-quick", "-time=1s", "-statements=lookup", "-dsn", dsn, "-cells=" + cells}
+			status := run(ctx, args, &stdout, stderr)
+			if last := (ended{stderr: stderr.String()}).lastLine(); status != failure || last != "bench: interrupted" || stdout.Len() > 0 {
+				t.Errorf("status %d\n%s%s", status, stdout.String(), stderr.String())
+			}
+			if n := schemas(t, conn); n != 0 {
+				t.Errorf("the schema is still there")
+			}
+		})
+	}
+}
+
+// What cannot be reached, or cannot be written, is one line and status 1.
+func TestFailure(t *testing.T) {
+	for name, args := range map[string][]string{
+		"no server": {"-dsn", "host=127.0.0.1 port=1 user=u password=geheim"},
+		"no DSN":    {"-dsn", "postgres://u:geheim@host:12x/d"},
+		"no file":   {"-quick", "-time=100ms", "-statements=scan", "-contenders=errgroup", "-json", filepath.Join(t.TempDir(), "no", "file")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t.Context(), args...)
+			if e.status != failure || !strings.HasPrefix(e.lastLine(), "bench: ") || strings.Contains(e.stderr, "geheim") {
+				t.Errorf("status %d\n%s", e.status, e.stderr)
+			}
+		})
+	}
+}

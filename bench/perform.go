@@ -1,0 +1,304 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	gridConns = 10
+	loadConns = 16
+
+	coldLatency = 10 * time.Millisecond
+)
+
+// A bench is a run in progress.
+type bench struct {
+	opts       options
+	srv        *server
+	statements map[string]statement
+	contenders []contender
+	progress   *progress
+	random     *rand.Rand
+	report     *report
+
+	pool   *pgxpool.Pool      // of the current cells
+	poolOf string             // its connections, latency and statements
+	python map[string]*python // for the current cells, by contender
+}
+
+// perform opens the server, runs the cells and puts everything back.
+func perform(ctx context.Context, opts options, stderr io.Writer) (rep *report, err error) {
+	srv, err := openServer(ctx, opts.dsn)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, srv.close()) }()
+	fmt.Fprintf(stderr, "bench: using %s\n", srv.description)
+
+	sandbox, err := openSandbox(ctx, srv.config.ConnConfig, opts.rows, stderr)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, sandbox.end(srv)) }()
+
+	b := &bench{opts: opts, srv: srv, progress: newProgress(stderr), random: rand.New(rand.NewPCG(1, 2))}
+	defer b.progress.end()
+	defer b.closePool()
+	if err := b.prepare(ctx, sandbox); err != nil {
+		return nil, err
+	}
+	if err := b.measure(ctx); err != nil {
+		return nil, err
+	}
+	b.report.Seconds = time.Since(b.report.Started).Seconds()
+	b.report.Claims = claims(b.report)
+	b.report.Advice = advise(b.report)
+	return b.report, nil
+}
+
+// prepare finds out what there is to know before anything is measured.
+func (b *bench) prepare(ctx context.Context, s *sandbox) error {
+	b.report = &report{
+		Started: time.Now(),
+		Machine: fmt.Sprintf("%s/%s, %s, %s", runtime.GOOS, runtime.GOARCH, counted(runtime.NumCPU(), "CPU"), runtime.Version()),
+		Rows:    b.opts.rows,
+	}
+	var version string
+	if err := s.conn.QueryRow(ctx, "select current_setting('server_version')").Scan(&version); err != nil {
+		return err
+	}
+	b.report.Server = "PostgreSQL " + version
+	if b.srv.throwaway() {
+		b.report.Server += ", a throwaway server on this machine"
+	}
+	var err error
+	if b.report.RoundTrip, err = roundTrip(ctx, s.conn); err != nil {
+		return err
+	}
+	if b.report.BurnCount, err = calibrate(ctx, s.conn); err != nil {
+		return fmt.Errorf("finding out how far the server counts in %v: %w", burnTime, err)
+	}
+	b.statements = statements(b.opts.rows, b.report.BurnCount)
+
+	if err := b.openPool(ctx, 1, 0); err != nil {
+		return err
+	}
+	wanted := slices.DeleteFunc(contenders(), func(c contender) bool { return !slices.Contains(b.opts.contenders, c.name) })
+	there, missing, err := available(ctx, b.pool, wanted)
+	if err != nil {
+		return err
+	}
+	b.contenders = there
+	for _, c := range missing {
+		b.note(c.label + ": not available in this version of the library")
+	}
+	return nil
+}
+
+// note adds a note to the report, once.
+func (b *bench) note(text string) {
+	if !slices.Contains(b.report.Notes, text) {
+		b.report.Notes = append(b.report.Notes, text)
+	}
+}
+
+// openPool has b.pool be one of so many connections and that latency, acquainted with the statements. The one before is
+// closed: the server need not have room for both.
+func (b *bench) openPool(ctx context.Context, conns int, latency time.Duration, names ...string) (err error) {
+	of := fmt.Sprint(conns, latency, names)
+	if b.pool != nil && b.poolOf == of {
+		return nil
+	}
+	b.closePool()
+	var all []statement
+	for _, name := range names {
+		all = append(all, b.statements[name])
+	}
+	b.pool, err = b.srv.pool(ctx, conns, latency, all)
+	b.poolOf = of
+	return err
+}
+
+func (b *bench) closePool() {
+	for _, p := range b.python {
+		p.close()
+	}
+	b.python = map[string]*python{}
+	if b.pool != nil {
+		b.pool.Close()
+		b.pool = nil
+	}
+}
+
+// A stage is a cell that is to be run. Weight is its share of the time, as against 1 for a cell of the grid.
+type stage struct {
+	cell   cell
+	weight float64
+	run    func(ctx context.Context, c *cell, budget time.Duration) error
+}
+
+// stages are all that is to be run. The grid comes last: its cells may take more than their share.
+func (b *bench) stages() []stage {
+	var all []stage
+	if b.opts.has(rateCells) {
+		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 4, b.rate})
+	}
+	if b.opts.has(loadCells) {
+		for _, clients := range []int{1, 16, 128} {
+			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 5, b.load})
+		}
+	}
+	if b.opts.has(besideCells) {
+		all = append(all, stage{cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds}, 6, b.beside})
+	}
+	if b.opts.has(coldCells) {
+		all = append(all, stage{cell{Kind: coldCells, Statement: thirty, Queries: len(nearTexts), Connections: gridConns, Clients: 1,
+			LatencyMS: inMilliseconds(coldLatency), Unit: milliseconds}, 1.5, b.cold})
+	}
+	if b.opts.has(gridCells) {
+		for _, latency := range b.opts.latencies {
+			for _, name := range b.opts.statements {
+				for _, queries := range b.opts.queries {
+					all = append(all, stage{cell{Kind: gridCells, Statement: name, Queries: queries, Connections: gridConns, Clients: 1,
+						LatencyMS: inMilliseconds(latency), Unit: milliseconds}, gridWeight(name, queries), b.grid})
+				}
+			}
+		}
+	}
+	return all
+}
+
+// gridWeight is the weight of a cell of the grid: what takes longer gets more time, or it would have no rounds to speak of.
+func gridWeight(statement string, queries int) float64 {
+	weight := 0.5
+	if queries > 100 {
+		weight = 2
+	} else if queries > 1 {
+		weight = 1
+	}
+	if statement == ranging {
+		weight *= 2
+	}
+	return weight
+}
+
+// measure runs all stages. Each gets its share of the time that is left, so that what one does not need is the others'.
+func (b *bench) measure(ctx context.Context) error {
+	deadline := b.report.Started.Add(b.opts.time)
+	all := b.stages()
+	weights := 0.0
+	for _, s := range all {
+		weights += s.weight
+	}
+	for i, s := range all {
+		b.progress.show(i+1, len(all), s.cell.Title())
+		budget := time.Duration(float64(time.Until(deadline)) * s.weight / weights)
+		weights -= s.weight
+		if err := s.run(ctx, &s.cell, max(budget, 0)); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("%s: %w", s.cell.Title(), err)
+		}
+		b.report.Cells = append(b.report.Cells, s.cell)
+	}
+	return nil
+}
+
+// grid runs a cell of the grid.
+func (b *bench) grid(ctx context.Context, c *cell, budget time.Duration) error {
+	latency := time.Duration(c.LatencyMS * float64(time.Millisecond))
+	if err := b.openPool(ctx, c.Connections, latency, b.opts.statements...); err != nil {
+		return err
+	}
+	s := b.statements[c.Statement]
+	var runners []*runner
+	for _, contender := range b.contenders {
+		r := b.runner(ctx, contender, s, latency)
+		if r == nil {
+			continue
+		}
+		if expected := b.expected(c, contender); expected > tooLong || expected > tooLongAside && contender.aside && contender.name != single {
+			r.out = true
+			r.note = fmt.Sprintf("left out: would take about %.0f s", expected.Seconds())
+		}
+		runners = append(runners, r)
+	}
+	prepare := func() error { return nil }
+	if c.Statement == ranging {
+		// A run makes up to hundreds of megabytes: each clears away its own.
+		prepare = func() error { runtime.GC(); return nil }
+	}
+	if err := rounds(ctx, runners, func() []int32 { return s.draw(b.random, c.Queries) }, prepare, budget); err != nil {
+		return err
+	}
+	for _, r := range runners {
+		if r.name == auto && !r.out {
+			how, err := chosen(ctx, r.task, s.draw(b.random, c.Queries))
+			if err != nil {
+				return err
+			}
+			r.note = "chose " + how
+		}
+	}
+	c.Results = results(runners)
+	return nil
+}
+
+// runner is the contender in a cell of the grid, or nil if it cannot do the work.
+func (b *bench) runner(ctx context.Context, c contender, s statement, latency time.Duration) *runner {
+	if c.name == byPython || c.name == byPythonExample {
+		return b.pythonRunner(ctx, c, s, latency)
+	}
+	if t := s.task(c, b.pool, gridConns); t != nil {
+		return taskRunner(c, t)
+	}
+	return nil
+}
+
+// expected is how long the contender would take, going by the cell with fewer queries, or 0 if there is none.
+func (b *bench) expected(c *cell, contender contender) time.Duration {
+	most := 0.0
+	for _, queries := range b.opts.queries {
+		if before := b.report.inGrid(c.Statement, queries, c.LatencyMS); before != nil && queries < c.Queries {
+			if r, ok := before.of(contender.name); ok {
+				most = max(r.Median*float64(c.Queries)/float64(queries), 0)
+			} else if slices.ContainsFunc(before.Results, func(r result) bool { return r.Contender == contender.name }) {
+				return 2 * tooLong // it was left out there already
+			}
+		}
+	}
+	return time.Duration(most * float64(time.Millisecond))
+}
+
+// cold runs the cell of connections that have not seen the statements, while the Source has.
+func (b *bench) cold(ctx context.Context, c *cell, budget time.Duration) error {
+	if err := b.openPool(ctx, c.Connections, coldLatency); err != nil {
+		return err
+	}
+	s := b.statements[c.Statement]
+	var runners []*runner
+	for _, contender := range b.contenders {
+		if t := s.task(contender, b.pool, c.Connections); t != nil {
+			runners = append(runners, taskRunner(contender, t))
+		}
+	}
+	renew := func() error {
+		b.pool.Reset()
+		return open(ctx, b.pool, nil)
+	}
+	if err := rounds(ctx, runners, func() []int32 { return s.draw(b.random, c.Queries) }, renew, budget); err != nil {
+		return err
+	}
+	c.Results = results(runners)
+	return nil
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A pgbenchScript is what pgbench runs, and how many look-ups are in it.
+type pgbenchScript struct {
+	lookUps int
+	text    string
+}
+
+const pgbenchLookUp = "\\set id random(1, :rows)\nselect id, data from big where id = :id;\n"
+
+// pgbenchDepth is how many look-ups are in one pipeline.
+const pgbenchDepth = 30
+
+var pgbenchScripts = map[string]pgbenchScript{
+	byPgbench:   {1, pgbenchLookUp},
+	byPgbenchPL: {pgbenchDepth, "\\startpipeline\n" + strings.Repeat(pgbenchLookUp, pgbenchDepth) + "\\endpipeline\n"},
+}
+
+// findPgbench returns the program, or else why there is none. It may not be in PATH where the server's programs are not.
+func findPgbench(ctx context.Context) (program, missing string) {
+	dirs := []string{os.Getenv("PGBIN")}
+	if out, err := exec.CommandContext(ctx, "pg_config", "--bindir").Output(); err == nil {
+		dirs = append(dirs, strings.TrimSpace(string(out)))
+	}
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	slices.Reverse(found)
+	for _, dir := range append(dirs, found...) {
+		if program, err := exec.LookPath(filepath.Join(dir, "pgbench")); dir != "" && err == nil {
+			return program, ""
+		}
+	}
+	if program, err := exec.LookPath("pgbench"); err == nil {
+		return program, ""
+	}
+	return "", "the program is not installed"
+}
+
+// run returns the look-ups per second.
+func (s pgbenchScript) run(ctx context.Context, program string, srv *server, conns, rows int, slice time.Duration) (float64, error) {
+	seconds := max(1, int(math.Round(slice.Seconds()))) // pgbench knows no shorter time
+	cmd := exec.CommandContext(ctx, program, "--no-vacuum", "--protocol=prepared", "--file=-",
+		"--client="+strconv.Itoa(conns), "--jobs=2", "--time="+strconv.Itoa(seconds), "--define=rows="+strconv.Itoa(rows))
+	c := srv.config.ConnConfig
+	cmd.Env = append(os.Environ(),
+		"PGHOST="+c.Host, "PGPORT="+strconv.Itoa(int(c.Port)), "PGUSER="+c.User, "PGPASSWORD="+c.Password,
+		"PGDATABASE="+c.Database, "PGOPTIONS=-csearch_path="+schemaName)
+	cmd.Stdin = strings.NewReader(s.text)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s", err, stderr.String())
+	}
+	tps, err := transactionsPerSecond(string(out))
+	return tps * float64(s.lookUps), err
+}
+
+var tpsLine = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)
+
+// transactionsPerSecond reads pgbench's output. Of two figures the last is that without the time to connect.
+func transactionsPerSecond(out string) (float64, error) {
+	lines := tpsLine.FindAllStringSubmatch(out, -1)
+	if len(lines) == 0 {
+		return 0, errors.New("pgbench has printed no tps")
+	}
+	return strconv.ParseFloat(lines[len(lines)-1][1], 64)
+}

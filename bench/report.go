@@ -1,0 +1,157 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+)
+
+// A report is all that a run has to say. It is what -json writes.
+type report struct {
+	Command   string    `json:"command"`
+	Started   time.Time `json:"started"`
+	Seconds   float64   `json:"seconds"`
+	Machine   string    `json:"machine"` // system, architecture, CPUs, Go
+	Server    string    `json:"server"`  // its version, and whose it is
+	RoundTrip float64   `json:"round_trip_ms"`
+	Rows      int       `json:"rows"`       // of the large table
+	BurnCount int32     `json:"burn_count"` // what takes the server 2 ms to count to
+	Cells     []cell    `json:"cells"`
+	Claims    []finding `json:"claims"`
+	Advice    []advice  `json:"advice"`
+	Notes     []string  `json:"notes"`
+}
+
+// A cell is one piece of work under one set of circumstances, and how its contenders fared.
+type cell struct {
+	Kind        string   `json:"kind"`
+	Statement   string   `json:"statement"`
+	Queries     int      `json:"queries"` // in a call
+	Connections int      `json:"connections"`
+	Clients     int      `json:"clients"`
+	LatencyMS   float64  `json:"latency_ms"` // added to each round trip
+	Unit        string   `json:"unit"`       // of Median, P10 and P90: ms, or queries/s, of which more is better
+	Results     []result `json:"results"`    // in the order of the contenders
+}
+
+// The units.
+const (
+	milliseconds = "ms"
+	perSecond    = "queries/s"
+)
+
+// A result is that of one contender.
+type result struct {
+	Contender string  `json:"contender"`
+	Rounds    int     `json:"rounds"`
+	Median    float64 `json:"median"`
+	P10       float64 `json:"p10"`
+	P90       float64 `json:"p90"`
+	P99       float64 `json:"p99_ms,omitempty"` // of a call's time, under load
+	Note      string  `json:"note,omitempty"`
+}
+
+// newResult is the result of these values, one for each round.
+func newResult(contender string, values []float64, note string) result {
+	r := result{Contender: contender, Rounds: len(values), Note: note}
+	if len(values) > 0 {
+		r.Median, r.P10, r.P90 = quantile(values, 0.5), quantile(values, 0.1), quantile(values, 0.9)
+	}
+	return r
+}
+
+// of returns the contender's result, if it ran.
+func (c *cell) of(contender string) (result, bool) {
+	i := slices.IndexFunc(c.Results, func(r result) bool { return r.Contender == contender && r.Rounds > 0 })
+	if i < 0 {
+		return result{}, false
+	}
+	return c.Results[i], true
+}
+
+// ratio is that of the medians of two contenders, if both ran.
+func (c *cell) ratio(contender, to string) (float64, bool) {
+	a, ok := c.of(contender)
+	b, ok2 := c.of(to)
+	return a.Median / b.Median, ok && ok2
+}
+
+// best is the contender with the best median among those that chosen accepts.
+func (c *cell) best(chosen func(contender string) bool) (best result, ok bool) {
+	for _, r := range c.Results {
+		if r.Rounds == 0 || !chosen(r.Contender) {
+			continue
+		}
+		if better := r.Median < best.Median == (c.Unit == milliseconds); !ok || better {
+			best, ok = r, true
+		}
+	}
+	return best, ok
+}
+
+// Title says in words which cell it is.
+func (c *cell) Title() string {
+	latency := ""
+	if c.LatencyMS > 0 {
+		latency = fmt.Sprintf(", +%g ms", c.LatencyMS)
+	}
+	switch c.Kind {
+	case coldCells:
+		return fmt.Sprintf("first call on cold connections: %s%s", statementLabels[c.Statement], latency)
+	case loadCells:
+		return fmt.Sprintf("%s at once, pool of %d: %s, %d in a call%s", counted(c.Clients, "client"), c.Connections, statementLabels[c.Statement], c.Queries, latency)
+	case besideCells:
+		return fmt.Sprintf("a client of single look-ups beside %d with %d in a call, pool of %d", c.Clients, c.Queries, c.Connections)
+	case rateCells:
+		return fmt.Sprintf("%s, as many as go through %d connections", statementLabels[c.Statement], c.Connections)
+	}
+	return fmt.Sprintf("%s, %s%s", statementLabels[c.Statement], counted(c.Queries, "query"), latency)
+}
+
+// find returns the cells that chosen accepts.
+func (r *report) find(chosen func(*cell) bool) []*cell {
+	var found []*cell
+	for i := range r.Cells {
+		if chosen(&r.Cells[i]) {
+			found = append(found, &r.Cells[i])
+		}
+	}
+	return found
+}
+
+// inGrid returns one cell of the grid, or nil.
+func (r *report) inGrid(statement string, queries int, latencyMS float64) *cell {
+	for _, c := range r.find(func(c *cell) bool { return c.Kind == gridCells }) {
+		if c.Statement == statement && c.Queries == queries && c.LatencyMS == latencyMS {
+			return c
+		}
+	}
+	return nil
+}
+
+// present prints the report and writes the files that the flags ask for.
+func present(r *report, opts options, stdout io.Writer) error {
+	for _, file := range []struct {
+		flag, name string
+		content    func() ([]byte, error)
+	}{
+		{"-json", opts.json, func() ([]byte, error) { return json.MarshalIndent(r, "", "  ") }},
+		{"-html", opts.html, func() ([]byte, error) { return page(r) }},
+		{"-svg", opts.svg, func() ([]byte, error) { return picture(r) }},
+	} {
+		if file.name == "" {
+			continue
+		}
+		content, err := file.content()
+		if err == nil {
+			err = os.WriteFile(file.name, append(content, '\n'), 0o666)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", file.flag, err)
+		}
+	}
+	return printTables(r, stdout)
+}

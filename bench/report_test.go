@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// sample is a report in which the contender number i takes i+1 ms, or has i+1 queries per second, everywhere.
+func sample() *report {
+	r := &report{
+		Command: "go -C bench run . <&>", Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Seconds: 1, Machine: "linux", Server: "PostgreSQL 18",
+		RoundTrip: 0.04, Rows: 1_000_000, Notes: []string{"a note with <angles> & such"},
+	}
+	fill := func(c cell) {
+		for i, contender := range contenders() {
+			v := float64(i + 1)
+			res := newResult(contender.name, []float64{v * 0.9, v, v * 1.1}, "")
+			res.P99 = v
+			c.Results = append(c.Results, res)
+		}
+		r.Cells = append(r.Cells, c)
+	}
+	for _, latency := range []float64{0, 1, 10} {
+		for _, name := range gridStatements {
+			for _, queries := range []int{1, 30, 300} {
+				fill(cell{Kind: gridCells, Statement: name, Queries: queries, Connections: gridConns, Clients: 1, LatencyMS: latency, Unit: milliseconds})
+			}
+		}
+	}
+	for _, clients := range []int{1, 16, 128} {
+		fill(cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond})
+	}
+	fill(cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond})
+	fill(cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds})
+	fill(cell{Kind: coldCells, Statement: thirty, Queries: 30, Connections: gridConns, Clients: 1, LatencyMS: 10, Unit: milliseconds})
+	r.Claims, r.Advice = claims(r), advise(r)
+	return r
+}
+
+// position is that of the contender in sample, from 1.
+func position(name string) float64 {
+	return 1 + float64(slices.IndexFunc(contenders(), func(c contender) bool { return c.name == name }))
+}
+
+func TestClaims(t *testing.T) {
+	r := sample()
+	ratios := map[string]float64{
+		"Parallel / errgroup by hand, every cell":                                              position(parallel) / position(byErrgroup),
+		"Pipelined / the better of errgroup and pgx.Batch, every cell with 30 queries or more": position(pipelined) / position(byErrgroup),
+		"look-ups per second, Pipelined / pgbench pipelined, same connections":                 position(pipelined) / position(byPgbenchPL),
+		"Coalesced / = any($1) by hand, 300 queries":                                           position(coalesced) / position(byAny),
+		"Auto / the best that runs the same functions, geometric mean":                         position(auto) / position(single),
+		"queries per second, Auto / the best fixed strategy, 1, 16 and 128 clients":            position(auto) / position(coalesced),
+		"p99 of a client of single look-ups beside 16 with 30 in a call, Auto / Parallel":      position(auto) / position(parallel),
+	}
+	for _, f := range r.Claims {
+		if f.Met == notMeasured || f.Ratio == nil {
+			t.Errorf("%s: not measured", f.Claim)
+			continue
+		}
+		if want, ok := ratios[f.Claim]; ok {
+			if d := *f.Ratio / want; d < 0.999 || d > 1.001 {
+				t.Errorf("%s: %v, want %v", f.Claim, *f.Ratio, want)
+			}
+			delete(ratios, f.Claim)
+		}
+		bound, atLeast := strings.CutPrefix(f.Wanted, "≥ ")
+		if !atLeast {
+			bound = strings.TrimPrefix(f.Wanted, "≤ ")
+		}
+		var b float64
+		if err := json.Unmarshal([]byte(bound), &b); err != nil {
+			t.Fatal(err)
+		}
+		if holds := *f.Ratio <= b != atLeast; holds != (f.Met == met) {
+			t.Errorf("%s: wanted %s, measured %v, met: %s", f.Claim, f.Wanted, *f.Ratio, f.Met)
+		}
+	}
+	if len(ratios) > 0 {
+		t.Errorf("no such claims: %v", ratios)
+	}
+}
+
+// What has not been run is said to be so, and is no failure.
+func TestClaimsOfNothing(t *testing.T) {
+	for _, f := range claims(&report{}) {
+		if f.Met != notMeasured || f.Ratio != nil || f.Measured() != "–" {
+			t.Errorf("%+v", f)
+		}
+	}
+}
+
+// Of a claim about every cell, the worst is shown, and where it was.
+func TestWorstCell(t *testing.T) {
+	r := sample()
+	c := r.inGrid(burning, 30, 1)
+	for i := range c.Results {
+		if c.Results[i].Contender == parallel {
+			c.Results[i].Median = 1000
+		}
+	}
+	f := claims(r)[0]
+	if *f.Ratio != 1000/position(byErrgroup) || f.Where != c.Title() || f.Met != missed {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestAdvice(t *testing.T) {
+	r := sample()
+	r.Cells = slices.DeleteFunc(r.Cells, func(c cell) bool { return c.Kind != gridCells || c.LatencyMS > 0 || c.Statement != looking })
+	all := advise(r)
+	if len(all) != 3 || all[0].Case != "over all" || all[0].Strategy != parallel {
+		t.Fatalf("%+v", all)
+	}
+	if text := all[1].Text; !strings.HasPrefix(text, "parallel, 6.00 ms; 6.00 times as slow as one by one") {
+		t.Error(text)
+	}
+	if all := advise(&report{}); len(all) > 0 {
+		t.Errorf("of nothing: %+v", all)
+	}
+}
+
+func TestJSON(t *testing.T) {
+	r := sample()
+	content, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again report
+	if err := json.Unmarshal(content, &again); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(r, &again) {
+		t.Error("something is lost on the way")
+	}
+}
+
+// The page and the picture need nothing from outside, and are well formed.
+func TestPage(t *testing.T) {
+	for name, r := range map[string]*report{"whole": sample(), "empty": {}, "one cell": {Cells: sample().Cells[:1]}, "no grid": {Cells: sample().Cells[54:]}} {
+		t.Run(name, func(t *testing.T) {
+			content, err := page(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkXML(t, content)
+			for _, outside := range []string{"<script", "<link", "src=", "@import", "url(", "https:"} {
+				if bytes.Contains(content, []byte(outside)) {
+					t.Errorf("%s is in it", outside)
+				}
+			}
+			if want := len(charts(r)); bytes.Count(content, []byte("<svg ")) != want {
+				t.Errorf("not %d charts", want)
+			}
+		})
+	}
+	content, _ := page(sample())
+	for _, text := range []string{"a note with &lt;angles&gt;", "missed", "SQLAlchemy gather", "prefers-color-scheme: dark", "1,000,000 rows"} {
+		if !bytes.Contains(content, []byte(text)) {
+			t.Errorf("%q is not in it", text)
+		}
+	}
+	content, err := picture(sample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkXML(t, content)
+	if _, err := picture(&report{}); err == nil {
+		t.Error("a picture of nothing")
+	}
+}
+
+// Every contender that is drawn has a colour.
+func TestColours(t *testing.T) {
+	for _, c := range contenders() {
+		if _, ok := colours[c.name]; !ok && !c.snapshot {
+			t.Errorf("%s has none", c.name)
+		}
+	}
+}
+
+func TestTables(t *testing.T) {
+	var b bytes.Buffer
+	if err := printTables(sample(), &b); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"128 clients at once, pool of 16", "p99 ms", "Claims", "What pays on this server"} {
+		if !strings.Contains(b.String(), text) {
+			t.Errorf("%q is not in it", text)
+		}
+	}
+}
+
+func wellFormed(t *testing.T, file string) {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkXML(t, content)
+}
+
+func checkXML(t *testing.T, content []byte) {
+	t.Helper()
+	d := xml.NewDecoder(bytes.NewReader(content))
+	for {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
