@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// latent adds d to every round trip, by delaying what is written.
+// latent adds d to every round trip, by delaying what is written. As on a real way, what is under way does not keep the
+// sender: he may write more, or read what comes back, meanwhile.
 func latent(dial pgconn.DialFunc, d time.Duration) pgconn.DialFunc {
 	if d == 0 {
 		return dial
@@ -18,16 +20,57 @@ func latent(dial pgconn.DialFunc, d time.Duration) pgconn.DialFunc {
 		if err != nil {
 			return nil, err
 		}
-		return latentConn{conn, d}, nil
+		return delayed(conn, d), nil
 	}
+}
+
+// delayed is conn, with d added to what is written. It must be closed.
+func delayed(conn net.Conn, d time.Duration) net.Conn {
+	c := &latentConn{Conn: conn, delay: d, way: make(chan packet, 1024), closed: make(chan struct{})}
+	go c.deliver()
+	return c
 }
 
 type latentConn struct {
 	net.Conn
-	delay time.Duration
+	delay  time.Duration
+	way    chan packet
+	once   sync.Once
+	closed chan struct{}
 }
 
-func (c latentConn) Write(b []byte) (int, error) {
-	time.Sleep(c.delay)
-	return c.Conn.Write(b)
+// A packet is what one Write has written, and when it arrives.
+type packet struct {
+	data []byte
+	due  time.Time
+}
+
+func (c *latentConn) Write(b []byte) (int, error) {
+	select {
+	case c.way <- packet{append([]byte(nil), b...), time.Now().Add(c.delay)}:
+		return len(b), nil
+	case <-c.closed:
+		return 0, net.ErrClosed
+	}
+}
+
+// deliver passes packets on when they are due. An error of the connection shows where it is read.
+func (c *latentConn) deliver() {
+	for {
+		select {
+		case p := <-c.way:
+			time.Sleep(time.Until(p.due))
+			if _, err := c.Conn.Write(p.data); err != nil {
+				_ = c.Close()
+				return
+			}
+		case <-c.closed:
+			return
+		}
+	}
+}
+
+func (c *latentConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }

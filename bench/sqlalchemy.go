@@ -175,8 +175,9 @@ func startRelay(host string, port uint16, latency time.Duration) (*relay, error)
 				continue
 			}
 			r.wg.Go(func() {
-				_, _ = io.Copy(latentConn{server, latency}, onlyReader{client})
-				server.Close()
+				late := delayed(server, latency)
+				_, _ = io.Copy(late, onlyReader{client})
+				late.Close()
 			})
 			r.wg.Go(func() {
 				_, _ = io.Copy(client, server)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -170,9 +171,15 @@ func (x *exchange) summon() {
 	}
 	var ctx context.Context
 	ctx, x.stop = context.WithCancelCause(x.call.acquireCtx)
-	for want := x.unknown + int((x.work+laneWork-1)/laneWork); want > 0 && x.spare > 0; want-- {
+	for want := x.unknown + worthwhile(x.work); want > 0 && x.spare > 0; want-- {
 		x.start(ctx)
 	}
+}
+
+// worthwhile is how many lanes work is worth: the time that it takes falls with their number, what they cost rises with it,
+// and the sum is least at the root of the ratio.
+func worthwhile(work time.Duration) int {
+	return int(math.Ceil(math.Sqrt(float64(work) / float64(laneWork))))
 }
 
 // unready notes that r is not ready any more. It is called with mu held.
@@ -191,10 +198,10 @@ func (x *exchange) share() time.Duration {
 			lanes++
 		}
 	}
-	if x.starting > 0 {
-		lanes += min(x.starting, int(x.call.pool.Stat().IdleConns()))
+	if soon := x.starting + x.spare; soon > 0 && x.work > laneWork {
+		lanes += min(soon, int(x.call.pool.Stat().IdleConns()))
 	}
-	return max(laneWork, x.work/time.Duration(lanes))
+	return max(laneWork, x.work/time.Duration(lanes), laneWork*time.Duration(worthwhile(x.work)))
 }
 
 // start starts one lane. It is called with mu held.

@@ -227,8 +227,8 @@ func (p *pipeline) dispensable() bool {
 
 // pick takes what is to be sent now: no more ahead than pays. It is called with mu held.
 //
-// What is under way on a lane must last a round trip, or the server waits for it (the bandwidth-delay product); laneWork
-// on top of that spares system calls. Any more would only make statements wait here that another lane could run; so would
+// What is under way on a lane, beside what is executing, must last a round trip, or the server waits for it (the
+// bandwidth-delay product); laneWork on top of that spares system calls. Any more would only make statements wait here that another lane could run; so would
 // more than this lane's share of what is ready. As long as little is known of a statement, it may turn out to be slow:
 // nothing is sent behind one of the same text, and at most one statement behind another.
 func (p *pipeline) pick() []*request {
@@ -245,7 +245,7 @@ func (p *pipeline) pick() []*request {
 		load += r.cost
 	}
 	trip := x.call.shared.trip.time()
-	if under > 0 && load > trip+laneWork/2 {
+	if under > 0 && load > trip+max(laneWork/2, min(trip, p.inflight[0].cost)) {
 		return nil
 	}
 	share := x.share()
@@ -267,7 +267,7 @@ func (p *pipeline) pick() []*request {
 		if alone && (under > 0 || len(batch) > 0) {
 			break
 		}
-		if n := under + len(batch); n > 0 && (load >= trip+laneWork || taken >= share || n >= aheadPerLane || int64(n) >= 2+r.counted/4 ||
+		if n := under + len(batch); n > 0 && (load >= trip+max(laneWork, min(trip, r.cost)) || taken >= share || n >= aheadPerLane || int64(n) >= 2+r.counted/4 ||
 			r.counted == 0 && p.underWay(r.text, batch) || p.toBeDescribed(r.text, batch)) {
 			break
 		}
