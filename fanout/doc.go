@@ -25,8 +25,9 @@
 // A failure costs no connections. Statements that are to stop, because another query failed or a ctx ended, are cancelled
 // by PostgreSQL cancel requests, where pgx would close the socket; the connections go back to the pool as they were. The
 // connection of a query that has failed ends the others' statements with a single pg_cancel_backend, where the server
-// confirms that it is PostgreSQL itself at the other end. A server that has not ended a statement one second after its ctx ended is given up: the connection is taken out of the pool
-// and closed, and the statement fails. A function that then still holds rows open counts as such a server.
+// confirms that it is PostgreSQL itself at the other end. A server that has not ended a statement one second after its ctx
+// ended is given up: the connection is taken out of the pool and closed, and the statement fails. A function that then
+// still holds rows open counts as such a server.
 //
 // # Inside a query function
 //
@@ -41,6 +42,7 @@
 // Each statement is a transaction of its own, and sees the database as of its own start, unless [Source.On] runs the call
 // in a transaction, or [Source.Snapshot] has all queries of a call read one snapshot. The first lane to send a statement
 // exports the snapshot, in the same round trip; the others import it with theirs, and are verified to be on the same
-// server. The exporting connection runs queries like any other, and when it is the only one to be had, it runs them all. Where
-// round trips are cheap, a call begins on a few connections and takes the others a moment later, if queries are still waiting.
+// server. The exporting connection runs queries like any other, and when it is the only one to be had, it runs them all.
+// Where round trips are cheap, a call begins on a few connections and takes the others a moment later, if queries are still
+// waiting.
 package fanout

@@ -15,8 +15,15 @@ const (
 	// strategies must equal.
 	Serial
 
-	// Pipelined runs the queries on at most Limit connections, and on each sends their statements in one pipeline: many
-	// queries cost one round trip.
+	// Pipelined runs the queries on at most Limit connections, and on each sends the statements of several at once, in one
+	// round trip. Each statement is a transaction of its own, as when it is sent alone, and its error is its own query's;
+	// a lost connection fails all that was under way on it. How many statements go ahead on one connection follows from what they and the round trip have been measured to take,
+	// by all calls of a Source and its copies: a slow one goes alone. At most 32 query functions per connection run at
+	// once, each with a q of its own; one that is busy with something else does not hold up the others for longer than a
+	// few milliseconds. A function has a connection to itself while it copies, sends a batch or makes a nested call, and
+	// from its first statement that is not a query (begin, set, declare, …) until it returns; so with pgx's simple
+	// protocol and with QueryExecModeDescribeExec for each statement. Inside a transaction (Source.On) the statements of
+	// several queries go in one round trip too, in the order of the queries as far as they are asked for together.
 	Pipelined
 
 	// Coalesced is Pipelined, and makes one statement of statements that differ only in their arguments. Not available

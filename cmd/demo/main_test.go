@@ -277,7 +277,7 @@ func TestStrategies(t *testing.T) {
 	if limited := succeeds(t, "-dsn", dsn, "-limit", "1"); !strings.Contains(limited.stdout, "10 connections, 1 backend used; ") {
 		t.Errorf("limited:\n%s", limited.stdout)
 	}
-	for _, name := range []string{"pipelined", "coalesced", "auto"} {
+	for _, name := range []string{"coalesced", "auto"} {
 		r := demo(t, "-dsn", dsn, "-strategy", name)
 		r.failsWith(t, "fanout: ", name, "not available yet")
 	}
