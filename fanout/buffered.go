@@ -62,8 +62,12 @@ func (r *bufferedRows) Next() bool {
 	for i := range r.values {
 		n := int(r.chunk.lengths[r.value])
 		r.value++
-		if n < 0 {
+		switch n {
+		case -1:
 			r.values[i] = nil
+			continue
+		case 0:
+			r.values[i] = []byte{} // not nil, whatever data is: it is not NULL
 			continue
 		}
 		r.values[i] = r.chunk.data[r.offset : r.offset+n : r.offset+n]
