@@ -520,10 +520,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		}
 	}
 	if !r.described {
-		p.state.types.Lock()
-		err := build(&p.builder, p.conn, description, r.args)
-		p.state.types.Unlock()
-		if err != nil {
+		if err := p.build(description, r.args); err != nil {
 			return err
 		}
 	}
@@ -580,6 +577,13 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	}
 	p.pipe.SendPipelineSync()
 	return nil
+}
+
+// build encodes the arguments. It lets go of the type map also if an encoder panics.
+func (p *pipeline) build(description *pgconn.StatementDescription, args []any) error {
+	p.state.types.Lock()
+	defer p.state.types.Unlock()
+	return build(&p.builder, p.conn, description, args)
 }
 
 // preparing is the request under way that prepares sql; nil if there is none.
