@@ -419,6 +419,7 @@ func (p *pipeline) ordinary() {
 		_ = p.pipe.Close()
 		p.pipe = nil
 	}
+	p.probed = time.Time{} // its answer has been read, if nothing followed it
 }
 
 // leave gives the connection back.
