@@ -269,6 +269,15 @@ func (h *handle) reserve(ctx context.Context) error {
 	return err
 }
 
+// keepsTransaction reports whether the function, which has the connection to itself, has begun a transaction on it in a
+// way that could not be seen before, or has ended that of the snapshot call: it is the function's to answer for.
+func (h *handle) keepsTransaction() bool {
+	if t, ok := h.db.(*transaction); ok {
+		return t.ended()
+	}
+	return h.link.leftOpen()
+}
+
 // giveBack ends what reserve began. It is called with mu held.
 func (h *handle) giveBack() {
 	h.alone, h.keeps = false, false
