@@ -176,8 +176,11 @@ func (p *pipeline) next() (batch []*request, more bool) {
 		if p.owner == nil {
 			if p.used && !p.reusable() {
 				x.mu.Unlock()
-				p.fail(errConnectionLost)
-				return nil, false
+				if !p.rollBack() {
+					p.fail(errConnectionLost)
+					return nil, false
+				}
+				x.mu.Lock()
 			}
 			p.used = false
 			batch = p.pick()
@@ -411,6 +414,18 @@ func (p *pipeline) quieten() {
 	}
 	p.spoiled = false
 	p.ordinary()
+}
+
+// rollBack ends the transaction that a function has left open, so that the lane can go on with what others have under
+// way by it. It reports whether it can.
+func (p *pipeline) rollBack() bool {
+	if p.transaction != nil || !p.link.leftOpen() || p.conn.PgConn().IsBusy() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
+	defer cancel()
+	_, _ = p.conn.PgConn().Exec(ctx, "rollback").ReadAll()
+	return p.link.idle()
 }
 
 // ordinary leaves pipeline mode.
