@@ -520,6 +520,9 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	if s.mode != pgx.QueryExecModeExec {
 		description = s.descriptions[r.sql]
 		if description == nil {
+			description = r.own // where the connection's memory is full
+		}
+		if description == nil {
 			known := r.text.description.Load()
 			switch {
 			case known == nil || r.distrust || p.call.tx != nil:
@@ -912,6 +915,7 @@ func (p *pipeline) hand(r *request) {
 func (p *pipeline) learn(r *request, err error, now time.Time) {
 	x := p.exchange
 	p.forget(r, err)
+	r.own = nil
 	if err != nil {
 		if p.transaction != nil {
 			p.spoiled = true
@@ -920,7 +924,7 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	}
 	if r.described {
 		s := p.state
-		if len(s.descriptions) < maxDescriptions {
+		if r.own = r.description; len(s.descriptions) < maxDescriptions {
 			s.descriptions[r.sql] = r.description
 		}
 		r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas})

@@ -451,7 +451,9 @@ func TestPipelinedSlowStatements(t *testing.T) {
 	warm(t, pool)
 	quick := statement[string]("-- name: Quick :one\nselect 'quick' where $1 = 1", 1)
 	for name, slowly := range map[string]func(i int) fanout.Query[fanout.DBTX, string]{
-		"same text": func(int) fanout.Query[fanout.DBTX, string] { return statement[string]("select coalesce(pg_sleep($1)::text, 'slept')", slow.Seconds()) },
+		"same text": func(int) fanout.Query[fanout.DBTX, string] {
+			return statement[string]("select coalesce(pg_sleep($1)::text, 'slept')", slow.Seconds())
+		},
 		"different texts": func(i int) fanout.Query[fanout.DBTX, string] {
 			return statement[string](fmt.Sprintf("select coalesce(pg_sleep($1)::text, 'slept') as t%d", i), slow.Seconds())
 		},

@@ -46,8 +46,9 @@ type request struct {
 	distrust    bool          // it must be described on this connection first
 	preparing   string        // the name under which it is being prepared
 	description *pgconn.StatementDescription
-	stale       int // names deallocated in front of it
-	repeats     int // executions that a cancel request for another statement has ended
+	own         *pgconn.StatementDescription // got for this request
+	stale       int                          // names deallocated in front of it
+	repeats     int                          // executions that a cancel request for another statement has ended
 	traced      bool
 	traceCtx    context.Context
 	streamed    bool // its rows were handed over before the end
