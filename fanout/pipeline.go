@@ -266,7 +266,7 @@ func (p *pipeline) pick() []*request {
 			break
 		}
 		r := (*from)[0]
-		alone := r.text == nil || !canTravel(p.conn, r.args)
+		alone := r.text == nil || p.state.mode != pgx.QueryExecModeDescribeExec && !canTravel(p.conn, r.args)
 		if alone && (under > 0 || len(batch) > 0) {
 			break
 		}
@@ -305,7 +305,7 @@ func (p *pipeline) underWay(t *text, batch []*request) bool {
 
 // toBeDescribed reports whether a statement of that text must wait for another one to be described on this connection.
 func (p *pipeline) toBeDescribed(t *text, batch []*request) bool {
-	return p.state.mode != pgx.QueryExecModeExec && p.state.descriptions[t.sql] == nil &&
+	return p.state.mode != pgx.QueryExecModeExec && p.state.mode != pgx.QueryExecModeDescribeExec && p.state.descriptions[t.sql] == nil &&
 		(t.description.Load() == nil || p.call.tx != nil) && p.underWay(t, batch)
 }
 
@@ -517,7 +517,9 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	var description *pgconn.StatementDescription
 	var guard string
 	r.described, r.guarded, r.preparing, r.follows, r.held = false, false, "", nil, 0
-	if s.mode != pgx.QueryExecModeExec {
+	if s.mode == pgx.QueryExecModeDescribeExec {
+		description, r.described = r.own, r.own == nil
+	} else if s.mode != pgx.QueryExecModeExec {
 		description = s.descriptions[r.sql]
 		if description == nil {
 			description = r.own // where the connection's memory is full
@@ -924,7 +926,11 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	}
 	if r.described {
 		s := p.state
-		if r.own = r.description; len(s.descriptions) < maxDescriptions {
+		r.own = r.description
+		if s.mode == pgx.QueryExecModeDescribeExec {
+			return // what is remembered is not to be used
+		}
+		if len(s.descriptions) < maxDescriptions {
 			s.descriptions[r.sql] = r.description
 		}
 		r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas})
