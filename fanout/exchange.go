@@ -157,10 +157,13 @@ func (x *exchange) summon() {
 		return
 	}
 	for _, p := range x.lanes {
-		if p.idle {
+		if p.idle && p.feeding == nil {
 			p.wakeUp()
 			return
 		}
+	}
+	for _, p := range x.lanes {
+		p.wakeUp() // that waits for a function to take its rows: no longer than others can wait
 	}
 	if !x.began || x.spare == 0 || x.call.ctx.Err() != nil {
 		return
@@ -187,7 +190,7 @@ func (x *exchange) unready(r *request) {
 func (x *exchange) share() time.Duration {
 	lanes := 1
 	for _, p := range x.lanes {
-		if p.idle {
+		if p.idle && p.feeding == nil {
 			lanes++
 		}
 	}

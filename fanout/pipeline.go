@@ -875,7 +875,7 @@ func (p *pipeline) hand(r *request) {
 	defer func() { r.held += time.Since(began) }()
 	for len(r.chunks) > 1 && !r.abandoned && !r.unbounded {
 		p.feeding, p.idle = r, true
-		others := len(p.inflight) > 1 || len(p.own) > 0
+		others := len(p.inflight) > 1 || len(p.own) > 0 || len(x.ready) > 0
 		x.mu.Unlock()
 		var patience <-chan time.Time
 		if others {
