@@ -645,6 +645,9 @@ func (p *pipeline) receive() {
 		p.refuse(refused)
 		return
 	}
+	if p.haunted {
+		p.deadline = now.Add(cancelGrace) // the server answers; who knows how long this one has taken
+	}
 	if p.stopCancelling() {
 		p.haunted = true
 	}
