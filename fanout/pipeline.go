@@ -1036,14 +1036,22 @@ func (p *pipeline) startTrace(r *request) {
 	if p.state.tracer == nil || r.traced {
 		return
 	}
-	r.traced = true
 	r.traceCtx = p.state.tracer.TraceQueryStart(r.ctx, p.conn, pgx.TraceQueryStartData{SQL: r.sql, Args: r.args})
+	r.traced = true // unless it has panicked
 }
 
-// trace tells pgx's tracer that r has ended.
+// trace tells pgx's tracer that r has ended. If it panics, that is the call's end, and the connection's, but not of what
+// the lane has to do.
 func (p *pipeline) trace(r *request) {
-	if r.traced {
-		r.traced = false
-		p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
+	if !r.traced {
+		return
 	}
+	r.traced = false
+	defer func() {
+		if v := recover(); v != nil {
+			p.doomed = true
+			p.call.fail(unwound(v))
+		}
+	}()
+	p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
 }
