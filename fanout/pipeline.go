@@ -280,6 +280,7 @@ func (p *pipeline) pick() []*request {
 		}
 		if r.abandoned {
 			r.answered = true
+			p.trace(r)
 			continue
 		}
 		p.bind(r)
