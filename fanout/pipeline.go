@@ -47,7 +47,8 @@ type pipeline struct {
 	probed   time.Time        // when an empty round trip was sent ahead, to be measured
 	pipe     *pgconn.Pipeline // nil while the connection is not in pipeline mode
 	builder  pgx.ExtendedQueryBuilder
-	rows     chunk     // of the result that is being read
+	rows     chunk // of the result that is being read
+	tag      pgconn.CommandTag
 	last     time.Time // when the last result had come in
 	spoiled  bool      // an error has aborted the transaction of a snapshot call: what is under way will fail
 	haunted  bool      // a cancel request may yet come to bear on what is under way
@@ -637,6 +638,7 @@ func (p *pipeline) receive() {
 	x.mu.Unlock()
 
 	p.rows.reset()
+	p.tag = pgconn.CommandTag{}
 	err, lost := p.read(r)
 	now := time.Now()
 	if lost {
@@ -695,7 +697,7 @@ func (p *pipeline) answer(r *request, err error) {
 	defer x.mu.Unlock()
 	r.answered = true
 	if !r.abandoned {
-		r.err = err
+		r.err, r.tag = err, p.tag
 		if p.rows.rows > 0 && r.sent {
 			r.chunks = append(r.chunks, p.rows.exact())
 		}
@@ -821,7 +823,7 @@ func (p *pipeline) firstRow() (row []string, err error) {
 }
 
 // readRows reads the rows of r's statement. A long result is handed over piece by piece.
-func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) error {
+func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error) {
 	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
 	for reader.NextRow() {
 		p.rows.add(reader.Values())
@@ -829,8 +831,7 @@ func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) error {
 			p.hand(r)
 		}
 	}
-	tag, err := reader.Close()
-	r.tag = tag
+	p.tag, err = reader.Close()
 	return err
 }
 

@@ -110,6 +110,7 @@ func (h *handle) nextChunk(r *request) (*chunk, error) {
 			return nil, r.err
 		case len(r.chunks) > 0:
 			c := r.chunks[0]
+			r.chunks[0] = nil // for the garbage collector
 			r.chunks = r.chunks[1:]
 			if h.pipeline.feeding == r {
 				h.pipeline.wakeUp()
