@@ -31,6 +31,7 @@ type exchange struct {
 	began    bool
 	lanes    []*pipeline             // connected
 	starting int                     // lanes that wait for a connection
+	leaving  int                     // lanes that pick up nothing any more, and still have their connections
 	spare    int                     // lanes that may be started
 	stop     context.CancelCauseFunc // ends the waits of starting lanes
 	over     error                   // why there is no lane any more
@@ -230,7 +231,9 @@ func (x *exchange) left(p *pipeline) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.remove(p)
-	if x.live > 0 && len(x.lanes)+x.starting == 0 && x.call.borrowed == nil && x.call.ctx.Err() == nil {
+	x.leaving--
+	x.spare++
+	if x.live > 0 && len(x.lanes)+x.starting+x.leaving == 0 && x.call.borrowed == nil && x.call.ctx.Err() == nil {
 		x.start(x.call.ctx)
 	}
 	x.missing()
@@ -241,13 +244,13 @@ func (x *exchange) left(p *pipeline) {
 func (x *exchange) remove(p *pipeline) {
 	if i := slices.Index(x.lanes, p); i >= 0 {
 		x.lanes = slices.Delete(x.lanes, i, i+1)
-		x.spare++
+		x.leaving++
 	}
 }
 
 // missing ends the exchange if there is no lane left, and none to come. It is called with mu held.
 func (x *exchange) missing() {
-	if !x.began || len(x.lanes)+x.starting > 0 || x.over != nil {
+	if !x.began || len(x.lanes)+x.starting+x.leaving > 0 || x.over != nil {
 		return
 	}
 	x.over = fmt.Errorf("fanout: %w, and there is no other", errConnectionLost)
