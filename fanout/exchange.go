@@ -234,7 +234,9 @@ func (x *exchange) left(p *pipeline) {
 	x.leaving--
 	x.spare++
 	if x.live > 0 && len(x.lanes)+x.starting+x.leaving == 0 && x.call.borrowed == nil && x.call.ctx.Err() == nil {
-		x.start(x.call.ctx)
+		var ctx context.Context
+		ctx, x.stop = context.WithCancelCause(x.call.ctx)
+		x.start(ctx)
 	}
 	x.missing()
 	x.summon()
@@ -276,6 +278,9 @@ func (x *exchange) leave() {
 		return
 	}
 	x.retire()
+	if x.stop != nil {
+		x.stop(errNotNeeded)
+	}
 	for _, p := range x.lanes {
 		p.wakeUp()
 	}
