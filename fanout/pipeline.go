@@ -321,6 +321,14 @@ func (p *pipeline) bind(r *request) {
 	}
 }
 
+// unbind makes r, whose function has sent nothing by this lane that counts, ready for any lane. It is called with mu held.
+func (p *pipeline) unbind(r *request) {
+	r.handle.pipeline = nil
+	r.own, r.distrust = nil, false // which this connection has told
+	p.units--
+	p.exchange.offer(r)
+}
+
 // grant gives the connection to one function until it is given back.
 func (p *pipeline) grant(r *request) {
 	p.owner = r.handle
@@ -333,8 +341,8 @@ func (p *pipeline) grant(r *request) {
 	p.exchange.answer(r, p.driver)
 }
 
-// fail ends the lane: what is under way gets err, and what has not been sent can go by another lane if its function has
-// sent nothing yet.
+// fail ends the lane: what is under way gets err, and so does what has not been sent, since its function has sent something
+// by this lane before; but in a snapshot call, which is read only, it can go by another one.
 func (p *pipeline) fail(err error) {
 	x := p.exchange
 	x.mu.Lock()
@@ -350,6 +358,10 @@ func (p *pipeline) fail(err error) {
 		x.answer(r, p.driver)
 	}
 	for _, r := range append(p.again, p.own...) {
+		if p.call.snapshot != nil && r.waiting {
+			p.unbind(r) // whatever it has read before, it can read the rest elsewhere
+			continue
+		}
 		r.answered, r.err = true, err
 		x.answer(r, p.driver)
 	}
@@ -386,9 +398,7 @@ func (p *pipeline) handBack(n int) {
 			kept = append(kept, r)
 			continue
 		}
-		r.handle.pipeline = nil
-		p.units--
-		x.offer(r)
+		p.unbind(r)
 	}
 	p.inflight = kept
 }
@@ -703,6 +713,7 @@ func (p *pipeline) answer(r *request, err error) {
 		}
 	}
 	p.rows.reset()
+	p.tag = pgconn.CommandTag{}
 	p.trace(r)
 	x.answer(r, p.driver)
 }
