@@ -325,6 +325,10 @@ func (x *exchange) abandon(r *request) {
 	if !r.waiting {
 		return
 	}
+	if r.writing {
+		r.late = true
+		return
+	}
 	d := &driver{exchange: x}
 	x.forsake(r)
 	x.answer(r, d)

@@ -488,6 +488,16 @@ func (p *pipeline) send(batch []*request) {
 		p.pipe.SendPipelineSync()
 		p.probed = now
 	}
+	x.mu.Lock()
+	batch = slices.DeleteFunc(batch, func(r *request) bool {
+		r.writing = !r.abandoned
+		if r.abandoned {
+			r.answered = true
+			p.trace(r)
+		}
+		return r.abandoned
+	})
+	x.mu.Unlock()
 	p.sending = p.sending[:0]
 	for _, r := range batch {
 		if err := p.write(r, ahead); err != nil {
@@ -502,10 +512,16 @@ func (p *pipeline) send(batch []*request) {
 		_ = ahead.settle(nil, errNotSent)
 	}
 	x.mu.Lock()
-	for _, r := range p.sending {
-		r.sent = true
-	}
 	p.inflight = append(p.inflight, p.sending...)
+	d := &driver{exchange: x} // not the lane's, which has results to wait for
+	for _, r := range p.sending {
+		r.sent, r.writing = true, false
+		if r.waiting && (x.closed || r.late) {
+			x.forsake(r)
+			x.answer(r, d)
+		}
+	}
+	x.goDrive(d)
 	x.mu.Unlock()
 	if len(p.sending) == 0 && p.probed.IsZero() {
 		return
@@ -705,7 +721,7 @@ func (p *pipeline) answer(r *request, err error) {
 	x := p.exchange
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	r.answered = true
+	r.answered, r.writing = true, false
 	if !r.abandoned {
 		r.err, r.tag = err, p.tag
 		if p.rows.rows > 0 && r.sent {

@@ -23,6 +23,8 @@ type request struct {
 	abandoned bool      // nobody waits for it any more
 	answered  bool      // there will be nothing more
 	granted   bool      // answered by a lane
+	writing   bool      // a lane is reading its arguments: until then the function must not go on, which may change them
+	late      bool      // its own ctx has ended meanwhile
 	waiting   bool      // the function waits, for the answer or for more rows
 	chunks    []*chunk  // rows that have come in
 	sent      bool      // something of it may have reached the server
