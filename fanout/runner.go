@@ -209,7 +209,7 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 	}
 	p := h.pipeline
 	underWay = true
-	return ctx, &bufferedRows{request: r, conn: p.conn, types: &p.state.types, fields: r.fields}, nil
+	return ctx, &bufferedRows{request: r, conn: p.conn, state: p.state, fields: r.fields}, nil
 }
 
 // shares reports whether a statement can travel with those of other functions. It cannot if it may change the session or
