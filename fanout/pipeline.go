@@ -1051,6 +1051,11 @@ func (p *pipeline) repeat(r *request, err error) bool {
 		return true
 	case p.transaction != nil && pgErr.Code == "25P02":
 		return true
+	case (pgErr.Code == "0A000" || pgErr.Code == "26000") && p.call.tx == nil && !r.redone && !r.described &&
+		r.description != nil && r.description.Name != "":
+		// What was prepared is out of date. pgx reports that; but here several may have been sent relying on it.
+		r.redone, r.distrust = true, true
+		return true
 	case p.haunted && pgErr.Code == "57014" && p.call.tx == nil && r.repeats < maxRepeats && !r.streamed:
 		r.repeats++
 		return true

@@ -49,6 +49,7 @@ type request struct {
 	preparing   string        // the name under which it is being prepared
 	description *pgconn.StatementDescription
 	own         *pgconn.StatementDescription // got for this request
+	redone      bool                         // after what was prepared had turned out to be out of date
 	stale       int                          // names deallocated in front of it
 	repeats     int                          // executions that a cancel request for another statement has ended
 	traced      bool
