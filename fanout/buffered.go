@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,7 +15,7 @@ import (
 type bufferedRows struct {
 	request *request
 	conn    *pgx.Conn
-	types   *sync.Mutex // of the connection's type map, which several functions of the lane decode by
+	state   *connState // whose type map several functions of the lane decode by
 	fields  []pgconn.FieldDescription
 
 	chunk  *chunk
@@ -26,6 +25,7 @@ type bufferedRows struct {
 	values [][]byte // of the row that is being read
 
 	plans  []pgtype.ScanPlan
+	types  *pgtype.Map    // that the plans are of
 	dests  []reflect.Type // that the plans are for
 	closed bool
 	err    error
@@ -62,8 +62,12 @@ func (r *bufferedRows) Next() bool {
 	for i := range r.values {
 		n := int(r.chunk.lengths[r.value])
 		r.value++
-		if n < 0 {
+		switch n {
+		case -1:
 			r.values[i] = nil
+			continue
+		case 0:
+			r.values[i] = []byte{} // not nil, whatever data is: it is not NULL
 			continue
 		}
 		r.values[i] = r.chunk.data[r.offset : r.offset+n : r.offset+n]
@@ -126,9 +130,10 @@ func (r *bufferedRows) Scan(dest ...any) error {
 
 // decode stores the row in dest, and returns the column that could not be. Plans are kept from row to row, as pgx does.
 func (r *bufferedRows) decode(dest []any) (column int, err error) {
-	r.types.Lock()
-	defer r.types.Unlock()
-	if r.plans == nil {
+	r.state.types.Lock()
+	defer r.state.types.Unlock()
+	if types := r.typeMap(); r.plans == nil || types != r.types {
+		r.types = types
 		r.plans = make([]pgtype.ScanPlan, len(dest))
 		r.dests = make([]reflect.Type, len(dest))
 	}
@@ -137,7 +142,7 @@ func (r *bufferedRows) decode(dest []any) (column int, err error) {
 			continue
 		}
 		if t := reflect.TypeOf(d); r.plans[i] == nil || t != r.dests[i] {
-			r.plans[i] = r.conn.TypeMap().PlanScan(r.fields[i].DataTypeOID, r.fields[i].Format, d)
+			r.plans[i] = r.types.PlanScan(r.fields[i].DataTypeOID, r.fields[i].Format, d)
 			r.dests[i] = t
 		}
 		if err := r.plans[i].Scan(r.values[i], d); err != nil {
@@ -158,18 +163,27 @@ func (r *bufferedRows) Values() ([]any, error) {
 	return values, nil
 }
 
+// typeMap is what to decode by just now. It is called with the lock of the connection's type map held.
+func (r *bufferedRows) typeMap() *pgtype.Map {
+	if r.state.aside != nil {
+		return r.state.aside
+	}
+	return r.conn.TypeMap()
+}
+
 func (r *bufferedRows) decodeAny() ([]any, error) {
-	r.types.Lock()
-	defer r.types.Unlock()
+	r.state.types.Lock()
+	defer r.state.types.Unlock()
+	types := r.typeMap()
 	values := make([]any, len(r.values))
 	for i, raw := range r.values {
 		field := r.fields[i]
-		known, ok := r.conn.TypeMap().TypeForOID(field.DataTypeOID)
+		known, ok := types.TypeForOID(field.DataTypeOID)
 		var err error
 		switch {
 		case raw == nil:
 		case ok:
-			values[i], err = known.Codec.DecodeValue(r.conn.TypeMap(), field.DataTypeOID, field.Format, raw)
+			values[i], err = known.Codec.DecodeValue(types, field.DataTypeOID, field.Format, raw)
 		case field.Format == pgx.TextFormatCode:
 			values[i] = string(raw)
 		default:

@@ -125,6 +125,12 @@ func (c *call) borrow() (giveBack func(), err error) {
 		if conn != nil && conn.PgConn().IsBusy() {
 			return nil, fmt.Errorf("fanout: the connection of the transaction is busy: %w", errRowsOpen)
 		}
+		if conn != nil && c.pipelined {
+			// A pipeline goes past the transaction to its connection, which may be somebody else's by now. An empty batch
+			// costs nothing, and says so. Then each query is told, as by Serial.
+			closed := c.tx.SendBatch(c.parent, &pgx.Batch{}).Close()
+			c.pipelined = closed == nil
+		}
 		c.borrowed, c.borrowedDB = &link{conn: conn}, c.tx
 		return func() {}, nil
 	}

@@ -32,6 +32,7 @@ type exchange struct {
 	began    bool
 	lanes    []*pipeline             // connected
 	starting int                     // lanes that wait for a connection
+	leaving  int                     // lanes that pick up nothing any more, and still have their connections
 	spare    int                     // lanes that may be started
 	stop     context.CancelCauseFunc // ends the waits of starting lanes
 	over     error                   // why there is no lane any more
@@ -158,10 +159,13 @@ func (x *exchange) summon() {
 		return
 	}
 	for _, p := range x.lanes {
-		if p.idle {
+		if p.idle && p.feeding == nil {
 			p.wakeUp()
 			return
 		}
+	}
+	for _, p := range x.lanes {
+		p.wakeUp() // that waits for a function to take its rows: no longer than others can wait
 	}
 	if !x.began || x.spare == 0 || x.call.ctx.Err() != nil {
 		return
@@ -194,7 +198,7 @@ func (x *exchange) unready(r *request) {
 func (x *exchange) share() time.Duration {
 	lanes := 1
 	for _, p := range x.lanes {
-		if p.idle {
+		if p.idle && p.feeding == nil {
 			lanes++
 		}
 	}
@@ -234,8 +238,12 @@ func (x *exchange) left(p *pipeline) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.remove(p)
-	if x.live > 0 && len(x.lanes)+x.starting == 0 && x.call.borrowed == nil && x.call.ctx.Err() == nil {
-		x.start(x.call.ctx)
+	x.leaving--
+	x.spare++
+	if x.live > 0 && len(x.lanes)+x.starting+x.leaving == 0 && x.call.borrowed == nil && x.call.ctx.Err() == nil {
+		var ctx context.Context
+		ctx, x.stop = context.WithCancelCause(x.call.ctx)
+		x.start(ctx)
 	}
 	x.missing()
 	x.summon()
@@ -245,13 +253,13 @@ func (x *exchange) left(p *pipeline) {
 func (x *exchange) remove(p *pipeline) {
 	if i := slices.Index(x.lanes, p); i >= 0 {
 		x.lanes = slices.Delete(x.lanes, i, i+1)
-		x.spare++
+		x.leaving++
 	}
 }
 
 // missing ends the exchange if there is no lane left, and none to come. It is called with mu held.
 func (x *exchange) missing() {
-	if !x.began || len(x.lanes)+x.starting > 0 || x.over != nil {
+	if !x.began || len(x.lanes)+x.starting+x.leaving > 0 || x.over != nil {
 		return
 	}
 	x.over = fmt.Errorf("fanout: %w, and there is no other", errConnectionLost)
@@ -277,6 +285,9 @@ func (x *exchange) leave() {
 		return
 	}
 	x.retire()
+	if x.stop != nil {
+		x.stop(errNotNeeded)
+	}
 	for _, p := range x.lanes {
 		p.wakeUp()
 	}
@@ -319,6 +330,10 @@ func (x *exchange) abandon(r *request) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !r.waiting {
+		return
+	}
+	if r.writing {
+		r.late = true
 		return
 	}
 	d := &driver{exchange: x}

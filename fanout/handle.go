@@ -205,6 +205,9 @@ func (h *handle) explain(err error) error {
 func (h *handle) rest() {
 	h.state = idle
 	h.open = nil
+	if h.alone && !h.keeps && h.keepsTransaction() {
+		h.keeps = true
+	}
 	if h.alone && !h.keeps {
 		h.giveBack()
 	}

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -46,7 +47,8 @@ type pipeline struct {
 	probed   time.Time        // when an empty round trip was sent ahead, to be measured
 	pipe     *pgconn.Pipeline // nil while the connection is not in pipeline mode
 	builder  pgx.ExtendedQueryBuilder
-	rows     chunk     // of the result that is being read
+	rows     chunk // of the result that is being read
+	tag      pgconn.CommandTag
 	last     time.Time // when the last result had come in
 	spoiled  bool      // an error has aborted the transaction of a snapshot call: what is under way will fail
 	haunted  bool      // a cancel request may yet come to bear on what is under way
@@ -176,8 +178,14 @@ func (p *pipeline) next() (batch []*request, more bool) {
 		if p.owner == nil {
 			if p.used && !p.reusable() {
 				x.mu.Unlock()
-				p.fail(errConnectionLost)
-				return nil, false
+				if !p.rollBack() {
+					p.fail(errConnectionLost)
+					return nil, false
+				}
+				x.mu.Lock()
+			}
+			if p.used {
+				p.takeBack()
 			}
 			p.used = false
 			batch = p.pick()
@@ -263,7 +271,7 @@ func (p *pipeline) pick() []*request {
 			break
 		}
 		r := (*from)[0]
-		alone := r.text == nil || !canTravel(p.conn, r.args)
+		alone := r.text == nil || p.state.mode != pgx.QueryExecModeDescribeExec && !canTravel(p.conn, r.args)
 		if alone && (under > 0 || len(batch) > 0) {
 			break
 		}
@@ -277,6 +285,7 @@ func (p *pipeline) pick() []*request {
 		}
 		if r.abandoned {
 			r.answered = true
+			p.trace(r)
 			continue
 		}
 		p.bind(r)
@@ -302,7 +311,7 @@ func (p *pipeline) underWay(t *text, batch []*request) bool {
 
 // toBeDescribed reports whether a statement of that text must wait for another one to be described on this connection.
 func (p *pipeline) toBeDescribed(t *text, batch []*request) bool {
-	return p.state.mode != pgx.QueryExecModeExec && p.state.descriptions[t.sql] == nil &&
+	return p.state.mode != pgx.QueryExecModeExec && p.state.mode != pgx.QueryExecModeDescribeExec && p.state.descriptions[t.sql] == nil &&
 		(t.description.Load() == nil || p.call.tx != nil) && p.underWay(t, batch)
 }
 
@@ -315,6 +324,36 @@ func (p *pipeline) bind(r *request) {
 	}
 }
 
+// unbind makes r, whose function has sent nothing by this lane that counts, ready for any lane. It is called with mu held.
+func (p *pipeline) unbind(r *request) {
+	r.handle.pipeline = nil
+	r.own, r.distrust = nil, false // which this connection has told
+	p.units--
+	p.exchange.offer(r)
+}
+
+// setAside has the functions that still decode rows of this lane use a type map of their own, while one of them uses the
+// connection as pgx does: without a lock.
+func (p *pipeline) setAside() {
+	if p.units < 2 {
+		return
+	}
+	types := p.conn.TypeMap()
+	aside := types.Copy()
+	aside.TryWrapEncodePlanFuncs = slices.Clone(types.TryWrapEncodePlanFuncs)
+	aside.TryWrapScanPlanFuncs = slices.Clone(types.TryWrapScanPlanFuncs)
+	p.state.types.Lock()
+	defer p.state.types.Unlock()
+	p.state.aside = aside
+}
+
+// takeBack ends what setAside began.
+func (p *pipeline) takeBack() {
+	p.state.types.Lock()
+	defer p.state.types.Unlock()
+	p.state.aside = nil
+}
+
 // grant gives the connection to one function until it is given back.
 func (p *pipeline) grant(r *request) {
 	p.owner = r.handle
@@ -324,11 +363,12 @@ func (p *pipeline) grant(r *request) {
 		p.owner = nil
 		return
 	}
+	p.setAside()
 	p.exchange.answer(r, p.driver)
 }
 
-// fail ends the lane: what is under way gets err, and what has not been sent can go by another lane if its function has
-// sent nothing yet.
+// fail ends the lane: what is under way gets err, and so does what has not been sent, since its function has sent something
+// by this lane before; but in a snapshot call, which is read only, it can go by another one.
 func (p *pipeline) fail(err error) {
 	x := p.exchange
 	x.mu.Lock()
@@ -344,6 +384,10 @@ func (p *pipeline) fail(err error) {
 		x.answer(r, p.driver)
 	}
 	for _, r := range append(p.again, p.own...) {
+		if p.call.snapshot != nil && r.waiting {
+			p.unbind(r) // whatever it has read before, it can read the rest elsewhere
+			continue
+		}
 		r.answered, r.err = true, err
 		x.answer(r, p.driver)
 	}
@@ -351,11 +395,12 @@ func (p *pipeline) fail(err error) {
 }
 
 // lost is fail for a connection that is gone. If the server has ended it in so many words, while it executed the first of
-// what was under way, it has not begun with the others: they can go by another lane.
+// what was under way, it has not begun with the others: they can go by another lane. A pooler's words do not tell how far
+// the server behind it has come.
 func (p *pipeline) lost(err error) {
 	p.unprologue(err)
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && (pgErr.SeverityUnlocalized == "FATAL" || pgErr.SeverityUnlocalized == "PANIC") {
+	if errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "FATAL" && (strings.HasPrefix(pgErr.Code, "57P") || pgErr.Code == "40001") {
 		p.handBack(1)
 	}
 	if p.pipe != nil {
@@ -379,9 +424,7 @@ func (p *pipeline) handBack(n int) {
 			kept = append(kept, r)
 			continue
 		}
-		r.handle.pipeline = nil
-		p.units--
-		x.offer(r)
+		p.unbind(r)
 	}
 	p.inflight = kept
 }
@@ -413,17 +456,31 @@ func (p *pipeline) quieten() {
 	p.ordinary()
 }
 
+// rollBack ends the transaction that a function has left open, so that the lane can go on with what others have under
+// way by it. It reports whether it can.
+func (p *pipeline) rollBack() bool {
+	if p.transaction != nil || !p.link.leftOpen() || p.conn.PgConn().IsBusy() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
+	defer cancel()
+	_, _ = p.conn.PgConn().Exec(ctx, "rollback").ReadAll()
+	return p.link.idle()
+}
+
 // ordinary leaves pipeline mode.
 func (p *pipeline) ordinary() {
 	if p.pipe != nil {
 		_ = p.pipe.Close()
 		p.pipe = nil
 	}
+	p.probed = time.Time{} // its answer has been read, if nothing followed it
 }
 
 // leave gives the connection back.
 func (p *pipeline) leave() {
 	p.ordinary()
+	p.takeBack()
 	if p.link != nil {
 		if p.doomed && p.call.borrowed == nil {
 			p.link.destroy()
@@ -458,6 +515,16 @@ func (p *pipeline) send(batch []*request) {
 		p.pipe.SendPipelineSync()
 		p.probed = now
 	}
+	x.mu.Lock()
+	batch = slices.DeleteFunc(batch, func(r *request) bool {
+		r.writing = !r.abandoned
+		if r.abandoned {
+			r.answered = true
+			p.trace(r)
+		}
+		return r.abandoned
+	})
+	x.mu.Unlock()
 	p.sending = p.sending[:0]
 	for _, r := range batch {
 		if err := p.write(r, ahead); err != nil {
@@ -472,10 +539,16 @@ func (p *pipeline) send(batch []*request) {
 		_ = ahead.settle(nil, errNotSent)
 	}
 	x.mu.Lock()
-	for _, r := range p.sending {
-		r.sent = true
-	}
 	p.inflight = append(p.inflight, p.sending...)
+	d := &driver{exchange: x} // not the lane's, which has results to wait for
+	for _, r := range p.sending {
+		r.sent, r.writing = true, false
+		if r.waiting && (x.closed || r.late) {
+			x.forsake(r)
+			x.answer(r, d)
+		}
+	}
+	x.goDrive(d)
 	x.mu.Unlock()
 	if len(p.sending) == 0 && p.probed.IsZero() {
 		return
@@ -501,8 +574,13 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	var description *pgconn.StatementDescription
 	var guard string
 	r.described, r.guarded, r.preparing, r.follows, r.held = false, false, "", nil, 0
-	if s.mode != pgx.QueryExecModeExec {
+	if s.mode == pgx.QueryExecModeDescribeExec {
+		description, r.described = r.own, r.own == nil
+	} else if s.mode != pgx.QueryExecModeExec {
 		description = s.descriptions[r.sql]
+		if description == nil {
+			description = r.own // where the connection's memory is full
+		}
 		if description == nil {
 			known := r.text.description.Load()
 			switch {
@@ -520,10 +598,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		}
 	}
 	if !r.described {
-		p.state.types.Lock()
-		err := build(&p.builder, p.conn, description, r.args)
-		p.state.types.Unlock()
-		if err != nil {
+		if err := p.build(description, r.args); err != nil {
 			return err
 		}
 	}
@@ -582,6 +657,13 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	return nil
 }
 
+// build encodes the arguments. It lets go of the type map also if an encoder panics.
+func (p *pipeline) build(description *pgconn.StatementDescription, args []any) error {
+	p.state.types.Lock()
+	defer p.state.types.Unlock()
+	return build(&p.builder, p.conn, description, args)
+}
+
 // preparing is the request under way that prepares sql; nil if there is none.
 func (p *pipeline) preparing(sql string) *request {
 	for _, sent := range [][]*request{p.inflight, p.sending} {
@@ -609,6 +691,7 @@ func (p *pipeline) receive() {
 	x.mu.Unlock()
 
 	p.rows.reset()
+	p.tag = pgconn.CommandTag{}
 	err, lost := p.read(r)
 	now := time.Now()
 	if lost {
@@ -619,6 +702,9 @@ func (p *pipeline) receive() {
 	if errors.As(err, &refused) {
 		p.refuse(refused)
 		return
+	}
+	if p.haunted {
+		p.deadline = now.Add(cancelGrace) // the server answers; who knows how long this one has taken
 	}
 	if p.stopCancelling() {
 		p.haunted = true
@@ -662,14 +748,15 @@ func (p *pipeline) answer(r *request, err error) {
 	x := p.exchange
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	r.answered = true
+	r.answered, r.writing = true, false
 	if !r.abandoned {
-		r.err = err
+		r.err, r.tag = err, p.tag
 		if p.rows.rows > 0 && r.sent {
 			r.chunks = append(r.chunks, p.rows.exact())
 		}
 	}
 	p.rows.reset()
+	p.tag = pgconn.CommandTag{}
 	p.trace(r)
 	x.answer(r, p.driver)
 }
@@ -790,7 +877,7 @@ func (p *pipeline) firstRow() (row []string, err error) {
 }
 
 // readRows reads the rows of r's statement. A long result is handed over piece by piece.
-func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) error {
+func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error) {
 	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
 	for reader.NextRow() {
 		p.rows.add(reader.Values())
@@ -798,8 +885,7 @@ func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) error {
 			p.hand(r)
 		}
 	}
-	tag, err := reader.Close()
-	r.tag = tag
+	p.tag, err = reader.Close()
 	return err
 }
 
@@ -850,7 +936,7 @@ func (p *pipeline) hand(r *request) {
 	defer func() { r.held += time.Since(began) }()
 	for len(r.chunks) > 1 && !r.abandoned && !r.unbounded {
 		p.feeding, p.idle = r, true
-		others := len(p.inflight) > 1 || len(p.own) > 0
+		others := len(p.inflight) > 1 || len(p.own) > 0 || len(x.ready) > 0
 		x.mu.Unlock()
 		var patience <-chan time.Time
 		if others {
@@ -892,6 +978,7 @@ func (p *pipeline) hand(r *request) {
 func (p *pipeline) learn(r *request, err error, now time.Time) {
 	x := p.exchange
 	p.forget(r, err)
+	r.own = nil
 	if err != nil {
 		if p.transaction != nil {
 			p.spoiled = true
@@ -900,6 +987,10 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	}
 	if r.described {
 		s := p.state
+		r.own = r.description
+		if s.mode == pgx.QueryExecModeDescribeExec {
+			return // what is remembered is not to be used
+		}
 		if len(s.descriptions) < maxDescriptions {
 			s.descriptions[r.sql] = r.description
 		}
@@ -960,6 +1051,11 @@ func (p *pipeline) repeat(r *request, err error) bool {
 		return true
 	case p.transaction != nil && pgErr.Code == "25P02":
 		return true
+	case (pgErr.Code == "0A000" || pgErr.Code == "26000") && p.call.tx == nil && !r.redone && !r.described &&
+		r.description != nil && r.description.Name != "":
+		// What was prepared is out of date. pgx reports that; but here several may have been sent relying on it.
+		r.redone, r.distrust = true, true
+		return true
 	case p.haunted && pgErr.Code == "57014" && p.call.tx == nil && r.repeats < maxRepeats && !r.streamed:
 		r.repeats++
 		return true
@@ -1003,14 +1099,22 @@ func (p *pipeline) startTrace(r *request) {
 	if p.state.tracer == nil || r.traced {
 		return
 	}
-	r.traced = true
 	r.traceCtx = p.state.tracer.TraceQueryStart(r.ctx, p.conn, pgx.TraceQueryStartData{SQL: r.sql, Args: r.args})
+	r.traced = true // unless it has panicked
 }
 
-// trace tells pgx's tracer that r has ended.
+// trace tells pgx's tracer that r has ended. If it panics, that is the call's end, and the connection's, but not of what
+// the lane has to do.
 func (p *pipeline) trace(r *request) {
-	if r.traced {
-		r.traced = false
-		p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
+	if !r.traced {
+		return
 	}
+	r.traced = false
+	defer func() {
+		if v := recover(); v != nil {
+			p.doomed = true
+			p.call.fail(unwound(v))
+		}
+	}()
+	p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
 }

@@ -2,30 +2,651 @@ package fanout_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
-func TestPipelinedSimple(t *testing.T) {
-	pool := pgtest.Pool(t, 4)
-	fill(t, pool, 100)
+// pipelined is a Source of hand-written statements with Strategy Pipelined.
+func pipelined(pool *pgxpool.Pool) fanout.Source[fanout.DBTX] {
+	src := raw(pool)
+	src.Strategy = fanout.Pipelined
+	return src
+}
+
+// inTime is a ctx for what would wait for ever if it failed.
+func inTime(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// A traffic counts what a pool's connections write, and may make the way to the server longer.
+type traffic struct {
+	writes, bytes atomic.Int64
+	latency       time.Duration
+}
+
+func (c *traffic) attach(config *pgxpool.Config) {
+	dial := config.ConnConfig.DialFunc
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &countedConn{conn, c}, nil
+	}
+}
+
+type countedConn struct {
+	net.Conn
+	traffic *traffic
+}
+
+func (c *countedConn) Write(b []byte) (int, error) {
+	c.traffic.writes.Add(1)
+	c.traffic.bytes.Add(int64(len(b)))
+	time.Sleep(c.traffic.latency) // the network itself, not a synchronisation
+	return c.Conn.Write(b)
+}
+
+// lookUps are n queries of table a, of which fill has made at least n rows.
+func lookUps(n int) []fanout.Query[*db.Queries, db.A] {
+	var args []string
+	for i := range n {
+		args = append(args, fmt.Sprint("a_", i))
+	}
+	return fanout.Each((*db.Queries).ListAByData, args...)
+}
+
+// Thirty look-ups on one connection take a few round trips, not thirty.
+func TestPipelinedTravelsTogether(t *testing.T) {
+	for _, snapshot := range []bool{false, true} {
+		way := &traffic{}
+		pool := pgtest.Pool(t, 1, way.attach)
+		fill(t, pool, 30)
+		src := fanout.New(pool, db.New)
+		src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
+		for range 20 { // until it is known what the statement costs
+			if _, err := fanout.Collect(t.Context(), src, lookUps(30)...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		least := int64(1000)
+		for range 20 {
+			before := way.writes.Load()
+			if _, err := fanout.Collect(t.Context(), src, lookUps(30)...); err != nil {
+				t.Fatal(err)
+			}
+			least = min(least, way.writes.Load()-before)
+		}
+		t.Logf("snapshot=%v: 30 look-ups in %d writes", snapshot, least)
+		if least > 15 {
+			t.Errorf("snapshot=%v: 30 look-ups took at least %d writes", snapshot, least)
+		}
+	}
+}
+
+// With a long way to the server, many queries on few connections take about as long as few.
+func TestPipelinedFarAway(t *testing.T) {
+	const latency = 10 * time.Millisecond
+	way := &traffic{}
+	pool := pgtest.Pool(t, 2, way.attach)
+	fill(t, pool, 30)
 	src := fanout.New(pool, db.New)
 	src.Strategy = fanout.Pipelined
-	for range 3 {
-		var args []string
-		for i := range 30 {
-			args = append(args, fmt.Sprint("a_", i))
+	for range 20 {
+		if _, err := fanout.Collect(t.Context(), src, lookUps(30)...); err != nil {
+			t.Fatal(err)
 		}
-		m, err := fanout.Gather(context.Background(), src, id, fanout.Each((*db.Queries).ListAByData, args...)...)
+	}
+	way.latency = latency
+	best := time.Hour
+	for range 10 {
+		start := time.Now()
+		if _, err := fanout.Collect(t.Context(), src, lookUps(30)...); err != nil {
+			t.Fatal(err)
+		}
+		best = min(best, time.Since(start))
+	}
+	t.Logf("30 look-ups on 2 connections, %v away: %v", latency, best)
+	if best > 10*latency { // one by one it would be 15 each
+		t.Errorf("the best of ten calls took %v", best)
+	}
+}
+
+// Query functions of every shape, many at once on few connections.
+func TestPipelinedFunctions(t *testing.T) {
+	for _, conns := range []int{1, 3} {
+		for _, snapshot := range []bool{false, true} {
+			t.Run(fmt.Sprintf("conns=%d/snapshot=%v", conns, snapshot), func(t *testing.T) {
+				sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+					src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
+					queries := functions(t, src, snapshot)
+					for range 5 {
+						queries = append(queries, queries...)
+						lists, err := fanout.Collect(inTime(t), src, queries...)
+						if err != nil {
+							t.Fatal(err)
+						}
+						for i, list := range lists {
+							if want := int32(i % len(functions(t, src, snapshot))); len(list) != 1 || list[0] != want {
+								t.Errorf("function %d returned %v", want, list)
+							}
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// functions are query functions of many shapes; each returns its own number.
+func functions(t *testing.T, src fanout.Source[fanout.DBTX], readOnly bool) []fanout.Query[fanout.DBTX, int32] {
+	shapes := []func(ctx context.Context, tx fanout.DBTX) error{
+		// Statements that depend on the one before.
+		func(ctx context.Context, tx fanout.DBTX) error {
+			sum := int32(0)
+			for range 10 {
+				if err := tx.QueryRow(ctx, "select $1::int + 1", sum).Scan(&sum); err != nil {
+					return err
+				}
+			}
+			if sum != 10 {
+				return fmt.Errorf("sum %d", sum)
+			}
+			return nil
+		},
+		// Query, QueryRow and Exec in turn.
+		func(ctx context.Context, tx fanout.DBTX) error {
+			for n := range 3 {
+				rows, err := tx.Query(ctx, "select generate_series(1, $1::int)", n)
+				if err != nil {
+					return err
+				}
+				got, err := pgx.CollectRows(rows, pgx.RowTo[int])
+				if err != nil || len(got) != n {
+					return fmt.Errorf("%v, %w", got, err)
+				}
+				tag, err := tx.Exec(ctx, "select generate_series(1, $1::int)", n)
+				if err != nil || tag.RowsAffected() != int64(n) {
+					return fmt.Errorf("%v, %w", tag, err)
+				}
+				err = tx.QueryRow(ctx, "select 1 where $1::int > 0", n).Scan(new(int))
+				if n == 0 && !errors.Is(err, pgx.ErrNoRows) || n > 0 && err != nil {
+					return fmt.Errorf("n=%d: %w", n, err)
+				}
+			}
+			return nil
+		},
+		// Rows not read to the end, and closed.
+		func(ctx context.Context, tx fanout.DBTX) error {
+			for range 2 {
+				rows, err := tx.Query(ctx, "select generate_series(1, 50000)")
+				if err != nil {
+					return err
+				}
+				rows.Next()
+				rows.Close()
+				if rows.Err() != nil || rows.CommandTag().RowsAffected() != 50000 {
+					return fmt.Errorf("%v, %w", rows.CommandTag(), rows.Err())
+				}
+			}
+			return nil
+		},
+		// Rows and a row left to the call to close.
+		func(ctx context.Context, tx fanout.DBTX) error {
+			rows, err := tx.Query(ctx, "select generate_series(1, 50000)")
+			rows.Next()
+			return err
+		},
+		func(ctx context.Context, tx fanout.DBTX) error {
+			tx.QueryRow(ctx, "select generate_series(1, 5)")
+			return nil
+		},
+		// No statement at all.
+		func(ctx context.Context, tx fanout.DBTX) error { return nil },
+		// An error that the function does not mind.
+		func(ctx context.Context, tx fanout.DBTX) error {
+			_, err := statement[int32](boomSQL, 0)(ctx, tx)
+			if sqlState(err) != "22012" {
+				return fmt.Errorf("boom: %w", err)
+			}
+			_, err = tx.Exec(ctx, "select")
+			return err
+		},
+		// A batch.
+		func(ctx context.Context, tx fanout.DBTX) error {
+			b := &pgx.Batch{}
+			for n := range 3 {
+				b.Queue("select $1::int", n)
+			}
+			results := tx.SendBatch(ctx, b)
+			for n := range 3 {
+				var got int
+				if err := results.QueryRow().Scan(&got); err != nil || got != n {
+					return fmt.Errorf("%d, %w", got, err)
+				}
+			}
+			return results.Close()
+		},
+		// Nested calls of every strategy.
+		func(ctx context.Context, tx fanout.DBTX) error {
+			for _, s := range strategies {
+				inner := src
+				inner.Strategy = s
+				lists, err := fanout.Collect(ctx, inner, statement[int]("select 1"), statement[int]("select $1::int", 2))
+				if err != nil || lists[0][0] != 1 || lists[1][0] != 2 {
+					return fmt.Errorf("nested %v: %v, %w", s, lists, err)
+				}
+			}
+			return nil
+		},
+		// A statement with pgx's options, and named arguments.
+		func(ctx context.Context, tx fanout.DBTX) error {
+			var n, m int
+			if err := tx.QueryRow(ctx, "select $1::int", pgx.QueryExecModeExec, 7).Scan(&n); err != nil || n != 7 {
+				return fmt.Errorf("%d, %w", n, err)
+			}
+			err := tx.QueryRow(ctx, "select @n::int + @m::int", pgx.NamedArgs{"n": 1, "m": 2}).Scan(&m)
+			if err != nil || m != 3 {
+				return fmt.Errorf("%d, %w", m, err)
+			}
+			return nil
+		},
+		// Several statements in one, and comments.
+		func(ctx context.Context, tx fanout.DBTX) error {
+			if _, err := tx.Exec(ctx, "select 1; select 2;"); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, "/* one */ select 1 -- two"); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, "")
+			return err
+		},
+	}
+	if !readOnly {
+		shapes = append(shapes,
+			// A copy, and a transaction and a temporary table of the function's own.
+			func(ctx context.Context, tx fanout.DBTX) error {
+				for _, sql := range []string{"begin", "create temp table mine (n int) on commit drop"} {
+					if _, err := tx.Exec(ctx, sql); err != nil {
+						return err
+					}
+				}
+				n, err := tx.CopyFrom(ctx, pgx.Identifier{"mine"}, []string{"n"}, pgx.CopyFromRows([][]any{{1}, {2}}))
+				if err != nil || n != 2 {
+					return fmt.Errorf("%d, %w", n, err)
+				}
+				var sum int
+				if err := tx.QueryRow(ctx, "select sum(n) from mine").Scan(&sum); err != nil || sum != 3 {
+					return fmt.Errorf("%d, %w", sum, err)
+				}
+				_, err = tx.Exec(ctx, "commit")
+				return err
+			},
+			// A setting that the function relies on until it returns.
+			func(ctx context.Context, tx fanout.DBTX) error {
+				if _, err := tx.Exec(ctx, "set fanout.mine = 'yes'"); err != nil {
+					return err
+				}
+				var s string
+				if err := tx.QueryRow(ctx, "select current_setting('fanout.mine')").Scan(&s); err != nil || s != "yes" {
+					return fmt.Errorf("%q, %w", s, err)
+				}
+				_, err := tx.Exec(ctx, "reset fanout.mine")
+				return err
+			})
+	}
+	var queries []fanout.Query[fanout.DBTX, int32]
+	for i, shape := range shapes {
+		queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			if err := shape(ctx, tx); err != nil {
+				return nil, err
+			}
+			return []int32{int32(i)}, nil
+		})
+	}
+	return queries
+}
+
+// A call with another strategy nested in a Pipelined one, and the other way round, on one connection.
+func TestPipelinedNested(t *testing.T) {
+	for _, outer := range strategies {
+		for _, inner := range strategies {
+			for _, snapshots := range []int{0, 1, 2, 3} {
+				pool := pgtest.Pool(t, 2)
+				out, in := raw(pool), raw(pool)
+				out.Strategy, in.Strategy = outer, inner
+				out.Snapshot, in.Snapshot = snapshots&1 != 0, snapshots&2 != 0
+				query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					before, err := pid(ctx, tx)
+					if err != nil {
+						return nil, err
+					}
+					lists, err := fanout.Collect(ctx, in, pid, pid, nest(in, 1))
+					if err != nil {
+						return nil, err
+					}
+					after, err := pid(ctx, tx)
+					return slices.Concat(before, slices.Concat(lists...), after), err
+				}
+				lists, err := fanout.Collect(inTime(t), out, repeated(8, fanout.Query[fanout.DBTX, int32](query))...)
+				if err != nil {
+					t.Fatalf("%v in %v, snapshots %d: %v", inner, outer, snapshots, err)
+				}
+				for _, list := range lists {
+					if slices.Min(list) != slices.Max(list) || len(list) != 8 {
+						t.Errorf("%v in %v, snapshots %d: %v", inner, outer, snapshots, list)
+					}
+				}
+				serves(t, pool)
+			}
+		}
+	}
+}
+
+// A function that is busy with something else stalls nobody, wherever it is: before its first statement, between two, or
+// in the middle of its rows.
+func TestPipelinedBusyFunction(t *testing.T) {
+	const row = "-- name: One :one\nselect 1"
+	phases := map[string]func(ctx context.Context, tx fanout.DBTX, wait func()) error{
+		"before": func(ctx context.Context, tx fanout.DBTX, wait func()) error {
+			wait()
+			return tx.QueryRow(ctx, row).Scan(new(int))
+		},
+		"between": func(ctx context.Context, tx fanout.DBTX, wait func()) error {
+			if err := tx.QueryRow(ctx, row).Scan(new(int)); err != nil {
+				return err
+			}
+			wait()
+			return tx.QueryRow(ctx, row).Scan(new(int))
+		},
+		"in the middle of rows": func(ctx context.Context, tx fanout.DBTX, wait func()) error {
+			rows, err := tx.Query(ctx, "select generate_series(1, 200000)")
+			if err != nil {
+				return err
+			}
+			rows.Next()
+			wait()
+			n := 1
+			for rows.Next() {
+				n++
+			}
+			if n != 200000 || rows.Err() != nil {
+				return fmt.Errorf("%d rows, %w", n, rows.Err())
+			}
+			return nil
+		},
+	}
+	for name, phase := range phases {
+		for _, conns := range []int{1, 2} {
+			for _, known := range []bool{false, true} {
+				for _, statements := range []int{1, 5} {
+					t.Run(fmt.Sprintf("%s/conns=%d/known=%v/%d", name, conns, known, statements), func(t *testing.T) {
+						pool := pgtest.Pool(t, conns)
+						src := pipelined(pool)
+						ctx := inTime(t)
+						if known {
+							for range 10 {
+								if _, err := fanout.Collect(ctx, src, repeated(10, statement[int](row))...); err != nil {
+									t.Fatal(err)
+								}
+							}
+						}
+						const others = 5
+						var left atomic.Int32
+						left.Store(others)
+						done := make(chan struct{})
+						tasks := []fanout.Task[fanout.DBTX]{fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+							return phase(ctx, tx, func() {
+								select {
+								case <-done:
+								case <-ctx.Done():
+								}
+							})
+						})}
+						for range others {
+							tasks = append(tasks, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+								for range statements {
+									if err := tx.QueryRow(ctx, row).Scan(new(int)); err != nil {
+										return err
+									}
+								}
+								if left.Add(-1) == 0 {
+									close(done)
+								}
+								return nil
+							}))
+						}
+						if err := fanout.Run(ctx, src, tasks...); err != nil {
+							t.Error(err)
+						}
+						serves(t, pool)
+					})
+				}
+			}
+		}
+	}
+}
+
+// Slow statements that are known to be slow run beside each other, and beside quick ones; of unknown ones none waits for
+// more than one other.
+func TestPipelinedSlowStatements(t *testing.T) {
+	const slow = 200 * time.Millisecond
+	pool := pgtest.Pool(t, 4)
+	warm(t, pool)
+	quick := statement[string]("-- name: Quick :one\nselect 'quick' where $1 = 1", 1)
+	for name, slowly := range map[string]func(i int) fanout.Query[fanout.DBTX, string]{
+		"same text": func(int) fanout.Query[fanout.DBTX, string] {
+			return statement[string]("select coalesce(pg_sleep($1)::text, 'slept')", slow.Seconds())
+		},
+		"different texts": func(i int) fanout.Query[fanout.DBTX, string] {
+			return statement[string](fmt.Sprintf("select coalesce(pg_sleep($1)::text, 'slept') as t%d", i), slow.Seconds())
+		},
+	} {
+		for _, snapshot := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/snapshot=%v", name, snapshot), func(t *testing.T) {
+				src := pipelined(pool)
+				src.Snapshot = snapshot
+				for round := range 4 {
+					queries := repeated(40, quick)
+					for i := range 4 {
+						queries[[]int{3, 4, 20, 39}[i]] = slowly(i)
+					}
+					start := time.Now()
+					if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
+						t.Fatal(err)
+					}
+					took := time.Since(start)
+					t.Logf("round %d: %v", round, took)
+					limit := 390 * time.Millisecond
+					if round == 0 {
+						limit = 600 * time.Millisecond
+					}
+					if took > limit {
+						t.Errorf("round %d took %v", round, took)
+					}
+				}
+			})
+		}
+	}
+	serves(t, pool)
+}
+
+// Other users of the pool leave one connection, or none for a while, or only the call's first.
+func TestPipelinedProgress(t *testing.T) {
+	pool := pgtest.Pool(t, 3)
+	src := pipelined(pool)
+	ctx := inTime(t)
+	var held []*pgxpool.Conn
+	for range 2 {
+		conn, err := pool.Acquire(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(m) != 30 {
-			t.Fatal(len(m))
+		held = append(held, conn)
+	}
+	for _, snapshot := range []bool{false, true} {
+		src.Snapshot = snapshot
+		for _, query := range []fanout.Query[fanout.DBTX, int32]{pid, nest(src, 2)} {
+			for range 3 {
+				if _, err := fanout.Collect(ctx, src, repeated(20, query)...); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	held[0].Release()
+	held[1].Release()
+
+	// Nothing is left to do while lanes still wait for a connection: the call does not wait for them.
+	src.Snapshot = false
+	for range 2 {
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Release()
+	}
+	impatient := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		own, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+		defer cancel()
+		if _, err := sleep(own, tx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		return nil, nil
+	}
+	if _, err := fanout.Collect(ctx, src, repeated(12, fanout.Query[fanout.DBTX, string](impatient))...); err != nil {
+		t.Error(err)
+	}
+}
+
+// An error on its way, as its function has made it.
+func TestPipelinedOpenTransaction(t *testing.T) {
+	for name, sql := range map[string]string{
+		"begin":           "begin",
+		"in the middle":   "select 1; begin",
+		"behind comments": "-- a comment\n/* another one */ begin",
+	} {
+		for _, conns := range []int{1, 2} {
+			t.Run(fmt.Sprintf("%s/conns=%d", name, conns), func(t *testing.T) {
+				pool := pgtest.Pool(t, conns)
+				src := pipelined(pool)
+				src.Partial = true
+				open := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					if _, err := pid(ctx, tx); err != nil {
+						return nil, err
+					}
+					_, err := tx.Exec(ctx, sql)
+					return nil, err
+				}
+				two := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					for range 10 {
+						if _, err := pid(ctx, tx); err != nil {
+							return nil, err
+						}
+					}
+					return statement[int32]("select 1 where pg_current_xact_id_if_assigned() is null")(ctx, tx)
+				}
+				queries := repeated(12, fanout.Query[fanout.DBTX, int32](two))
+				queries[2], queries[7] = open, open
+				lists, err := fanout.Collect(inTime(t), src, queries...)
+				var errs fanout.Errors
+				if !errors.As(err, &errs) || len(errs) != 2 || errs[0].Index != 2 || errs[1].Index != 7 {
+					t.Fatalf("%v", err)
+				}
+				for _, e := range errs {
+					mention(t, e, "left a transaction open")
+				}
+				for i, list := range lists {
+					if i != 2 && i != 7 && len(list) != 1 {
+						t.Errorf("query %d: %v", i, list)
+					}
+				}
+				serves(t, pool)
+			})
+		}
+	}
+}
+
+// Many queries cost no goroutine each.
+func TestPipelinedManyQueries(t *testing.T) {
+	pool := pgtest.Pool(t, 4)
+	src := pipelined(pool)
+	n := 100_000
+	if testing.Short() {
+		n = 10_000
+	}
+	var running, most atomic.Int32
+	query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		now := running.Add(1)
+		defer running.Add(-1)
+		for {
+			before := most.Load()
+			if now <= before || most.CompareAndSwap(before, now) {
+				break
+			}
+		}
+		return pid(ctx, tx)
+	}
+	lists, err := fanout.Collect(t.Context(), src, repeated(n, fanout.Query[fanout.DBTX, int32](query))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backends := map[int32]int{}
+	for _, list := range lists {
+		backends[list[0]]++
+	}
+	t.Logf("%d queries, at most %d functions at once, by backend %v", n, most.Load(), backends)
+	if most.Load() > 4*32 {
+		t.Errorf("%d functions ran at once", most.Load())
+	}
+	serves(t, pool)
+}
+
+func TestPipelinedSpans(t *testing.T) {
+	pool := pgtest.Pool(t, 3)
+	src := pipelined(pool)
+	for _, snapshot := range []bool{false, true} {
+		src.Snapshot = snapshot
+		pids := map[int]uint32{}
+		src.Observe = func(_ context.Context, s fanout.Span) {
+			if s.Strategy != fanout.Pipelined || s.Statements != 2 || s.Rows != 2 || s.Name != "PID" || s.Attempt != 1 || s.Err != nil {
+				t.Errorf("%+v", s)
+			}
+			if s.Queued.After(s.Started) || s.Started.After(s.Finished) {
+				t.Errorf("%+v", s)
+			}
+			pids[s.Index] = s.PID
+		}
+		two := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			if _, err := pid(ctx, tx); err != nil {
+				return nil, err
+			}
+			return pid(ctx, tx)
+		}
+		lists, err := fanout.Collect(t.Context(), src, repeated(50, fanout.Query[fanout.DBTX, int32](two))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, list := range lists {
+			if uint32(list[0]) != pids[i] {
+				t.Errorf("query %d ran on %d, its span says %d", i, list[0], pids[i])
+			}
 		}
 	}
 	serves(t, pool)

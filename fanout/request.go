@@ -23,6 +23,8 @@ type request struct {
 	abandoned bool      // nobody waits for it any more
 	answered  bool      // there will be nothing more
 	granted   bool      // answered by a lane
+	writing   bool      // a lane is reading its arguments: until then the function must not go on, which may change them
+	late      bool      // its own ctx has ended meanwhile
 	waiting   bool      // the function waits, for the answer or for more rows
 	chunks    []*chunk  // rows that have come in
 	sent      bool      // something of it may have reached the server
@@ -46,8 +48,10 @@ type request struct {
 	distrust    bool          // it must be described on this connection first
 	preparing   string        // the name under which it is being prepared
 	description *pgconn.StatementDescription
-	stale       int // names deallocated in front of it
-	repeats     int // executions that a cancel request for another statement has ended
+	own         *pgconn.StatementDescription // got for this request
+	redone      bool                         // after what was prepared had turned out to be out of date
+	stale       int                          // names deallocated in front of it
+	repeats     int                          // executions that a cancel request for another statement has ended
 	traced      bool
 	traceCtx    context.Context
 	streamed    bool // its rows were handed over before the end
@@ -109,6 +113,7 @@ func (h *handle) nextChunk(r *request) (*chunk, error) {
 			return nil, r.err
 		case len(r.chunks) > 0:
 			c := r.chunks[0]
+			r.chunks[0] = nil // for the garbage collector
 			r.chunks = r.chunks[1:]
 			if h.pipeline.feeding == r {
 				h.pipeline.wakeUp()

@@ -209,7 +209,7 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 	}
 	p := h.pipeline
 	underWay = true
-	return ctx, &bufferedRows{request: r, conn: p.conn, types: &p.state.types, fields: r.fields}, nil
+	return ctx, &bufferedRows{request: r, conn: p.conn, state: p.state, fields: r.fields}, nil
 }
 
 // shares reports whether a statement can travel with those of other functions. It cannot if it may change the session or
@@ -267,6 +267,15 @@ func (h *handle) reserve(ctx context.Context) error {
 	h.mu.Lock()
 	h.alone = err == nil
 	return err
+}
+
+// keepsTransaction reports whether the function, which has the connection to itself, has begun a transaction on it in a
+// way that could not be seen before, or has ended that of the snapshot call: it is the function's to answer for.
+func (h *handle) keepsTransaction() bool {
+	if t, ok := h.db.(*transaction); ok {
+		return t.ended()
+	}
+	return h.link.leftOpen()
 }
 
 // giveBack ends what reserve began. It is called with mu held.
