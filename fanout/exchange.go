@@ -29,6 +29,7 @@ type exchange struct {
 	unknown  int           // of ready, whose cost is not known
 	drained  bool          // no unit is left to begin
 	live     int           // runners
+	unborn   int           // of these, not started
 	began    bool
 	lanes    []*pipeline             // connected
 	starting int                     // lanes that wait for a connection
@@ -52,6 +53,9 @@ const (
 	// aheadPerLane is how many functions run ahead for each lane that the call may have, and how many statements a lane
 	// may have under way.
 	aheadPerLane = 32
+
+	// startTogether is how many functions are started before a lane looks what they have asked for.
+	startTogether = 8
 
 	// laneWork is the least work that is worth a lane's taking part: what waking it, its system calls and the server's
 	// process cost is about a fifth of that.
@@ -95,15 +99,25 @@ func (x *exchange) retire() {
 }
 
 // begin starts the query functions, with the first lane that has a connection. It is called with mu held.
-func (x *exchange) begin(d *driver) {
+func (x *exchange) begin() {
 	if x.began {
 		return
 	}
 	x.began = true
-	x.live = x.ahead
-	for range x.ahead {
+	x.live, x.unborn = x.ahead, x.ahead
+}
+
+// bear has d start some more query functions, and reports whether there were any. Not all at once: the server is to have
+// something to do while the others are started.
+func (x *exchange) bear(d *driver) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n := min(x.unborn, startTogether)
+	x.unborn -= n
+	for range n {
 		d.runnable = append(d.runnable, newRunner(x))
 	}
+	return n > 0
 }
 
 // park hands in a request, whose function waits from now on. It fails if there is no lane to send it.
@@ -223,7 +237,7 @@ func (x *exchange) started(p *pipeline, ok bool) {
 	x.starting--
 	if ok {
 		x.lanes = append(x.lanes, p)
-		x.begin(p.driver)
+		x.begin()
 		return
 	}
 	if context.Cause(p.ctx) == errNotNeeded {

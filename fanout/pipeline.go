@@ -123,7 +123,9 @@ func (p *pipeline) loop(d *driver) error {
 			continue
 		}
 		p.send(batch)
-		p.receive()
+		if !p.exchange.bear(d) {
+			p.receive()
+		}
 	}
 	completed = true
 	return nil
@@ -205,6 +207,10 @@ func (p *pipeline) next() (batch []*request, more bool) {
 				return nil, false
 			}
 		}
+		if x.unborn > 0 {
+			x.mu.Unlock()
+			return nil, true
+		}
 		p.idle = true
 		x.mu.Unlock()
 		<-p.wake
@@ -220,7 +226,7 @@ func (p *pipeline) dispensable() bool {
 	switch {
 	case p.doomed:
 		return true
-	case len(p.own) > 0 || len(p.again) > 0 || p.units > 0:
+	case len(p.own) > 0 || len(p.again) > 0 || p.units > 0 || x.unborn > 0:
 		return false
 	case x.live == 0:
 		return true
