@@ -219,7 +219,7 @@ func (p *pipeline) dispensable() bool {
 	x := p.exchange
 	switch {
 	case p.doomed:
-		return true
+		return x.closed || len(p.own)+len(p.again) == 0
 	case len(p.own) > 0 || len(p.again) > 0 || p.units > 0:
 		return false
 	case x.live == 0:
