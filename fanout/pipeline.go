@@ -598,7 +598,11 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		}
 	}
 	if !r.described {
-		if err := p.build(description, r.args); err != nil {
+		err := p.build(description, r.args)
+		if err != nil && r.guarded {
+			// They may fit the types that the statement has here.
+			r.described, r.guarded, r.distrust, description = true, false, true, nil
+		} else if err != nil {
 			return err
 		}
 	}
