@@ -844,6 +844,8 @@ func (p *pipeline) readGroup(r *request) error {
 		}
 		if r.described {
 			r.schemas = row[0]
+		} else if r.preparing == "" {
+			r.guarded = false // what fails from here on is the statement itself
 		}
 	}
 	if r.described || r.preparing != "" {
@@ -1055,8 +1057,8 @@ func (p *pipeline) repeat(r *request, err error) bool {
 		return true
 	case p.transaction != nil && pgErr.Code == "25P02":
 		return true
-	case (pgErr.Code == "0A000" || pgErr.Code == "26000") && p.call.tx == nil && !r.redone && !r.described &&
-		r.description != nil && r.description.Name != "":
+	case (pgErr.Code == "0A000" || pgErr.Code == "26000" || pgErr.Code == "08P01") && p.call.tx == nil && !r.redone &&
+		!r.described && !r.streamed && r.description != nil:
 		// What was prepared is out of date. pgx reports that; but here several may have been sent relying on it.
 		r.redone, r.distrust = true, true
 		return true
