@@ -336,6 +336,9 @@ func (x *exchange) close() {
 		x.answer(r, d)
 	}
 	x.goDrive(d)
+	for _, p := range x.lanes {
+		p.wakeUp()
+	}
 }
 
 // abandon is called when a ctx has ended that r's function has made for this statement alone.

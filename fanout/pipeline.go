@@ -225,7 +225,7 @@ func (p *pipeline) dispensable() bool {
 	x := p.exchange
 	switch {
 	case p.doomed:
-		return true
+		return x.closed || len(p.own)+len(p.again) == 0
 	case len(p.own) > 0 || len(p.again) > 0 || p.units > 0 || x.unborn > 0:
 		return false
 	case x.live == 0:
@@ -560,6 +560,7 @@ func (p *pipeline) send(batch []*request) {
 		return
 	}
 	if err := p.pipe.Flush(); err != nil {
+		p.unprologue(err)
 		if pgconn.SafeToRetry(err) {
 			p.handBack(len(p.inflight) - len(p.sending))
 		}
@@ -604,7 +605,11 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		}
 	}
 	if !r.described {
-		if err := p.build(description, r.args); err != nil {
+		err := p.build(description, r.args)
+		if err != nil && r.guarded {
+			// They may fit the types that the statement has here.
+			r.described, r.guarded, r.distrust, description = true, false, true, nil
+		} else if err != nil {
 			return err
 		}
 	}
@@ -846,6 +851,8 @@ func (p *pipeline) readGroup(r *request) error {
 		}
 		if r.described {
 			r.schemas = row[0]
+		} else if r.preparing == "" {
+			r.guarded = false // what fails from here on is the statement itself
 		}
 	}
 	if r.described || r.preparing != "" {
@@ -1057,8 +1064,8 @@ func (p *pipeline) repeat(r *request, err error) bool {
 		return true
 	case p.transaction != nil && pgErr.Code == "25P02":
 		return true
-	case (pgErr.Code == "0A000" || pgErr.Code == "26000") && p.call.tx == nil && !r.redone && !r.described &&
-		r.description != nil && r.description.Name != "":
+	case (pgErr.Code == "0A000" || pgErr.Code == "26000" || pgErr.Code == "08P01") && p.call.tx == nil && !r.redone &&
+		!r.described && !r.streamed && r.description != nil:
 		// What was prepared is out of date. pgx reports that; but here several may have been sent relying on it.
 		r.redone, r.distrust = true, true
 		return true
