@@ -1,0 +1,861 @@
+package fanout_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// execModes are pgx's.
+var execModes = []pgx.QueryExecMode{
+	pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec,
+	pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol,
+}
+
+// withTypes makes the schema's types known to every connection.
+func withTypes(config *pgxpool.Config) {
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `
+			select pg_advisory_lock(1);
+			do $$ begin
+				create type mood as enum ('sad', 'ok', 'happy');
+				create type pair as (n int, t text);
+				create domain positive as int check (value > 0);
+			exception when duplicate_object then null;
+			end $$;
+			select pg_advisory_unlock(1)`)
+		if err != nil {
+			return err
+		}
+		types, err := conn.LoadTypes(ctx, []string{"mood", "_mood", "pair", "_pair", "positive"})
+		conn.TypeMap().RegisterTypes(types)
+		return err
+	}
+}
+
+// values is what a row's values are as Rows.Values and as strings have them.
+func values(ctx context.Context, db fanout.DBTX, sql string, args ...any) (list []string, err error) {
+	rows, err := db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		row, err := rows.Values()
+		if err != nil {
+			return nil, err
+		}
+		raw := rows.RawValues()
+		for i, field := range rows.FieldDescriptions() {
+			list = append(list, fmt.Sprintf("%s %d %d %T %#v nil=%v %q", field.Name, field.DataTypeOID, field.Format, row[i], row[i], raw[i] == nil, raw[i]))
+		}
+	}
+	if rows.Err() != nil {
+		return nil, rows.Err()
+	}
+	return append(list, rows.CommandTag().String()), nil
+}
+
+// Whatever pgx makes of a statement and its arguments on a connection of its own is what a query function gets.
+func TestPipelinedDecodesAsPgx(t *testing.T) {
+	statements := []struct {
+		sql  string
+		args []any
+	}{
+		{"select 'happy'::mood, array['sad', null]::mood[], row(1, 'x')::pair, array[row(2, null)]::pair[], 7::positive", nil},
+		{"select $1::mood, $2::mood[], $3::positive", []any{"ok", []string{"ok", "sad"}, 3}},
+		{"select null::int, null::text, ''::text, null::mood, ''::bytea", nil},
+		{"select ''", nil},
+		{"select null", nil},
+		{"select from generate_series(1, 3)", nil},
+		{"select generate_series(1, 0)", nil},
+		{"select 1.50::numeric, '{1,2}'::int[], now()::date, '1 day'::interval, '{\"a\": 1}'::jsonb, 'infinity'::timestamptz, '127.0.0.1'::inet, int4range(1, 5)", nil},
+		{"select $1::numeric, $2::int[], $3::timestamptz, $4::jsonb, $5::bytea", []any{"1.5", []int{1, 2}, time.Unix(1, 0), map[string]int{"a": 1}, []byte{0, 1, 2}}},
+		{"select '(1,2)'::point, '\\x00ff'::bytea, 'x'::\"char\", 1::oid, 'pg_class'::regclass, b'101', '<a/>'::text", nil},
+		{"insert into a (data) values ($1) returning data", []any{nil}},
+		{"update a set data = data where id < 0", nil},
+		{"select relname, relpages from pg_class where relname = $1", []any{"pg_class"}},
+		{"select $1::positive", []any{-1}},
+		{"select 1 / $1::int", []any{0}},
+		{"select nonsense", nil},
+		{"selec", nil},
+		{"select $1::int", []any{"no number"}},
+		{"select $1::int", []any{1, 2}},
+		{"select $1::int", nil},
+		{"select 1; select 2", nil},
+		{"-- nothing", nil},
+		{"", nil},
+	}
+	for _, mode := range execModes {
+		t.Run(mode.String(), func(t *testing.T) {
+			pool := pgtest.Pool(t, 3, withTypes, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode })
+			type result struct {
+				list []string
+				err  error
+			}
+			var want []result
+			for _, s := range statements {
+				list, err := values(t.Context(), pool, s.sql, s.args...)
+				want = append(want, result{list, err})
+			}
+			for _, snapshot := range []bool{false, true} {
+				src := pipelined(pool)
+				src.Partial, src.Snapshot = true, snapshot
+				for range 3 {
+					got := make([]result, 5*len(statements))
+					var tasks []fanout.Task[fanout.DBTX]
+					for i := range got {
+						s := statements[i%len(statements)]
+						tasks = append(tasks, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+							got[i].list, got[i].err = values(ctx, tx, s.sql, s.args...)
+							return nil
+						}))
+					}
+					if err := fanout.Run(inTime(t), src, tasks...); err != nil {
+						t.Fatal(err)
+					}
+					for i, got := range got {
+						s, want := statements[i%len(statements)], want[i%len(statements)]
+						if snapshot && !strings.HasPrefix(s.sql, "select") {
+							continue
+						}
+						if !slices.Equal(got.list, want.list) {
+							t.Errorf("%q: got\n\t%v\nwant\n\t%v", s.sql, got.list, want.list)
+						}
+						if (got.err == nil) != (want.err == nil) || sqlState(got.err) != sqlState(want.err) {
+							t.Errorf("%q: %v, want %v", s.sql, got.err, want.err)
+						} else if want.err != nil && sqlState(want.err) == "" && got.err.Error() != want.err.Error() {
+							t.Errorf("%q: %q, want %q", s.sql, got.err, want.err)
+						}
+					}
+				}
+			}
+			serves(t, pool)
+		})
+	}
+}
+
+// Large values, many columns, and more rows than come in one piece.
+func TestPipelinedLargeResults(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	src := pipelined(pool)
+	size := 100 << 20
+	if testing.Short() {
+		size = 1 << 20
+	}
+	large := func(ctx context.Context, tx fanout.DBTX) error {
+		var got []byte
+		if err := tx.QueryRow(ctx, "select convert_to(repeat('x', $1), 'utf8')", size).Scan(&got); err != nil {
+			return err
+		}
+		if len(got) != size || bytes.Count(got, []byte("x")) != size {
+			return fmt.Errorf("%d bytes", len(got))
+		}
+		return nil
+	}
+	back := func(ctx context.Context, tx fanout.DBTX) error {
+		var n int
+		if err := tx.QueryRow(ctx, "select length($1::bytea)", make([]byte, size/10)).Scan(&n); err != nil || n != size/10 {
+			return fmt.Errorf("%d, %w", n, err)
+		}
+		return nil
+	}
+	var columns []string
+	for i := range 1600 {
+		columns = append(columns, fmt.Sprintf("%d as c%d", i, i))
+	}
+	wide := func(ctx context.Context, tx fanout.DBTX) error {
+		rows, err := tx.Query(ctx, "select "+strings.Join(columns, ", ")+" from generate_series(1, 20)")
+		if err != nil {
+			return err
+		}
+		n := 0
+		for rows.Next() {
+			row, err := rows.Values()
+			if err != nil {
+				return err
+			}
+			for i, v := range row {
+				if v != int32(i) {
+					return fmt.Errorf("column %d is %v", i, v)
+				}
+			}
+			n++
+		}
+		if n != 20 {
+			return fmt.Errorf("%d rows", n)
+		}
+		return rows.Err()
+	}
+	long := func(ctx context.Context, tx fanout.DBTX) error {
+		rows, err := tx.Query(ctx, "select n, repeat('x', n % 100), nullif(n % 3, 0) from generate_series(0, 99999) n")
+		if err != nil {
+			return err
+		}
+		n := 0
+		for ; rows.Next(); n++ {
+			var (
+				i    int
+				text string
+				rest *int
+			)
+			if err := rows.Scan(&i, &text, &rest); err != nil {
+				return err
+			}
+			if i != n || len(text) != n%100 || (rest == nil) != (n%3 == 0) || rest != nil && *rest != n%3 {
+				return fmt.Errorf("row %d: %d %q %v", n, i, text, rest)
+			}
+		}
+		if n != 100000 {
+			return fmt.Errorf("%d rows", n)
+		}
+		return rows.Err()
+	}
+	// Fails in the middle of its rows.
+	late := func(ctx context.Context, tx fanout.DBTX) error {
+		rows, err := tx.Query(ctx, "select 1 / (50000 - n) from generate_series(1, 100000) n")
+		if err != nil {
+			return err
+		}
+		n := 0
+		for rows.Next() {
+			n++
+		}
+		if sqlState(rows.Err()) != "22012" || n != 49999 {
+			return fmt.Errorf("%d rows, %w", n, rows.Err())
+		}
+		return nil
+	}
+	tasks := []fanout.Task[fanout.DBTX]{fanout.Do(large), fanout.Do(back)}
+	for range 8 {
+		tasks = append(tasks, fanout.Do(wide), fanout.Do(long), fanout.Do(late))
+	}
+	for _, snapshot := range []bool{false, true} {
+		src.Snapshot = snapshot
+		if err := fanout.Run(t.Context(), src, tasks...); err != nil {
+			t.Error(err)
+		}
+	}
+	serves(t, pool)
+}
+
+// Connections whose search_path leads to tables of the same name with columns of other types.
+func TestPipelinedSearchPaths(t *testing.T) {
+	for _, mode := range execModes {
+		t.Run(mode.String(), func(t *testing.T) {
+			var opened atomic.Int32
+			pool := pgtest.Pool(t, 4, func(config *pgxpool.Config) {
+				config.ConnConfig.DefaultQueryExecMode = mode
+				config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+					_, err := conn.Exec(ctx, fmt.Sprintf("set search_path to s%d, public", opened.Add(1)%3))
+					return err
+				}
+			})
+			_, err := pool.Exec(t.Context(), `
+				create schema s0; create table s0.t (v int); insert into s0.t values (7);
+				create schema s1; create table s1.t (v text); insert into s1.t values ('7');
+				create schema s2; create table s2.t (v numeric, w text); insert into s2.t values (7, 'x')`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[string][]string{
+				"s0": {"[7] int32", "[7] int32"},
+				"s1": {"[7] string", "[7] string"},
+				"s2": {"[{7 0 false finite true} x] pgtype.Numeric", "[{7 0 false finite true} x] pgtype.Numeric"},
+			}
+			query := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				var path string
+				if err := tx.QueryRow(ctx, "select current_schema()::text").Scan(&path); err != nil {
+					return nil, err
+				}
+				list := []string{path}
+				for _, arg := range []any{nil, "7"} {
+					args := []any{}
+					sql := "select * from t"
+					if arg != nil {
+						sql, args = "select * from t where v = $1", []any{arg}
+						if path != "s1" {
+							args = []any{7}
+						}
+					}
+					rows, err := tx.Query(ctx, sql, args...)
+					if err != nil {
+						return nil, err
+					}
+					rows.Next()
+					row, err := rows.Values()
+					rows.Close()
+					if err = errors.Join(err, rows.Err()); err != nil {
+						return nil, err
+					}
+					list = append(list, fmt.Sprintf("%v %T", row, row[0]))
+				}
+				return list, nil
+			}
+			for _, snapshot := range []bool{false, true} {
+				src := pipelined(pool)
+				src.Snapshot = snapshot
+				seen := map[string]bool{}
+				for range 10 {
+					lists, err := fanout.Collect(inTime(t), src, repeated(40, fanout.Query[fanout.DBTX, string](query))...)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, list := range lists {
+						seen[list[0]] = true
+						for i, got := range list[1:] {
+							plain := strings.Replace(want[list[0]][i], "{7 0", "{+7 0", 1)
+							if got != want[list[0]][i] && got != plain && !strings.HasPrefix(list[0], "s2") {
+								t.Errorf("%s: statement %d gives %q", list[0], i, got)
+							}
+							if list[0] == "s2" && !strings.HasSuffix(got, "x] pgtype.Numeric") {
+								t.Errorf("s2: statement %d gives %q", i, got)
+							}
+						}
+					}
+				}
+				if !snapshot && len(seen) < 2 {
+					t.Logf("only %v took part", seen)
+				}
+			}
+			serves(t, pool)
+		})
+	}
+}
+
+// A statement costs a connection that has not seen it no round trip, if another one of the Source has.
+func TestPipelinedDescribesOnce(t *testing.T) {
+	way := &traffic{}
+	pool := pgtest.Pool(t, 2, way.attach)
+	src := pipelined(pool)
+	first, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	warm := func() {
+		for range 10 {
+			if _, err := fanout.Collect(t.Context(), src, pid); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	warm() // on the second one
+	var queries []fanout.Query[fanout.DBTX, int]
+	for i := range 20 {
+		queries = append(queries, statement[int](fmt.Sprintf("select %d + $1::int", i), 1))
+	}
+	for range 3 {
+		if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Release()
+	defer second.Release()
+	for i := range queries {
+		before := way.writes.Load()
+		lists, err := fanout.Collect(t.Context(), src, queries[i])
+		if err != nil || lists[0][0] != i+1 {
+			t.Fatal(lists, err)
+		}
+		if n := way.writes.Load() - before; n != 1 {
+			t.Errorf("statement %d was sent in %d writes", i, n)
+		}
+	}
+}
+
+// More texts than a connection remembers.
+func TestPipelinedManyTexts(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	var queries []fanout.Query[fanout.DBTX, int]
+	for i := range 700 {
+		queries = append(queries, statement[int](fmt.Sprintf("select %d + $1::int", i), 1))
+	}
+	for name, src := range map[string]fanout.Source[fanout.DBTX]{"plain": pipelined(pool), "in a transaction": pipelined(pool).On(tx)} {
+		for range 3 {
+			lists, err := fanout.Collect(inTime(t), src, queries...)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			for i, list := range lists {
+				if list[0] != i+1 {
+					t.Errorf("%s: query %d returned %v", name, i, list)
+				}
+			}
+		}
+	}
+}
+
+// What was prepared becomes out of date: by a change of the table, and by a session that forgets its statements.
+func TestPipelinedPlansOutOfDate(t *testing.T) {
+	for _, mode := range execModes {
+		for _, conns := range []int{1, 3} {
+			for _, snapshot := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%v/conns=%d/snapshot=%v", mode, conns, snapshot), func(t *testing.T) {
+					pool := pgtest.Pool(t, conns, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode })
+					fill(t, pool, 5)
+					src := pipelined(pool)
+					src.Snapshot, src.Partial = snapshot, true
+					wanted := 2
+					query := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+						row, err := values(ctx, tx, "select * from a where id = $1", 3)
+						if err == nil && len(row) != wanted+1 {
+							err = fmt.Errorf("%v, want %d columns", row, wanted)
+						}
+						return row, err
+					}
+					call := func(what string) {
+						t.Helper()
+						_, err := fanout.Collect(inTime(t), src, repeated(30, fanout.Query[fanout.DBTX, string](query))...)
+						if err != nil {
+							t.Fatalf("%s: %v", what, err)
+						}
+					}
+					for range 3 {
+						call("at first")
+					}
+					for i := range 3 {
+						if _, err := pool.Exec(t.Context(), fmt.Sprintf("alter table a add column c%d int", i)); err != nil {
+							t.Fatal(err)
+						}
+						wanted++
+						call("after the change")
+						call("and again")
+					}
+					for _, forget := range []string{"deallocate all", "discard all"} {
+						for _, conn := range pool.AcquireAllIdle(t.Context()) {
+							if _, err := conn.Exec(t.Context(), forget, pgx.QueryExecModeSimpleProtocol); err != nil {
+								t.Fatal(err)
+							}
+							conn.Release()
+						}
+						call(forget)
+						call(forget + ", again")
+					}
+				})
+			}
+		}
+	}
+}
+
+// One function forgets the session's statements while others rely on them.
+func TestPipelinedDiscardInTheMiddle(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	src := pipelined(pool)
+	discard := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		if _, err := tx.Exec(ctx, "discard all"); err != nil {
+			return nil, err
+		}
+		return pid(ctx, tx)
+	}
+	for range 20 {
+		queries := repeated(20, pid)
+		for i := range 5 {
+			queries = append(queries, statement[int32]("select $1::int", i), discard)
+		}
+		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil && sqlState(err) != "26000" {
+			t.Fatal(err) // that is what pgx says when its own statement is gone, once
+		}
+	}
+	serves(t, pool)
+}
+
+// numeric is a sql.Scanner, which makes pgx encode while it decodes.
+type numeric struct{ text string }
+
+func (n *numeric) Scan(v any) error {
+	n.text = fmt.Sprint(v)
+	return nil
+}
+
+// Functions decode, by the connection's type map, while another has the connection to itself, and uses the map as well.
+func TestPipelinedDecodesBesideAnother(t *testing.T) {
+	pool := pgtest.Pool(t, 1, withTypes)
+	src := pipelined(pool)
+	decode := func(ctx context.Context, tx fanout.DBTX) error {
+		for range 5 {
+			rows, err := tx.Query(ctx, "select n::numeric, array['ok']::mood[], row(n, 'x')::pair from generate_series(1, 300) n")
+			if err != nil {
+				return err
+			}
+			for i := 1; rows.Next(); i++ {
+				var n numeric
+				var moods []string
+				var p any
+				if err := rows.Scan(&n, &moods, &p); err != nil {
+					return err
+				}
+				if n.text != fmt.Sprint(i) || len(moods) != 1 || moods[0] != "ok" || p == nil {
+					return fmt.Errorf("row %d: %v %v %v", i, n, moods, p)
+				}
+			}
+			if rows.Err() != nil {
+				return rows.Err()
+			}
+		}
+		return nil
+	}
+	alone := func(ctx context.Context, tx fanout.DBTX) error {
+		for range 5 {
+			b := &pgx.Batch{}
+			for i := range 20 {
+				b.Queue("select $1::numeric, $2::int[], $3::mood[]", rand.Float64(), []int{i}, []string{"sad"})
+			}
+			results := tx.SendBatch(ctx, b)
+			for range 20 {
+				var n numeric
+				var list, moods any
+				if err := results.QueryRow().Scan(&n, &list, &moods); err != nil {
+					return err
+				}
+			}
+			if err := results.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for range 5 {
+		var tasks []fanout.Task[fanout.DBTX]
+		for range 5 {
+			tasks = append(tasks, fanout.Do(decode), fanout.Do(alone))
+		}
+		if err := fanout.Run(inTime(t), src, tasks...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	serves(t, pool)
+}
+
+// valuer is an argument whose encoder does as it is told.
+type valuer func() (driver.Value, error)
+
+func (v valuer) Value() (driver.Value, error) { return v() }
+
+// scanner is a destination whose decoder does as it is told.
+type scanner func(any) error
+
+func (s scanner) Scan(v any) error { return s(v) }
+
+// Arguments that cannot be encoded: an error for their own function, on a lane that has nothing else to send, and on one
+// that has.
+func TestPipelinedArgumentErrors(t *testing.T) {
+	refused := errors.New("refused")
+	for _, conns := range []int{1, 3} {
+		for _, snapshot := range []bool{false, true} {
+			sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+				src.Strategy, src.Snapshot, src.Partial = fanout.Pipelined, snapshot, true
+				text := "select $1::int"
+				wrong := statement[int](text, valuer(func() (driver.Value, error) { return nil, refused }))
+				right := statement[int](text, 1)
+				for range 20 { // while the way is measured, and when it is known
+					for _, queries := range [][]fanout.Query[fanout.DBTX, int]{
+						{right}, {wrong, right}, {right, wrong, wrong, right, wrong}, {wrong, wrong, right},
+					} {
+						lists, err := fanout.Collect(inTime(t), src, queries...)
+						var errs fanout.Errors
+						if errors.As(err, &errs) != (len(queries) > 1) {
+							t.Fatal(err)
+						}
+						for _, e := range errs {
+							if !errors.Is(e, refused) || len(lists[e.Index]) != 0 {
+								t.Errorf("%v", e)
+							}
+						}
+						for i, list := range lists {
+							failed := slices.ContainsFunc(errs, func(e *fanout.Error) bool { return e.Index == i })
+							if !failed && (len(list) != 1 || list[0] != 1) {
+								t.Errorf("query %d: %v", i, list)
+							}
+						}
+						if len(queries) == 5 && len(errs) != 3 {
+							t.Errorf("%v", errs)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// Panics wherever the caller's code is called, with others beside it that read, wait and work.
+func TestPipelinedPanics(t *testing.T) {
+	panics := map[string]func(ctx context.Context, tx fanout.DBTX) ([]string, error){
+		"function": func(context.Context, fanout.DBTX) ([]string, error) { panic("boom") },
+		"function with rows": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			if _, err := tx.Query(ctx, "select generate_series(1, 100000)"); err != nil {
+				return nil, err
+			}
+			panic("boom")
+		},
+		"function with the lane": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			if _, err := tx.Exec(ctx, "begin"); err != nil {
+				return nil, err
+			}
+			panic("boom")
+		},
+		"encoder": statement[string]("select $1::text", valuer(func() (driver.Value, error) { panic("boom") })),
+		"scanner": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			return nil, tx.QueryRow(ctx, "select 1").Scan(scanner(func(any) error { panic("boom") }))
+		},
+		"encoder, alone": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			b := &pgx.Batch{}
+			b.Queue("select $1::text", valuer(func() (driver.Value, error) { panic("boom") }))
+			return nil, tx.SendBatch(ctx, b).Close()
+		},
+		"copy source": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromFunc(func() ([]any, error) { panic("boom") }))
+			return nil, err
+		},
+		"nested": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			return nil, fanout.Run(ctx, raw(poolOf[fanout.DBTX](ctx)), fanout.Do(func(context.Context, fanout.DBTX) error { panic("boom") }))
+		},
+	}
+	busy := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		for ctx.Err() == nil {
+			rows, err := statement[string]("select n::text from generate_series(1, 1000) n")(ctx, tx)
+			if err != nil {
+				return rows, err
+			}
+		}
+		return nil, ctx.Err()
+	}
+	for name, query := range panics {
+		for _, conns := range []int{1, 3} {
+			t.Run(fmt.Sprintf("%s/conns=%d", name, conns), func(t *testing.T) {
+				pool := pgtest.Pool(t, conns)
+				src := pipelined(pool)
+				ctx := withPool(inTime(t), pool)
+				for round := range 10 {
+					src.Snapshot = round%2 == 1 && name != "copy source"
+					src.Partial = round%3 == 1
+					queries := repeated(8, fanout.Query[fanout.DBTX, string](busy))
+					queries[2], queries[3], queries[6] = sleep, query, query
+					var err error
+					p := panicked(t, func() { _, err = fanout.Collect(ctx, src, queries...) })
+					if p == nil || p.Value != "boom" {
+						t.Fatalf("round %d: %v, %v", round, p, err)
+					}
+				}
+				serves(t, pool)
+			})
+		}
+	}
+}
+
+type poolKey struct{}
+
+func withPool(ctx context.Context, pool *pgxpool.Pool) context.Context {
+	return context.WithValue(ctx, poolKey{}, pool)
+}
+
+func poolOf[Q any](ctx context.Context) *pgxpool.Pool { return ctx.Value(poolKey{}).(*pgxpool.Pool) }
+
+// A recorder is a tracer that keeps account of what begins and ends, and may panic.
+type recorder struct {
+	started, ended, wrong atomic.Int32
+	panicStart, panicEnd  atomic.Bool
+}
+
+type recorded struct {
+	sql  string
+	once *atomic.Bool
+}
+
+func (r *recorder) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if r.panicStart.Load() && strings.Contains(data.SQL, "trap") {
+		panic("traced")
+	}
+	r.started.Add(1)
+	if conn == nil {
+		r.wrong.Add(1)
+	}
+	return context.WithValue(ctx, reflect.TypeFor[recorded](), recorded{data.SQL, &atomic.Bool{}})
+}
+
+func (r *recorder) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
+	r.ended.Add(1)
+	rec, ok := ctx.Value(reflect.TypeFor[recorded]()).(recorded)
+	if !ok || rec.once.Swap(true) || strings.Contains(rec.sql, "boom") != (data.Err != nil) {
+		r.wrong.Add(1)
+	}
+	if strings.HasPrefix(rec.sql, "select 'tag'") && data.CommandTag.String() != "SELECT 1" {
+		r.wrong.Add(1)
+	}
+	if r.panicEnd.Load() {
+		panic("traced")
+	}
+}
+
+// pgx's tracers see every statement once, from its start to its end; not what the package itself asks.
+func TestPipelinedTracers(t *testing.T) {
+	for _, mode := range execModes {
+		for _, snapshot := range []bool{false, true} {
+			rec := &recorder{}
+			pool := pgtest.Pool(t, 3, func(config *pgxpool.Config) {
+				config.ConnConfig.Tracer = rec
+				config.ConnConfig.DefaultQueryExecMode = mode
+			})
+			src := pipelined(pool)
+			src.Snapshot, src.Partial = snapshot, true
+			queries := repeated(10, statement[string]("select 'tag'"))
+			queries = append(queries, repeated(10, statement[string]("select 'other' where 1 = $1", 1))...)
+			queries = append(queries, repeated(5, statement[string]("/* boom */ select (1 / $1::int)::text", 0))...)
+			queries = append(queries, repeated(5, statement[string]("select 'boom' where 1 / $1::int = 1", 0))...)
+			for range 4 {
+				_, err := fanout.Collect(inTime(t), src, queries...)
+				var errs fanout.Errors
+				if !errors.As(err, &errs) || len(errs) != 10 {
+					t.Fatal(err)
+				}
+			}
+			if s, e, w := rec.started.Load(), rec.ended.Load(), rec.wrong.Load(); s != int32(4*len(queries)) || e != s || w != 0 {
+				t.Errorf("%v, snapshot=%v: %d statements started, %d ended, %d wrongly; want %d", mode, snapshot, s, e, w, 4*len(queries))
+			}
+		}
+	}
+}
+
+func TestPipelinedTracerPanics(t *testing.T) {
+	for _, start := range []bool{true, false} {
+		for _, conns := range []int{1, 3} {
+			rec := &recorder{}
+			pool := pgtest.Pool(t, conns, func(config *pgxpool.Config) { config.ConnConfig.Tracer = rec })
+			src := pipelined(pool)
+			for range 5 {
+				rec.panicStart.Store(start)
+				rec.panicEnd.Store(!start)
+				queries := repeated(20, statement[string]("select 'trap' where $1 = 1", 1))
+				queries = append(queries, repeated(5, sleep)...)
+				p := panicked(t, func() { _, _ = fanout.Collect(inTime(t), src, queries...) })
+				if p != nil && p.Value != "traced" {
+					t.Errorf("%v", p)
+				}
+				rec.panicStart.Store(false)
+				rec.panicEnd.Store(false)
+				serves(t, pool)
+			}
+		}
+	}
+}
+
+// Notices reach their handler.
+func TestPipelinedNotices(t *testing.T) {
+	var notices atomic.Int32
+	pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) {
+		config.ConnConfig.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+			if n.Message == "heard" {
+				notices.Add(1)
+			}
+		}
+	})
+	if _, err := pool.Exec(t.Context(), "create function speak() returns int language plpgsql as $$ begin raise notice 'heard'; return 1; end $$"); err != nil {
+		t.Fatal(err)
+	}
+	src := pipelined(pool)
+	for _, snapshot := range []bool{false, true} {
+		src.Snapshot = snapshot
+		lists, err := fanout.Collect(t.Context(), src, repeated(20, statement[int32]("select speak()"))...)
+		if err != nil || len(lists) != 20 {
+			t.Error(err)
+		}
+	}
+	if n := notices.Load(); n != 40 {
+		t.Errorf("%d notices", n)
+	}
+}
+
+// The rows of many wide results are not held more than about twice.
+func TestPipelinedMemory(t *testing.T) {
+	const queries, rows = 300, 10_000
+	pool := pgtest.Pool(t, 10)
+	warm(t, pool)
+	src := pipelined(pool)
+	type wide struct {
+		ID   int64
+		Data string
+		At   time.Time
+		F    float64
+	}
+	query := func(ctx context.Context, tx fanout.DBTX) ([]wide, error) {
+		r, err := tx.Query(ctx, "select n::int8, repeat('x', 60), now(), n::float8 from generate_series(1, $1::int) n", rows)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		list := make([]wide, 0, rows)
+		for r.Next() {
+			var w wide
+			if err := r.Scan(&w.ID, &w.Data, &w.At, &w.F); err != nil {
+				return nil, err
+			}
+			list = append(list, w)
+		}
+		return list, r.Err()
+	}
+	alive := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	if _, err := fanout.Collect(t.Context(), src, repeated(30, fanout.Query[fanout.DBTX, wide](query))...); err != nil {
+		t.Fatal(err)
+	}
+	before := alive()
+	done := make(chan struct{})
+	most := make(chan uint64)
+	go func() {
+		var peak uint64
+		for {
+			select {
+			case <-done:
+				most <- peak
+				return
+			default:
+				peak = max(peak, alive())
+			}
+		}
+	}()
+	lists, err := fanout.Collect(t.Context(), src, repeated(queries, fanout.Query[fanout.DBTX, wide](query))...)
+	close(done)
+	peak := <-most
+	if err != nil {
+		t.Fatal(err)
+	}
+	themselves := alive() - before
+	runtime.KeepAlive(lists)
+	if len(lists) != queries || len(lists[0]) != rows {
+		t.Fatal(len(lists), len(lists[0]))
+	}
+	ratio := float64(peak-before) / float64(themselves)
+	t.Logf("%d MB of rows, at most %d MB alive: %.2f", themselves>>20, (peak-before)>>20, ratio)
+	if ratio > 2.2 {
+		t.Errorf("at most %.2f times the rows were alive", ratio)
+	}
+}
