@@ -259,7 +259,8 @@ func (p *pipeline) pick() []*request {
 		load += r.cost
 	}
 	trip := x.call.shared.trip.time()
-	if under > 0 && load > trip+max(laneWork/2, min(trip, p.inflight[0].cost)) {
+	only := x.call.width() == 1 // no other lane could run what is not sent
+	if under > 0 && load > trip+max(laneWork/2, min(trip, p.inflight[0].cost)) && !only {
 		return nil
 	}
 	share := x.share()
@@ -281,8 +282,9 @@ func (p *pipeline) pick() []*request {
 		if alone && (under > 0 || len(batch) > 0) {
 			break
 		}
-		if n := under + len(batch); n > 0 && (load >= trip+max(laneWork, min(trip, r.cost)) || taken >= share || n >= aheadPerLane || int64(n) >= 2+r.counted/4 ||
-			r.counted == 0 && p.underWay(r.text, batch) || p.toBeDescribed(r.text, batch)) {
+		if n := under + len(batch); n > 0 && (n >= aheadPerLane || p.toBeDescribed(r.text, batch) ||
+			!only && (load >= trip+max(laneWork, min(trip, r.cost)) || taken >= share || int64(n) >= 2+r.counted/4 ||
+				r.counted == 0 && p.underWay(r.text, batch))) {
 			break
 		}
 		*from = (*from)[1:]

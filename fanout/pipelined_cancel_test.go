@@ -1,0 +1,580 @@
+package fanout_test
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// A function's own ctx ends its statement, and nothing else on the lane: what its siblings write is written once.
+func TestPipelinedOwnCtx(t *testing.T) {
+	rounds := 20
+	if *soak {
+		rounds = 1000
+	}
+	for _, conns := range []int{1, 3} {
+		sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+			src.Strategy = fanout.Pipelined
+			create := func(ctx context.Context, tx fanout.DBTX) error {
+				_, err := tx.Exec(ctx, "create table counter (id int, n int default 0); insert into counter select generate_series(0, 29)")
+				return err
+			}
+			if err := do(t, src, create); err != nil {
+				t.Fatal(err)
+			}
+			var written [30]int32
+			for round := range rounds {
+				var tasks []fanout.Task[fanout.DBTX]
+				for i := range written {
+					tasks = append(tasks, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+						for range 3 {
+							_, err := tx.Exec(ctx, "update counter set n = n + 1 where id = $1", i)
+							if err != nil {
+								return err
+							}
+							written[i]++
+						}
+						return nil
+					}))
+					if i%5 != 0 {
+						continue
+					}
+					tasks = append(tasks, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+						for try := range 3 {
+							own, cancel := context.WithTimeout(ctx, time.Duration(1+(round+i+try)%7)*time.Millisecond)
+							err := tx.QueryRow(own, "select 1 from pg_sleep($1)", 0.003).Scan(new(int))
+							ended := own.Err()
+							cancel()
+							if err != nil && (ended == nil || !errors.Is(err, ended)) {
+								return fmt.Errorf("ctx %v: %w", ended, err)
+							}
+						}
+						return nil
+					}))
+				}
+				if err := fanout.Run(inTime(t), src, tasks...); err != nil {
+					t.Fatalf("round %d: %v", round, err)
+				}
+			}
+			for i, want := range written {
+				lists, err := fanout.Collect(t.Context(), src, statement[int32]("select n from counter where id = $1", i))
+				if err != nil || lists[0][0] != want {
+					t.Errorf("row %d was written %v times instead of %d, %v", i, lists, want, err)
+				}
+			}
+		})
+	}
+}
+
+// A function's own ctx ends at once, although its statement is behind another one, and the lane goes on.
+func TestPipelinedOwnCtxBehindAnother(t *testing.T) {
+	sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
+		src.Strategy = fanout.Pipelined
+		gaveUp := make(chan struct{})
+		slow := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+			return statement[int]("select 1 from pg_sleep($1)", 1.5)(ctx, tx) // longer than the grace
+		}
+		impatient := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+			own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+			defer cancel()
+			start := time.Now()
+			_, err := statement[int]("select 2 where $1 = 1", 1)(own, tx)
+			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > time.Second {
+				t.Errorf("%v after %v", err, time.Since(start))
+			}
+			close(gaveUp)
+			return statement[int]("select 3")(ctx, tx)
+		}
+		lists, err := fanout.Collect(inTime(t), src, slow, impatient)
+		if err != nil || lists[0][0] != 1 || lists[1][0] != 3 {
+			t.Errorf("%v, %v", lists, err)
+		}
+	})
+}
+
+// The statement in front of a long one is cancelled: the long one takes longer than the grace, and costs no connection.
+func TestPipelinedCancelInFrontOfALongStatement(t *testing.T) {
+	sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
+		src.Strategy = fanout.Pipelined
+		impatient := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+			own, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+			defer cancel()
+			if _, err := sleep(own, tx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v", err)
+			}
+			return nil, nil
+		}
+		long := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+			if _, err := statement[int]("select 1 from pg_sleep($1)", 1.5)(ctx, tx); err != nil {
+				return nil, err
+			}
+			return statement[int]("select 2")(ctx, tx)
+		}
+		for range 2 { // when it is described, and when it is known
+			lists, err := fanout.Collect(inTime(t), src, impatient, long)
+			if err != nil || len(lists[1]) != 1 {
+				t.Errorf("%v, %v", lists, err)
+			}
+		}
+	})
+}
+
+// A failing query ends siblings of every kind, on the same lanes and on others, and costs no connection.
+func TestPipelinedFailureCostsNoConnection(t *testing.T) {
+	forever := map[string]fanout.Query[fanout.DBTX, string]{
+		"statement": sleep,
+		"second": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			_, _ = pid(ctx, tx)
+			return sleep(ctx, tx)
+		},
+		"alone": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			_, err := tx.Exec(ctx, "select pg_sleep($1)", pgx.QueryExecModeExec, 10)
+			return nil, err
+		},
+		"rows": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			rows, err := tx.Query(ctx, "select repeat('x', 1000), pg_sleep(0.0001 * (n / 1000)) from generate_series(1, 1000000) n")
+			if err != nil {
+				return nil, err
+			}
+			rows.Next()
+			<-ctx.Done()
+			for rows.Next() {
+			}
+			return nil, rows.Err()
+		},
+		"transaction": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			if _, err := tx.Exec(ctx, "begin"); err != nil {
+				return nil, err
+			}
+			_, err := sleep(ctx, tx)
+			_, _ = tx.Exec(context.Background(), "rollback")
+			return nil, err
+		},
+	}
+	for name, query := range forever {
+		for _, conns := range []int{2, 6} {
+			for _, snapshot := range []bool{false, true} {
+				if name == "transaction" {
+					continue // the connection is in a transaction when the call ends, which costs it
+				}
+				t.Run(fmt.Sprintf("%s/conns=%d/snapshot=%v", name, conns, snapshot), func(t *testing.T) {
+					sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+						src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
+						for range 3 {
+							queries := repeated(conns-1, query)
+							queries = append(queries, statement[string]("-- name: Boom :one\nselect (1 / $1::int)::text from pg_sleep(0.02)", 0))
+							start := time.Now()
+							_, err := fanout.Collect(inTime(t), src, queries...)
+							if e := asError(t, err); e.Index != conns-1 || e.Name != "Boom" || sqlState(err) != "22012" || errors.Is(err, context.Canceled) {
+								t.Error(err)
+							}
+							if d := time.Since(start); d > 5*time.Second {
+								t.Errorf("took %v", d)
+							}
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestPipelinedNoLateCancel(t *testing.T) {
+	rounds := 300
+	if *soak {
+		rounds = 10_000
+	}
+	pool := pgtest.Pool(t, 4)
+	src := pipelined(pool)
+	quick := statement[string]("select 'quick'")
+	for i := range rounds {
+		src.Snapshot = i%3 == 2
+		_, err := fanout.Collect(t.Context(), src, quick, sleep, quick, statement[string](boomSQL, 0), sleep, quick)
+		if e := asError(t, err); e.Index != 3 || sqlState(err) != "22012" {
+			t.Fatalf("round %d: %v", i, err)
+		}
+		if _, err := fanout.Collect(t.Context(), src, repeated(8, quick)...); err != nil {
+			t.Fatalf("round %d: the next call: %v", i, err)
+		}
+		if i%10 == 0 {
+			serves(t, pool)
+		}
+	}
+	if n := pool.Stat().NewConnsCount(); n != 4 {
+		t.Errorf("%d connections were opened in all", n)
+	}
+}
+
+func TestPipelinedDeadlineAndBreak(t *testing.T) {
+	for _, snapshot := range []bool{false, true} {
+		sameBackends(t, 3, func(src fanout.Source[fanout.DBTX]) {
+			src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
+			for range 3 {
+				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+				_, err := fanout.Collect(ctx, src, repeated(12, sleep)...)
+				cancel()
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Error(err)
+				}
+				quick := statement[string]("select 'quick'")
+				for range fanout.Stream(t.Context(), src, quick, sleep, sleep, quick, sleep, sleep) {
+					break
+				}
+			}
+		})
+	}
+}
+
+// The server does not answer any more, in the middle of many statements.
+func TestPipelinedFrozenServer(t *testing.T) {
+	for _, f := range []fault{freeze, freezeAll} {
+		for _, snapshot := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/snapshot=%v", f, snapshot), func(t *testing.T) {
+				w := &wire{}
+				pool := pgtest.Pool(t, 2, w.attach)
+				defer w.thaw()
+				src := pipelined(pool)
+				src.Snapshot = snapshot
+				if _, err := fanout.Collect(t.Context(), src, repeated(20, pid)...); err != nil {
+					t.Fatal(err)
+				}
+				freeze := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					if _, err := pid(ctx, tx); err != nil {
+						return nil, err
+					}
+					w.arm(f, 1)
+					return pid(ctx, tx)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				start := time.Now()
+				queries := repeated(20, pid)
+				queries[3] = freeze
+				_, err := fanout.Collect(ctx, src, queries...)
+				if d := time.Since(start); d > 100*time.Millisecond+grace {
+					t.Errorf("returned after %v", d)
+				}
+				if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+					t.Error(err)
+				}
+				if n := pool.Stat().AcquiredConns(); n != 0 {
+					t.Errorf("%d connections still acquired", n)
+				}
+				w.disarm()
+				ctx, cancel = context.WithTimeout(t.Context(), grace)
+				defer cancel()
+				if _, err := fanout.Collect(ctx, src, repeated(4, pid)...); err != nil {
+					t.Errorf("the pool does not serve the next call: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// Errors reach their own query only, at whatever time the server finds them.
+func TestPipelinedErrorsStayApart(t *testing.T) {
+	for _, conns := range []int{1, 3} {
+		sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+			src.Strategy, src.Partial = fanout.Pipelined, true
+			create := func(ctx context.Context, tx fanout.DBTX) error {
+				_, err := tx.Exec(ctx, "create table once (n int unique deferrable initially deferred); insert into once values (0)")
+				return err
+			}
+			if err := do(t, src, create); err != nil {
+				t.Fatal(err)
+			}
+			for round := range 10 {
+				var queries []fanout.Query[fanout.DBTX, int32]
+				var states []string
+				for i := range 12 {
+					queries = append(queries,
+						statement[int32]("select $1::int", i),
+						statement[int32](boomSQL, 0),
+						statement[int32]("insert into once values ($1) returning n", 1+round*100+i),
+						statement[int32]("insert into once values ($1) returning n", 0), // at its commit
+						statement[int32]("select nonsense"))
+					states = append(states, "", "22012", "", "23505", "42703")
+				}
+				lists, err := fanout.Collect(inTime(t), src, queries...)
+				var errs fanout.Errors
+				if !errors.As(err, &errs) || len(errs) != 36 {
+					t.Fatal(err)
+				}
+				for _, e := range errs {
+					if sqlState(e) != states[e.Index] || states[e.Index] == "" {
+						t.Errorf("%v, want %s", e, states[e.Index])
+					}
+				}
+				for i, list := range lists {
+					if (states[i] == "") != (len(list) == 1) {
+						t.Errorf("query %d, %q: %v", i, states[i], list)
+					}
+				}
+			}
+			lists, err := fanout.Collect(t.Context(), src, statement[int64]("select count(*) from once"))
+			if err != nil || lists[0][0] != 1+10*12 {
+				t.Errorf("%v, %v", lists, err)
+			}
+		})
+	}
+}
+
+// With functions of several statements, and failures in a snapshot: all see it, and each statement is answered.
+func TestPipelinedSnapshotSpoiled(t *testing.T) {
+	for _, conns := range []int{1, 2, 4} {
+		pool := pgtest.Pool(t, conns)
+		stop := accounts(t, pool)
+		src := pipelined(pool)
+		src.Snapshot, src.Partial = true, true
+		for range 20 {
+			var queries []fanout.Query[fanout.DBTX, int32]
+			for i := range 40 {
+				queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					var list []int32
+					for j := range 3 {
+						if (i+j)%4 == 0 {
+							if _, err := boom(ctx, tx); sqlState(err) != "22012" {
+								return nil, fmt.Errorf("boom: %w", err)
+							}
+						}
+						balances, err := statement[int32]("select balance from account order by id")(ctx, tx)
+						if err != nil {
+							return nil, err
+						}
+						list = append(list, balances...)
+					}
+					if i%5 == 0 {
+						return boom(ctx, tx)
+					}
+					return list, nil
+				})
+			}
+			lists, err := fanout.Collect(inTime(t), src, queries...)
+			var errs fanout.Errors
+			if !errors.As(err, &errs) || len(errs) != 8 {
+				t.Fatal(err)
+			}
+			for _, e := range errs {
+				if e.Index%5 != 0 || sqlState(e) != "22012" {
+					t.Error(e)
+				}
+			}
+			for i, list := range lists {
+				for j, balance := range list {
+					if balance != lists[1][j%8] {
+						t.Fatalf("query %d sees %v, query 1 %v", i, list, lists[1])
+					}
+				}
+				if i%5 != 0 && len(list) != 24 {
+					t.Errorf("query %d: %v", i, list)
+				}
+			}
+		}
+		stop()
+		serves(t, pool)
+	}
+}
+
+// Inside the caller's transaction: one round trip for different statements, which see what it has written; and a failure
+// as by Serial.
+func TestPipelinedInTransaction(t *testing.T) {
+	way := &traffic{}
+	pool := pgtest.Pool(t, 2, way.attach)
+	fill(t, pool, 10)
+	src := fanout.New(pool, db.New)
+	src.Strategy = fanout.Pipelined
+	for round := range 4 {
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := fmt.Sprint("new ", round)
+		row, err := db.New(tx).InsertA(t.Context(), &text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var (
+			one, written db.A
+			all, some    []db.A
+			touched      int64
+			count        int64
+		)
+		before := way.writes.Load()
+		err = fanout.Run(t.Context(), src.On(tx),
+			fanout.Into(&one, (*db.Queries).GetA, row.ID),
+			fanout.Into(&written, (*db.Queries).InsertA, &text),
+			fanout.Into(&some, (*db.Queries).ListAByData, text),
+			fanout.IntoFunc(&all, func(ctx context.Context, q *db.Queries) ([]db.A, error) { return q.ListA(ctx) }),
+			fanout.IntoFunc(&count, func(ctx context.Context, q *db.Queries) (int64, error) { return q.CountA(ctx) }),
+			fanout.Into(&touched, (*db.Queries).TouchA, row.ID),
+			fanout.Exec((*db.Queries).DeleteA, row.ID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := way.writes.Load() - before; round > 1 && n > 1 {
+			t.Errorf("round %d: %d writes", round, n)
+		}
+		if *one.Data != text || *written.Data != text || len(some) != 2 || len(all) != 12 || count != 12 || touched != 1 {
+			t.Errorf("%v, %v, %v, %v, %d, %d", one, written, some, all, count, touched)
+		}
+		if n, err := db.New(tx).CountA(t.Context()); err != nil || n != 11 {
+			t.Errorf("%d, %v", n, err)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// A failure.
+	for _, partial := range []bool{false, true} {
+		var outcomes []string
+		for _, s := range []fanout.Strategy{fanout.Serial, fanout.Pipelined} {
+			tx, err := pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			src := raw(pool).On(tx)
+			src.Strategy, src.Partial = s, partial
+			lists, err := fanout.Collect(t.Context(), src, pid, pid, boom, pid, boom)
+			outcome := fmt.Sprint(len(lists), sqlState(err), asError(t, err).Index)
+			var errs fanout.Errors
+			if errors.As(err, &errs) {
+				for i, e := range errs {
+					outcome += fmt.Sprint(" ", i, e.Index, e.Name, sqlState(e))
+				}
+				for _, list := range lists {
+					outcome += fmt.Sprint(" ", len(list))
+				}
+			}
+			outcomes = append(outcomes, outcome)
+			if _, err := tx.Exec(t.Context(), "select 1"); sqlState(err) != "25P02" {
+				t.Error(err)
+			}
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		if outcomes[0] != outcomes[1] {
+			t.Errorf("partial=%v: Serial %s\nPipelined %s", partial, outcomes[0], outcomes[1])
+		}
+	}
+
+	// A transaction that has ended is not gone past.
+	for _, end := range []func(pgx.Tx) error{
+		func(tx pgx.Tx) error { return tx.Commit(t.Context()) },
+		func(tx pgx.Tx) error { return tx.Rollback(t.Context()) },
+	} {
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := end(tx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err = fanout.Collect(t.Context(), src.On(tx), fanout.All((*db.Queries).ListA)); !errors.Is(err, pgx.ErrTxClosed) {
+			t.Error(err)
+		}
+	}
+	serves(t, pool)
+}
+
+// A backend is terminated in the middle of many statements: nothing is executed twice, and with Partial only queries that
+// had sent something by its connection fail.
+func TestPipelinedBackendTerminated(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	src := pipelined(pool)
+	src.Partial = true
+	if err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		_, err := tx.Exec(ctx, "create table counter (id int, n int default 0); insert into counter select generate_series(0, 39)")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	kill := statement[int32]("-- name: Kill :one\nselect pg_terminate_backend(pg_backend_pid())::int")
+	written := map[int]int32{}
+	for round := range 20 {
+		src.Retries = round % 3
+		var queries []fanout.Query[fanout.DBTX, int32]
+		for i := range 40 {
+			queries = append(queries, statement[int32]("update counter set n = n + 1 where id = $1 returning n", i))
+		}
+		queries[round] = kill
+		lists, err := fanout.Collect(inTime(t), src, queries...)
+		var errs fanout.Errors
+		if !errors.As(err, &errs) || errs[0].Index != round && len(errs) == 1 {
+			t.Fatal(err)
+		}
+		if len(errs) != 1 {
+			t.Errorf("round %d: %v", round, err)
+			for _, e := range errs {
+				t.Log(e, src.Retries)
+			}
+		}
+		for i, list := range lists {
+			if len(list) == 1 {
+				written[i]++
+				if list[0] != written[i] {
+					t.Errorf("row %d is %d, was written %d times", i, list[0], written[i])
+				}
+			}
+		}
+		serves(t, pool)
+	}
+}
+
+// A ctx ends while its statement's arguments are being read: the function does not go on before that has ended, and the
+// statement is not called unsent.
+func TestPipelinedCtxEndsWhileWriting(t *testing.T) {
+	for _, whole := range []bool{false, true} {
+		pool := pgtest.Pool(t, 1)
+		src := pipelined(pool)
+		var sent atomic.Bool
+		ctx, cancelCall := context.WithCancel(inTime(t))
+		start := time.Now()
+		err := fanout.Run(ctx, src, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+			// Known, so that the arguments are read before it is sent.
+			if err := tx.QueryRow(ctx, "select $1::text, pg_sleep($2)::text", "x", 0).Scan(nil, nil); err != nil {
+				return err
+			}
+			own, cancel := context.WithCancel(ctx)
+			defer cancel()
+			arg := valuer(func() (driver.Value, error) {
+				if whole {
+					cancelCall()
+				} else {
+					cancel()
+				}
+				<-own.Done()
+				time.Sleep(20 * time.Millisecond) // for what has been told of it to do what it should not
+				sent.Store(true)
+				return "x", nil
+			})
+			err := tx.QueryRow(own, "select $1::text, pg_sleep($2)::text", arg, 10).Scan(nil, nil)
+			if !sent.Load() {
+				t.Error("the function went on while its arguments were being read")
+			}
+			if !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+			return nil
+		}))
+		if whole != errors.Is(err, context.Canceled) && err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d > 5*time.Second {
+			t.Errorf("took %v", d)
+		}
+		serves(t, pool)
+		cancelCall()
+	}
+}
