@@ -994,7 +994,17 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	x := p.exchange
 	p.forget(r, err)
 	r.own = nil
+	trip := x.call.shared.trip.time()
+	took := now.Sub(r.sentAt) - trip
+	if p.last.After(r.sentAt) { // others were under way before it
+		took = min(took, now.Sub(p.last))
+	}
+	took = max(0, took-r.held)
 	if err != nil {
+		var pgErr *pgconn.PgError
+		if expected, _ := r.text.expected(); errors.As(err, &pgErr) && pgErr.Code == "57014" && took > max(expected, time.Millisecond) {
+			r.text.observe(took) // it would have taken even longer
+		}
 		if p.transaction != nil {
 			p.spoiled = true
 		}
@@ -1012,14 +1022,10 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 		r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas})
 		return
 	}
-	if !r.plain || r.unbounded {
-		return
+	if r.unbounded || !r.plain && took < 2*time.Millisecond+2*trip {
+		return // what travels in front of it may have taken the time
 	}
-	took := now.Sub(r.sentAt) - x.call.shared.trip.time()
-	if p.last.After(r.sentAt) { // others were under way before it
-		took = min(took, now.Sub(p.last))
-	}
-	r.text.observe(max(0, took-r.held))
+	r.text.observe(took)
 }
 
 // forget drops descriptions that err shows to be out of date, as traveller.forget does, or unfit for this connection.
