@@ -102,17 +102,16 @@ func TestPipelinedTravelsTogether(t *testing.T) {
 // With a long way to the server, many queries on few connections take about as long as few.
 func TestPipelinedFarAway(t *testing.T) {
 	const latency = 10 * time.Millisecond
-	way := &traffic{}
+	way := &traffic{latency: latency}
 	pool := pgtest.Pool(t, 2, way.attach)
 	fill(t, pool, 30)
 	src := fanout.New(pool, db.New)
 	src.Strategy = fanout.Pipelined
-	for range 20 {
+	for range 20 { // until it is known what the statement costs, and the way
 		if _, err := fanout.Collect(t.Context(), src, lookUps(30)...); err != nil {
 			t.Fatal(err)
 		}
 	}
-	way.latency = latency
 	best := time.Hour
 	for range 10 {
 		start := time.Now()
@@ -410,17 +409,24 @@ func TestPipelinedBusyFunction(t *testing.T) {
 						const others = 5
 						var left atomic.Int32
 						left.Store(others)
-						done := make(chan struct{})
+						done, waiting := make(chan struct{}), make(chan struct{})
 						tasks := []fanout.Task[fanout.DBTX]{fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 							return phase(ctx, tx, func() {
+								close(waiting)
 								select {
 								case <-done:
 								case <-ctx.Done():
 								}
 							})
 						})}
-						for range others {
+						for i := range others {
 							tasks = append(tasks, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+								if i%2 == 1 { // comes when the function is busy already
+									select {
+									case <-waiting:
+									case <-ctx.Done():
+									}
+								}
 								for range statements {
 									if err := tx.QueryRow(ctx, row).Scan(new(int)); err != nil {
 										return err
@@ -535,7 +541,7 @@ func TestPipelinedProgress(t *testing.T) {
 	}
 }
 
-// An error on its way, as its function has made it.
+// A transaction left open is its own function's error, however it was begun, and does not cost the others their statements.
 func TestPipelinedOpenTransaction(t *testing.T) {
 	for name, sql := range map[string]string{
 		"begin":           "begin",
