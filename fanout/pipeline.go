@@ -568,6 +568,7 @@ func (p *pipeline) send(batch []*request) {
 		}
 		p.lost(err)
 	}
+	p.last = time.Now() // what this has taken is not what the next result takes
 }
 
 // write puts one request's messages into the connection's buffer: what has to precede it, itself and a Sync.
