@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -194,4 +195,30 @@ func (r *bufferedRows) decodeAny() ([]any, error) {
 		}
 	}
 	return values, nil
+}
+
+// lockingRows are the rows of a function that has the connection to itself, while others decode by its type map: even a
+// map of their own has codecs in common with it, which remember what they have decoded.
+type lockingRows struct {
+	pgx.Rows
+	types *sync.Mutex
+}
+
+func (h *handle) locking(rows pgx.Rows) pgx.Rows {
+	if h.exchange == nil {
+		return rows
+	}
+	return lockingRows{rows, &h.pipeline.state.types}
+}
+
+func (r lockingRows) Scan(dest ...any) error {
+	r.types.Lock()
+	defer r.types.Unlock()
+	return r.Rows.Scan(dest...)
+}
+
+func (r lockingRows) Values() ([]any, error) {
+	r.types.Lock()
+	defer r.types.Unlock()
+	return r.Rows.Values()
 }

@@ -332,6 +332,7 @@ func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows
 		if err != nil {
 			return pgxRows, err
 		}
+		pgxRows = h.locking(pgxRows)
 	}
 	r = &rows{Rows: pgxRows, handle: h}
 	h.read(r)
@@ -350,7 +351,10 @@ func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 		}
 	}()
 	var pgxRow pgx.Row = firstRow{buffered}
-	if buffered == nil {
+	if buffered == nil && h.exchange != nil {
+		pgxRows, _ := h.db.Query(ctx, sql, args...) // the rows have the error, too
+		pgxRow = firstRow{h.locking(pgxRows)}
+	} else if buffered == nil {
 		pgxRow = h.db.QueryRow(ctx, sql, args...)
 	}
 	r = &row{row: pgxRow, handle: h}

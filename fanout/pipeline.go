@@ -346,12 +346,12 @@ func (p *pipeline) setAside() {
 	if p.units < 2 {
 		return
 	}
+	p.state.types.Lock()
+	defer p.state.types.Unlock()
 	types := p.conn.TypeMap()
 	aside := types.Copy()
 	aside.TryWrapEncodePlanFuncs = slices.Clone(types.TryWrapEncodePlanFuncs)
 	aside.TryWrapScanPlanFuncs = slices.Clone(types.TryWrapScanPlanFuncs)
-	p.state.types.Lock()
-	defer p.state.types.Unlock()
 	p.state.aside = aside
 }
 
