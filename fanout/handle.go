@@ -188,6 +188,17 @@ func (h *handle) end(err error) error {
 	return err
 }
 
+// endUnless is end, but if the statement has not completed, because a panic unwinds the function, its connection does not
+// go back to its lane before the call has ended: others would fail by the state that it is in, and be taken for the cause.
+func (h *handle) endUnless(completed bool, err error) error {
+	if !completed {
+		h.mu.Lock()
+		h.keeps = true
+		h.mu.Unlock()
+	}
+	return h.end(err)
+}
+
 // explain makes the error of an interrupted statement match the error of the ctx that has ended, as pgx's would.
 func (h *handle) explain(err error) error {
 	if err == nil {
@@ -307,12 +318,16 @@ func (h *handle) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.
 		return pgconn.CommandTag{}, err
 	}
 	// In a defer, here and below, because an argument's encoder may panic.
-	defer func() { err = h.end(err) }()
+	completed := false
+	defer func() { err = h.endUnless(completed, err) }()
 	if rows != nil {
 		rows.Close()
+		completed = true
 		return rows.CommandTag(), rows.Err()
 	}
-	return h.db.Exec(ctx, sql, args...)
+	tag, err = h.db.Exec(ctx, sql, args...)
+	completed = true
+	return tag, err
 }
 
 func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows, err error) {
@@ -321,15 +336,17 @@ func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows
 		return failedRows{err}, err
 	}
 	var r *rows
+	completed := false
 	defer func() {
 		if r == nil {
-			err = h.end(err)
+			err = h.endUnless(completed, err)
 		}
 	}()
 	var pgxRows pgx.Rows = buffered
 	if buffered == nil {
 		pgxRows, err = h.db.Query(ctx, sql, args...)
 		if err != nil {
+			completed = true
 			return pgxRows, err
 		}
 		pgxRows = h.locking(pgxRows)
@@ -347,7 +364,7 @@ func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 	var r *row
 	defer func() {
 		if r == nil {
-			_ = h.end(nil)
+			_ = h.endUnless(false, nil)
 		}
 	}()
 	var pgxRow pgx.Row = firstRow{buffered}
@@ -368,8 +385,11 @@ func (h *handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []s
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = h.end(err) }()
-	return h.db.CopyFrom(ctx, table, columns, source)
+	completed := false
+	defer func() { err = h.endUnless(completed, err) }()
+	n, err = h.db.CopyFrom(ctx, table, columns, source)
+	completed = true
+	return n, err
 }
 
 func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
@@ -384,7 +404,7 @@ func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	var r *batchResults
 	defer func() {
 		if r == nil {
-			_ = h.end(nil)
+			_ = h.endUnless(false, nil)
 		}
 	}()
 	pgxResults := h.db.SendBatch(ctx, b)
