@@ -134,7 +134,7 @@ func TestPipelinedFunctions(t *testing.T) {
 				sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 					src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
 					queries := functions(t, src, snapshot)
-					for range 5 {
+					for range 3 {
 						queries = append(queries, queries...)
 						lists, err := fanout.Collect(inTime(t), src, queries...)
 						if err != nil {
