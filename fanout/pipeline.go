@@ -36,6 +36,7 @@ type pipeline struct {
 	inflight []*request // sent, in this order
 	feeding  *request   // the lane waits for its function to take rows
 	cancel   *cancelling
+	mute     bool // no cancel request is to be sent any more
 	driver   *driver
 
 	// The lane's own.
@@ -415,7 +416,7 @@ func (p *pipeline) lost(err error) {
 		_ = p.pipe.Close()
 		p.pipe = nil
 	}
-	p.stopCancelling()
+	p.silence()
 	p.link.sever()
 	p.fail(fmt.Errorf("%w: %w", errConnectionLost, err))
 }
@@ -720,6 +721,9 @@ func (p *pipeline) receive() {
 	if p.haunted {
 		p.deadline = now.Add(cancelGrace) // the server answers; who knows how long this one has taken
 	}
+	x.mu.Lock()
+	p.inflight = p.inflight[1:] // from now on nobody sends a cancel request for it
+	x.mu.Unlock()
 	if p.stopCancelling() {
 		p.haunted = true
 	}
@@ -727,11 +731,13 @@ func (p *pipeline) receive() {
 	p.last = now
 	repeat := p.repeat(r, err)
 	x.mu.Lock()
-	p.inflight = p.inflight[1:]
-	if repeat && !r.abandoned {
+	if repeat && !r.abandoned && !x.closed {
 		p.again = append(p.again, r)
 		x.mu.Unlock()
 		return
+	}
+	if repeat && r.waiting {
+		x.forsake(r) // the call has ended meanwhile
 	}
 	x.mu.Unlock()
 	p.answer(r, err)
@@ -748,7 +754,7 @@ func (p *pipeline) refuse(e *prologueError) {
 			break
 		}
 	}
-	p.stopCancelling()
+	p.silence()
 	p.ordinary()
 	if e.prologue.settle != nil {
 		// It may have to ask the server: the connection is free for that now.
@@ -1088,16 +1094,16 @@ func (p *pipeline) repeat(r *request, err error) bool {
 // interrupt has the server end r's statement, which nobody wants any more, once it is executing: now, or when its turn
 // comes. It is called with mu held.
 func (p *pipeline) interrupt(r *request) {
-	if len(p.inflight) == 0 || p.inflight[0] != r || p.cancel != nil {
+	if len(p.inflight) == 0 || p.inflight[0] != r || p.cancel != nil || p.mute {
 		return
 	}
 	c := &cancelling{ended: make(chan struct{}), done: make(chan struct{})}
 	p.cancel = c
 	p.deadline = time.Now().Add(cancelGrace)
-	deadline := p.deadline
+	link, deadline := p.link, p.deadline
 	go func() {
 		defer close(c.done)
-		p.link.cancel(c.ended, deadline)
+		link.cancel(c.ended, deadline)
 	}()
 }
 
@@ -1115,6 +1121,14 @@ func (p *pipeline) stopCancelling() bool {
 	close(c.ended)
 	<-c.done
 	return true
+}
+
+// silence is stopCancelling for good.
+func (p *pipeline) silence() {
+	p.exchange.mu.Lock()
+	p.mute = true
+	p.exchange.mu.Unlock()
+	p.stopCancelling()
 }
 
 func (p *pipeline) startTrace(r *request) {
