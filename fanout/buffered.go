@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,7 +25,6 @@ type bufferedRows struct {
 	values [][]byte // of the row that is being read
 
 	plans  []pgtype.ScanPlan
-	types  *pgtype.Map    // that the plans are of
 	dests  []reflect.Type // that the plans are for
 	closed bool
 	err    error
@@ -133,8 +131,7 @@ func (r *bufferedRows) Scan(dest ...any) error {
 func (r *bufferedRows) decode(dest []any) (column int, err error) {
 	r.state.types.Lock()
 	defer r.state.types.Unlock()
-	if types := r.typeMap(); r.plans == nil || types != r.types {
-		r.types = types
+	if r.plans == nil {
 		r.plans = make([]pgtype.ScanPlan, len(dest))
 		r.dests = make([]reflect.Type, len(dest))
 	}
@@ -143,7 +140,7 @@ func (r *bufferedRows) decode(dest []any) (column int, err error) {
 			continue
 		}
 		if t := reflect.TypeOf(d); r.plans[i] == nil || t != r.dests[i] {
-			r.plans[i] = r.types.PlanScan(r.fields[i].DataTypeOID, r.fields[i].Format, d)
+			r.plans[i] = r.conn.TypeMap().PlanScan(r.fields[i].DataTypeOID, r.fields[i].Format, d)
 			r.dests[i] = t
 		}
 		if err := r.plans[i].Scan(r.values[i], d); err != nil {
@@ -164,18 +161,10 @@ func (r *bufferedRows) Values() ([]any, error) {
 	return values, nil
 }
 
-// typeMap is what to decode by just now. It is called with the lock of the connection's type map held.
-func (r *bufferedRows) typeMap() *pgtype.Map {
-	if r.state.aside != nil {
-		return r.state.aside
-	}
-	return r.conn.TypeMap()
-}
-
 func (r *bufferedRows) decodeAny() ([]any, error) {
 	r.state.types.Lock()
 	defer r.state.types.Unlock()
-	types := r.typeMap()
+	types := r.conn.TypeMap()
 	values := make([]any, len(r.values))
 	for i, raw := range r.values {
 		field := r.fields[i]
@@ -195,30 +184,4 @@ func (r *bufferedRows) decodeAny() ([]any, error) {
 		}
 	}
 	return values, nil
-}
-
-// lockingRows are the rows of a function that has the connection to itself, while others decode by its type map: even a
-// map of their own has codecs in common with it, which remember what they have decoded.
-type lockingRows struct {
-	pgx.Rows
-	types *sync.Mutex
-}
-
-func (h *handle) locking(rows pgx.Rows) pgx.Rows {
-	if h.exchange == nil {
-		return rows
-	}
-	return lockingRows{rows, &h.pipeline.state.types}
-}
-
-func (r lockingRows) Scan(dest ...any) error {
-	r.types.Lock()
-	defer r.types.Unlock()
-	return r.Rows.Scan(dest...)
-}
-
-func (r lockingRows) Values() ([]any, error) {
-	r.types.Lock()
-	defer r.types.Unlock()
-	return r.Rows.Values()
 }

@@ -141,6 +141,11 @@ func (c *call) borrow() (giveBack func(), err error) {
 		return nil, err
 	}
 	c.borrowed, c.borrowedDB = outer.link, outer.db
+	if !c.pipelines() { // which would lock for itself
+		outer.mu.Lock()
+		defer outer.mu.Unlock()
+		outer.lockTypes()
+	}
 	return outer.takeBack, nil
 }
 

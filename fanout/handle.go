@@ -31,6 +31,7 @@ type handle struct {
 	pipeline *pipeline // the lane that its statements go by, once the first has; guarded by the exchange's mu
 	alone    bool      // it has the connection to itself
 	keeps    bool      // until it returns
+	decoding bool      // it holds the lock of the connection's type map, which pgx uses now
 	pid      uint32    // of that lane's backend
 
 	mu       sync.Mutex
@@ -122,6 +123,7 @@ func (h *handle) begin(ctx context.Context, name string, n int) (context.Context
 // supervise has the statement that is about to be sent interrupted when ctx ends, and returns the ctx to send it with. It
 // is called with mu held.
 func (h *handle) supervise(ctx context.Context) context.Context {
+	h.lockTypes()
 	if h.link.conn == nil {
 		return ctx
 	}
@@ -218,6 +220,10 @@ func (h *handle) rest() {
 	h.open = nil
 	if h.alone && !h.keeps && h.keepsTransaction() {
 		h.keeps = true
+	}
+	if h.decoding {
+		h.decoding = false
+		h.pipeline.state.types.Unlock()
 	}
 	if h.alone && !h.keeps {
 		h.giveBack()
@@ -349,7 +355,6 @@ func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows
 			completed = true
 			return pgxRows, err
 		}
-		pgxRows = h.locking(pgxRows)
 	}
 	r = &rows{Rows: pgxRows, handle: h}
 	h.read(r)
@@ -368,10 +373,7 @@ func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 		}
 	}()
 	var pgxRow pgx.Row = firstRow{buffered}
-	if buffered == nil && h.exchange != nil {
-		pgxRows, _ := h.db.Query(ctx, sql, args...) // the rows have the error, too
-		pgxRow = firstRow{h.locking(pgxRows)}
-	} else if buffered == nil {
+	if buffered == nil {
 		pgxRow = h.db.QueryRow(ctx, sql, args...)
 	}
 	r = &row{row: pgxRow, handle: h}

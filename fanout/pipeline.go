@@ -187,9 +187,6 @@ func (p *pipeline) next() (batch []*request, more bool) {
 				}
 				x.mu.Lock()
 			}
-			if p.used {
-				p.takeBack()
-			}
 			p.used = false
 			batch = p.pick()
 			x.summon()
@@ -341,28 +338,6 @@ func (p *pipeline) unbind(r *request) {
 	p.exchange.offer(r)
 }
 
-// setAside has the functions that still decode rows of this lane use a type map of their own, while one of them uses the
-// connection as pgx does: without a lock.
-func (p *pipeline) setAside() {
-	if p.units < 2 {
-		return
-	}
-	p.state.types.Lock()
-	defer p.state.types.Unlock()
-	types := p.conn.TypeMap()
-	aside := types.Copy()
-	aside.TryWrapEncodePlanFuncs = slices.Clone(types.TryWrapEncodePlanFuncs)
-	aside.TryWrapScanPlanFuncs = slices.Clone(types.TryWrapScanPlanFuncs)
-	p.state.aside = aside
-}
-
-// takeBack ends what setAside began.
-func (p *pipeline) takeBack() {
-	p.state.types.Lock()
-	defer p.state.types.Unlock()
-	p.state.aside = nil
-}
-
 // grant gives the connection to one function until it is given back.
 func (p *pipeline) grant(r *request) {
 	p.owner = r.handle
@@ -372,7 +347,6 @@ func (p *pipeline) grant(r *request) {
 		p.owner = nil
 		return
 	}
-	p.setAside()
 	p.exchange.answer(r, p.driver)
 }
 
@@ -489,7 +463,6 @@ func (p *pipeline) ordinary() {
 // leave gives the connection back.
 func (p *pipeline) leave() {
 	p.ordinary()
-	p.takeBack()
 	if p.link != nil {
 		if p.doomed && p.call.borrowed == nil {
 			p.link.destroy()

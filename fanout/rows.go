@@ -136,14 +136,10 @@ func (b *batchResults) Exec() (pgconn.CommandTag, error) {
 
 func (b *batchResults) Query() (pgx.Rows, error) {
 	pgxRows, err := b.BatchResults.Query()
-	return &rows{Rows: b.handle.locking(pgxRows), handle: b.handle, batch: true}, b.handle.explain(err)
+	return &rows{Rows: pgxRows, handle: b.handle, batch: true}, b.handle.explain(err)
 }
 
 func (b *batchResults) QueryRow() pgx.Row {
-	if b.handle.exchange != nil {
-		pgxRows, _ := b.BatchResults.Query() // as in handle.QueryRow
-		return &row{row: firstRow{b.handle.locking(pgxRows)}, handle: b.handle, batch: true}
-	}
 	return &row{row: b.BatchResults.QueryRow(), handle: b.handle, batch: true}
 }
 

@@ -149,11 +149,9 @@ func (w *runner) interrupted(v any) {
 	if !ok {
 		p = &PanicError{Value: v, Stack: debug.Stack()}
 	}
-	if h != nil {
-		w.exchange.doom(h)
-	}
 	c.fail(p)
 	if h != nil {
+		w.exchange.doom(h)
 		if abandoned, _ := h.finish(); abandoned != nil {
 			<-abandoned
 		}
@@ -289,6 +287,16 @@ func (h *handle) keepsTransaction() bool {
 		return t.ended()
 	}
 	return h.link.leftOpen()
+}
+
+// lockTypes has the functions that still decode rows of the lane wait while this one uses the connection as pgx does, which
+// encodes and decodes without a lock, and remembers in the type map and its codecs what it has come across. A copy of the
+// map would have the codecs in common. It is called with mu held.
+func (h *handle) lockTypes() {
+	if h.alone && !h.decoding {
+		h.pipeline.state.types.Lock()
+		h.decoding = true
+	}
 }
 
 // giveBack ends what reserve began. It is called with mu held.

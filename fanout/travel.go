@@ -26,7 +26,6 @@ type connState struct {
 	fields       map[string][]pgconn.FieldDescription    // of results, by statement, with their formats
 	formats      map[string][]int16                      // of results, by statement, as asked for
 	types        sync.Mutex                              // of the type map, where several goroutines use it
-	aside        *pgtype.Map                             // what others decode by while one function has the connection to itself
 }
 
 const (
