@@ -517,8 +517,14 @@ func (p *pipeline) send(batch []*request) {
 		r.sentAt = now
 		p.sending = append(p.sending, r)
 	}
+	if len(p.sending) == 0 && len(p.inflight) == 0 {
+		p.ordinary() // before the exporter may join on this lane's behalf
+	}
 	if ahead != nil && ahead.settle != nil {
 		_ = ahead.settle(nil, errNotSent)
+	}
+	if len(p.sending) == 0 {
+		return
 	}
 	x.mu.Lock()
 	p.inflight = append(p.inflight, p.sending...)
@@ -532,9 +538,6 @@ func (p *pipeline) send(batch []*request) {
 	}
 	x.goDrive(d)
 	x.mu.Unlock()
-	if len(p.sending) == 0 && p.probed.IsZero() {
-		return
-	}
 	if err := p.pipe.Flush(); err != nil {
 		p.unprologue(err)
 		if pgconn.SafeToRetry(err) {
