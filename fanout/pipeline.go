@@ -45,6 +45,7 @@ type pipeline struct {
 	pid      uint32
 	state    *connState
 	sending  []*request       // being written
+	probing  bool             // an empty round trip is to be sent ahead of the next statement, to be measured
 	probed   time.Time        // when an empty round trip was sent ahead, to be measured
 	pipe     *pgconn.Pipeline // nil while the connection is not in pipeline mode
 	builder  pgx.ExtendedQueryBuilder
@@ -493,10 +494,7 @@ func (p *pipeline) send(batch []*request) {
 		p.pipe = p.conn.PgConn().StartPipeline(context.Background())
 	}
 	now := time.Now()
-	if len(p.inflight) == 0 && p.call.shared.trip.due() {
-		p.pipe.SendPipelineSync()
-		p.probed = now
-	}
+	p.probing = len(p.inflight) == 0 && p.call.shared.trip.due()
 	x.mu.Lock()
 	batch = slices.DeleteFunc(batch, func(r *request) bool {
 		r.writing = !r.abandoned
@@ -592,6 +590,10 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		} else if err != nil {
 			return err
 		}
+	}
+	if p.probing { // only now: what cannot be written must leave nothing in the buffer
+		p.pipe.SendPipelineSync()
+		p.probing, p.probed = false, time.Now()
 	}
 	// pgconn needs the formats until the result is read, the builder only until the next statement.
 	formats := p.kept(r.sql, p.builder.ResultFormats)

@@ -657,3 +657,16 @@ func TestPipelinedSpans(t *testing.T) {
 	}
 	serves(t, pool)
 }
+
+// An argument that cannot be encoded costs nothing but its query, whatever was to be sent ahead of it.
+func TestPipelinedArgumentThatCannotBeEncoded(t *testing.T) {
+	for _, snapshot := range []bool{false, true} {
+		sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
+			src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
+			for range 50 {
+				_, err := fanout.Collect(t.Context(), src, statement[string]("select $1::int::text", struct{}{}))
+				mention(t, err, "failed to encode args[0]")
+			}
+		})
+	}
+}
