@@ -29,6 +29,7 @@ type call struct {
 	limit        int
 	serial       bool
 	pipelined    bool
+	coalesced    bool
 	partial      bool
 	wantSnapshot bool
 	timeout      time.Duration // for the first connection; 0 for none
@@ -78,7 +79,8 @@ func newCall[Q any](ctx context.Context, s *Source[Q], n int, run func(ctx conte
 		tx:           s.tx,
 		limit:        s.Limit,
 		serial:       s.Strategy == Serial,
-		pipelined:    s.Strategy == Pipelined,
+		pipelined:    s.Strategy == Pipelined || s.Strategy == Coalesced,
+		coalesced:    s.Strategy == Coalesced,
 		partial:      s.Partial,
 		wantSnapshot: s.Snapshot,
 		timeout:      s.AcquireTimeout,
@@ -203,6 +205,8 @@ func (c *call) width() int {
 // strategy is the one that the units really run by.
 func (c *call) strategy() Strategy {
 	switch {
+	case c.pipelines() && c.coalesced:
+		return Coalesced
 	case c.pipelines():
 		return Pipelined
 	case c.serial || c.borrowed != nil:

@@ -112,7 +112,11 @@ func (x *exchange) begin() {
 func (x *exchange) bear(d *driver) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	n := min(x.unborn, startTogether)
+	n := startTogether
+	if x.call.coalesced {
+		n = x.ahead // to be together for as many statements as they may have in common
+	}
+	n = min(n, x.unborn)
 	x.unborn -= n
 	for range n {
 		d.runnable = append(d.runnable, newRunner(x))
@@ -126,7 +130,7 @@ func (x *exchange) park(r *request) error {
 	defer x.mu.Unlock()
 	h := r.handle
 	if r.text != nil {
-		r.cost, r.counted = r.text.expected()
+		r.cost, r.counted = x.expected(r)
 	}
 	switch p := h.pipeline; {
 	case p != nil && p.broken != nil:
@@ -319,8 +323,10 @@ func (x *exchange) close() {
 	var waiting []*request
 	collect := func(requests []*request) {
 		for _, r := range requests {
-			if r.waiting {
-				waiting = append(waiting, r)
+			for m := range r.each {
+				if m.waiting {
+					waiting = append(waiting, m)
+				}
 			}
 		}
 	}

@@ -54,6 +54,7 @@ type handle struct {
 	name       string
 	sent       bool // something of a statement may have reached the server
 	statements int
+	shared     int
 	rows       int
 	started    time.Time // only where someone observes
 }

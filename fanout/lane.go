@@ -187,6 +187,7 @@ func (l *lane) report(h *handle, err error) {
 		Rows:       h.rows,
 		Err:        err,
 		Strategy:   c.strategy(),
+		Shared:     h.shared,
 		Attempt:    l.attempt,
 	}
 	span.Index, _ = c.locate(h.unit)

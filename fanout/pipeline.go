@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -45,11 +46,18 @@ type pipeline struct {
 	pid      uint32
 	state    *connState
 	sending  []*request       // being written
+	unsynced *request         // written last, its Sync not yet
+	together time.Duration    // expected of those that will share that Sync
+	aborted  bool             // what is read next, up to a Sync, has been skipped by the server
+	ran      int              // results read that share the Sync to come
+	runTook  time.Duration    // which they have taken, together
 	probing  bool             // an empty round trip is to be sent ahead of the next statement, to be measured
 	probed   time.Time        // when an empty round trip was sent ahead, to be measured
 	pipe     *pgconn.Pipeline // nil while the connection is not in pipeline mode
 	builder  pgx.ExtendedQueryBuilder
 	rows     chunk // of the result that is being read
+	arrays   arrays
+	runs     []jointRun // in rows
 	tag      pgconn.CommandTag
 	last     time.Time // when the last result had come in
 	spoiled  bool      // an error has aborted the transaction of a snapshot call: what is under way will fail
@@ -189,6 +197,11 @@ func (p *pipeline) next() (batch []*request, more bool) {
 				x.mu.Lock()
 			}
 			p.used = false
+			if t := p.unproven(); t != nil {
+				x.mu.Unlock()
+				p.prove(t)
+				continue
+			}
 			batch = p.pick()
 			x.summon()
 			if len(batch) > 0 || len(p.inflight) > 0 {
@@ -281,21 +294,40 @@ func (p *pipeline) pick() []*request {
 		if alone && (under > 0 || len(batch) > 0) {
 			break
 		}
-		if n := under + len(batch); n > 0 && (n >= aheadPerLane || p.toBeDescribed(r.text, batch) ||
-			!only && (load >= trip+max(laneWork, min(trip, r.cost)) || taken >= share || int64(n) >= 2+r.counted/4 ||
-				r.counted == 0 && p.underWay(r.text, batch))) {
+		t, cost, counted := r.text, r.cost, r.counted
+		var j *joint
+		if from != &p.again && !r.abandoned {
+			j = p.jointFor(r)
+		}
+		if j != nil {
+			t = j.text
+			cost, counted = t.expected()
+		}
+		if n := under + len(batch); n > 0 && (n >= aheadPerLane || p.toBeDescribed(t, batch) ||
+			!only && (load >= trip+max(laneWork, min(trip, cost)) || taken >= share || int64(n) >= 2+counted/4 ||
+				counted == 0 && p.underWay(t, batch))) {
 			break
 		}
-		*from = (*from)[1:]
-		if from == &x.ready {
-			x.unready(r)
+		if j != nil {
+			room := max(jointWork, share-taken)
+			if only {
+				room = math.MaxInt64
+			}
+			r = p.join(r, j, room)
+		} else {
+			*from = (*from)[1:]
+			if from == &x.ready {
+				x.unready(r)
+			}
+			p.drop(r)
+			if !r.wanted() {
+				continue
+			}
+			for m := range r.each {
+				p.bind(m)
+			}
 		}
-		if r.abandoned {
-			r.answered = true
-			p.trace(r)
-			continue
-		}
-		p.bind(r)
+		r.pure = p.mayShareSync(r)
 		batch = append(batch, r)
 		load += r.cost
 		taken += r.cost
@@ -308,6 +340,19 @@ func (p *pipeline) pick() []*request {
 		x.stop(errNotNeeded) // lanes that have no connection yet are not needed
 	}
 	return batch
+}
+
+// drop answers what nobody waits for any more, of what r stands for.
+func (p *pipeline) drop(r *request) {
+	for m := range r.each {
+		if m.abandoned {
+			m.answered = true
+			p.trace(m)
+		}
+	}
+	if r.members != nil {
+		r.members = slices.DeleteFunc(r.members, func(m *request) bool { return m.abandoned })
+	}
 }
 
 // underWay reports whether a statement of that text is under way, or in batch.
@@ -334,6 +379,7 @@ func (p *pipeline) bind(r *request) {
 // unbind makes r, whose function has sent nothing by this lane that counts, ready for any lane. It is called with mu held.
 func (p *pipeline) unbind(r *request) {
 	r.handle.pipeline = nil
+	r.group = nil
 	r.own, r.distrust = nil, false // which this connection has told
 	p.units--
 	p.exchange.offer(r)
@@ -362,18 +408,28 @@ func (p *pipeline) fail(err error) {
 	}
 	p.broken = err
 	x.remove(p)
-	for _, r := range p.inflight {
-		r.answered, r.err = true, err
-		p.trace(r)
-		x.answer(r, p.driver)
-	}
-	for _, r := range append(p.again, p.own...) {
-		if p.call.snapshot != nil && r.waiting {
-			p.unbind(r) // whatever it has read before, it can read the rest elsewhere
-			continue
+	for _, sent := range p.inflight {
+		for r := range sent.each {
+			if !r.abandoned {
+				r.err = err
+			}
+			r.answered = true
+			p.trace(r)
+			x.answer(r, p.driver)
 		}
-		r.answered, r.err = true, err
-		x.answer(r, p.driver)
+	}
+	for _, unsent := range append(p.again, p.own...) {
+		for r := range unsent.each {
+			if p.call.snapshot != nil && r.waiting {
+				p.unbind(r) // whatever it has read before, it can read the rest elsewhere
+				continue
+			}
+			if !r.abandoned {
+				r.err = err
+			}
+			r.answered = true
+			x.answer(r, p.driver)
+		}
 	}
 	p.inflight, p.again, p.own = nil, nil, nil
 }
@@ -404,11 +460,21 @@ func (p *pipeline) handBack(n int) {
 	defer x.mu.Unlock()
 	var kept []*request
 	for i, r := range p.inflight {
-		if i < n || !r.binds || r.abandoned || r.streamed {
-			kept = append(kept, r)
-			continue
+		keep := func(m *request) bool {
+			if i < n || !m.binds || m.abandoned || m.streamed {
+				return true
+			}
+			p.unbind(m)
+			return false
 		}
-		p.unbind(r)
+		if r.members != nil {
+			r.members = slices.DeleteFunc(r.members, func(m *request) bool { return !keep(m) })
+			if len(r.members) > 0 {
+				kept = append(kept, r)
+			}
+		} else if keep(r) {
+			kept = append(kept, r)
+		}
 	}
 	p.inflight = kept
 }
@@ -497,15 +563,14 @@ func (p *pipeline) send(batch []*request) {
 	p.probing = len(p.inflight) == 0 && p.call.shared.trip.due()
 	x.mu.Lock()
 	batch = slices.DeleteFunc(batch, func(r *request) bool {
-		r.writing = !r.abandoned
-		if r.abandoned {
-			r.answered = true
-			p.trace(r)
+		p.drop(r)
+		for m := range r.each {
+			m.writing = !m.abandoned
 		}
-		return r.abandoned
+		return !r.wanted()
 	})
 	x.mu.Unlock()
-	p.sending = p.sending[:0]
+	p.sending, p.unsynced = p.sending[:0], nil
 	for _, r := range batch {
 		if err := p.write(r, ahead); err != nil {
 			p.answer(r, err)
@@ -513,8 +578,12 @@ func (p *pipeline) send(batch []*request) {
 		}
 		ahead = nil
 		r.sentAt = now
+		for m := range r.each {
+			m.sentAt = now
+		}
 		p.sending = append(p.sending, r)
 	}
+	p.sync()
 	if len(p.sending) == 0 && len(p.inflight) == 0 {
 		p.ordinary() // before the exporter may join on this lane's behalf
 	}
@@ -527,11 +596,14 @@ func (p *pipeline) send(batch []*request) {
 	x.mu.Lock()
 	p.inflight = append(p.inflight, p.sending...)
 	d := &driver{exchange: x} // not the lane's, which has results to wait for
-	for _, r := range p.sending {
-		r.sent, r.writing = true, false
-		if r.waiting && (x.closed || r.late) {
-			x.forsake(r)
-			x.answer(r, d)
+	for _, sent := range p.sending {
+		sent.sent = true
+		for r := range sent.each {
+			r.sent, r.writing = true, false
+			if r.waiting && (x.closed || r.late) {
+				x.forsake(r)
+				x.answer(r, d)
+			}
 		}
 	}
 	x.goDrive(d)
@@ -555,10 +627,12 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		}
 	}()
 	s := p.state
-	p.startTrace(r)
+	for m := range r.each {
+		p.startTrace(m)
+	}
 	var description *pgconn.StatementDescription
 	var guard string
-	r.described, r.guarded, r.preparing, r.follows, r.held = false, false, "", nil, 0
+	r.described, r.guarded, r.synced, r.preparing, r.follows, r.held = false, false, false, "", nil, 0
 	if s.mode == pgx.QueryExecModeDescribeExec {
 		description, r.described = r.own, r.own == nil
 	} else if s.mode != pgx.QueryExecModeExec {
@@ -582,7 +656,14 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 			}
 		}
 	}
-	if !r.described {
+	b := &p.builder
+	values, formats, results := [][]byte(nil), []int16(nil), []int16(nil)
+	if r.members != nil {
+		if !r.described && !p.buildJoint(r) {
+			return errNobody
+		}
+		values, formats, results = p.arrays.values, p.arrays.formats, p.arrays.results
+	} else if !r.described {
 		err := p.build(description, r.args)
 		if err != nil && r.guarded {
 			// They may fit the types that the statement has here.
@@ -590,13 +671,18 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		} else if err != nil {
 			return err
 		}
+		values, formats, results = b.ParamValues, b.ParamFormats, b.ResultFormats
+	}
+	shares := r.pure && ahead == nil && !r.described && !r.guarded && len(s.stale) == 0 && p.preparing(r.sql) == nil
+	if !shares || p.together > laneWork/2 || p.unsynced != nil && p.unsynced.text != r.text {
+		p.sync()
 	}
 	if p.probing { // only now: what cannot be written must leave nothing in the buffer
 		p.pipe.SendPipelineSync()
 		p.probing, p.probed = false, time.Now()
 	}
 	// pgconn needs the formats until the result is read, the builder only until the next statement.
-	formats := p.kept(r.sql, p.builder.ResultFormats)
+	results = p.kept(r.sql, results)
 	r.description = description
 	r.prologue = ahead
 	r.plain = ahead == nil && !r.described && !r.guarded
@@ -617,28 +703,31 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 			r.preparing = "fanout_" + strconv.Itoa(s.prepared)
 		}
 	}
-	b := &p.builder
 	switch {
 	case r.described:
 		p.pipe.SendQueryParams(schemasSQL, nil, nil, nil, nil)
-		p.pipe.SendPrepare(r.preparing, r.sql, nil)
+		var types []uint32
+		if r.joint != nil {
+			types = r.joint.arrays
+		}
+		p.pipe.SendPrepare(r.preparing, r.sql, types)
 	case description == nil:
-		p.pipe.SendQueryParams(r.sql, b.ParamValues, nil, b.ParamFormats, formats)
+		p.pipe.SendQueryParams(r.sql, values, nil, formats, results)
 	case r.guarded:
 		p.pipe.SendQueryParams(guardSQL, [][]byte{[]byte(guard)}, nil, nil, nil)
 		if r.preparing == "" {
-			p.pipe.SendQueryParams(r.sql, b.ParamValues, description.ParamOIDs, b.ParamFormats, formats)
+			p.pipe.SendQueryParams(r.sql, values, description.ParamOIDs, formats, results)
 			break
 		}
 		p.pipe.SendPrepare(r.preparing, r.sql, description.ParamOIDs)
-		p.pipe.SendQueryPrepared(r.preparing, b.ParamValues, b.ParamFormats, formats)
+		p.pipe.SendQueryPrepared(r.preparing, values, formats, results)
 	case description.Name == "":
-		p.pipe.SendQueryParams(r.sql, b.ParamValues, description.ParamOIDs, b.ParamFormats, formats)
-	case ahead != nil || r.stale > 0 || r.follows != nil:
+		p.pipe.SendQueryParams(r.sql, values, description.ParamOIDs, formats, results)
+	case ahead != nil || r.stale > 0 || r.follows != nil || p.unsynced != nil:
 		// Not SendQueryStatement, which leaves a description in pgconn's queue if what precedes it fails.
-		p.pipe.SendQueryPrepared(description.Name, b.ParamValues, b.ParamFormats, formats)
+		p.pipe.SendQueryPrepared(description.Name, values, formats, results)
 	default:
-		p.pipe.SendQueryStatement(description, b.ParamValues, b.ParamFormats, formats)
+		p.pipe.SendQueryStatement(description, values, formats, results)
 	}
 	if r.guarded {
 		description.Name = r.preparing
@@ -646,8 +735,22 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 			s.descriptions[r.sql] = description // as it will be, if the guard does not object
 		}
 	}
-	p.pipe.SendPipelineSync()
+	p.unsynced = r
+	p.together += r.cost
+	if !shares {
+		p.sync()
+	}
 	return nil
+}
+
+// sync ends the transaction of what has been written.
+func (p *pipeline) sync() {
+	if p.unsynced == nil {
+		return
+	}
+	p.pipe.SendPipelineSync()
+	p.unsynced.synced = true
+	p.unsynced, p.together = nil, 0
 }
 
 // build encodes the arguments. It lets go of the type map also if an encoder panics.
@@ -678,12 +781,13 @@ func (p *pipeline) receive() {
 		return
 	}
 	r := p.inflight[0]
-	if r.abandoned {
+	if !r.wanted() {
 		p.interrupt(r)
 	}
 	x.mu.Unlock()
 
 	p.rows.reset()
+	p.runs = p.runs[:0]
 	p.tag = pgconn.CommandTag{}
 	err, lost := p.read(r)
 	now := time.Now()
@@ -709,13 +813,20 @@ func (p *pipeline) receive() {
 	p.last = now
 	repeat := p.repeat(r, err)
 	x.mu.Lock()
-	if repeat && !r.abandoned && !x.closed {
+	if repeat && r.wanted() && !x.closed {
 		p.again = append(p.again, r)
 		x.mu.Unlock()
 		return
 	}
-	if repeat && r.waiting {
-		x.forsake(r) // the call has ended meanwhile
+	for m := range r.each {
+		if repeat && m.waiting {
+			x.forsake(m) // the call has ended meanwhile
+		}
+	}
+	if r.members != nil && (err != nil || r.described) && !x.closed {
+		p.leaveAlone(r.members)
+		x.mu.Unlock()
+		return
 	}
 	x.mu.Unlock()
 	p.answer(r, err)
@@ -746,18 +857,29 @@ func (p *pipeline) answer(r *request, err error) {
 	x := p.exchange
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	r.answered, r.writing = true, false
-	if !r.abandoned {
-		r.err, r.tag = err, p.tag
+	switch {
+	case r.members != nil && err == nil:
+		p.distribute(r)
+	case r.members == nil && !r.abandoned:
+		r.tag = p.tag
 		if p.rows.rows > 0 && r.sent {
 			r.chunks = append(r.chunks, p.rows.exact())
 		}
 	}
 	p.rows.reset()
 	p.tag = pgconn.CommandTag{}
-	p.trace(r)
-	x.answer(r, p.driver)
+	for m := range r.each {
+		m.answered, m.writing = true, false
+		if !m.abandoned {
+			m.err = err
+		}
+		p.trace(m)
+		x.answer(m, p.driver)
+	}
 }
+
+// errNobody is why a statement is not sent whose executions are all sent by themselves.
+var errNobody = errors.New("fanout: nobody waits for the statement")
 
 // errDesync cannot be: it would be a mistake in the package.
 var errDesync = errors.New("fanout: results out of step with requests")
@@ -780,7 +902,15 @@ func (p *pipeline) read(r *request) (err error, lost bool) {
 		p.call.shared.trip.observe(time.Since(p.probed))
 		p.probed = time.Time{}
 	}
+	if p.aborted {
+		p.aborted = !r.synced
+		return errSkipped, false
+	}
 	err = p.readGroup(r)
+	if err == nil && !r.synced {
+		return nil, false
+	}
+	p.aborted = !r.synced
 	for {
 		if err != nil && !isServerError(err) && p.conn.IsClosed() {
 			return err, true
@@ -801,6 +931,9 @@ func (p *pipeline) read(r *request) (err error, lost bool) {
 		}
 	}
 }
+
+// errSkipped is of a statement that the server has not run because one before it, with which it shares a Sync, has failed.
+var errSkipped = errors.New("fanout: the statement was skipped")
 
 func isServerError(err error) bool {
 	var pgErr *pgconn.PgError
@@ -878,6 +1011,9 @@ func (p *pipeline) firstRow() (row []string, err error) {
 
 // readRows reads the rows of r's statement. A long result is handed over piece by piece.
 func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error) {
+	if r.members != nil {
+		return p.readJoint(r, reader)
+	}
 	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
 	for reader.NextRow() {
 		p.rows.add(reader.Values())
@@ -986,9 +1122,18 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	}
 	took = max(0, took-r.held)
 	if err != nil {
+		p.ran, p.runTook = 0, 0
+	}
+	if err != nil && r.members != nil {
+		if p.transaction != nil {
+			p.spoiled = true
+		}
+		return
+	}
+	if err != nil {
 		var pgErr *pgconn.PgError
 		if expected, _ := r.text.expected(); errors.As(err, &pgErr) && pgErr.Code == "57014" && took > max(expected, time.Millisecond) {
-			r.text.observe(took) // it would have taken even longer
+			r.text.observe(took, 1) // it would have taken even longer
 		}
 		if p.transaction != nil {
 			p.spoiled = true
@@ -1010,7 +1155,25 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	if r.unbounded || !r.plain && took < 2*time.Millisecond+2*trip {
 		return // what travels in front of it may have taken the time
 	}
-	r.text.observe(took)
+	// The server answers those that share a Sync all at once.
+	p.ran++
+	p.runTook += took
+	if !r.synced {
+		return
+	}
+	took = p.runTook / time.Duration(p.ran)
+	n := p.ran
+	p.ran, p.runTook = 0, 0
+	if r.members != nil {
+		p.learnJoint(r, took)
+		return
+	}
+	r.text.observe(took, n)
+	if r.streamed {
+		r.text.observeBytes(2 * jointBytes)
+	} else {
+		r.text.observeBytes(len(p.rows.data))
+	}
 }
 
 // forget drops descriptions that err shows to be out of date, as traveller.forget does, or unfit for this connection.
@@ -1042,8 +1205,15 @@ func (p *pipeline) forget(r *request, err error) {
 // description did not fit; or because what has failed was not it. None of these has been executed, or the server has
 // undone it.
 func (p *pipeline) repeat(r *request, err error) bool {
+	if err == nil && r.described && r.members != nil {
+		return p.fits(r)
+	}
 	if err == nil {
 		return r.described
+	}
+	if err == errSkipped {
+		r.apart = true // or a statement that fails each time could hold the others up
+		return true
 	}
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
@@ -1065,6 +1235,8 @@ func (p *pipeline) repeat(r *request, err error) bool {
 	case p.haunted && pgErr.Code == "57014" && p.call.tx == nil && r.repeats < maxRepeats && !r.streamed:
 		r.repeats++
 		return true
+	case r.members != nil && r.described:
+		r.members[0].text.refute(pgErr.Message)
 	}
 	return false
 }
@@ -1072,7 +1244,10 @@ func (p *pipeline) repeat(r *request, err error) bool {
 // interrupt has the server end r's statement, which nobody wants any more, once it is executing: now, or when its turn
 // comes. It is called with mu held.
 func (p *pipeline) interrupt(r *request) {
-	if len(p.inflight) == 0 || p.inflight[0] != r || p.cancel != nil || p.mute {
+	if r.group != nil {
+		r = r.group
+	}
+	if len(p.inflight) == 0 || p.inflight[0] != r || p.cancel != nil || p.mute || r.wanted() {
 		return
 	}
 	c := &cancelling{ended: make(chan struct{}), done: make(chan struct{})}

@@ -44,6 +44,9 @@ type request struct {
 	schemas     string        // in which names were resolved then
 	follows     *request      // under way before it, to prepare its statement
 	prologue    *prologue     // that travels in front of it
+	pure        bool          // it may share a Sync with others
+	apart       bool          // it has, and was skipped
+	synced      bool          // a Sync follows it
 	guarded     bool          // it relies on another connection's description, if the schemas are the same
 	distrust    bool          // it must be described on this connection first
 	preparing   string        // the name under which it is being prepared
@@ -56,6 +59,14 @@ type request struct {
 	traceCtx    context.Context
 	streamed    bool // its rows were handed over before the end
 	unbounded   bool // its rows may pile up
+
+	// Of a request that stands for several of one text, which then have no life of their own on the lane.
+	members []*request
+	joint   *joint
+
+	group  *request // that this one is a member of
+	solo   bool     // it is not to be a member any more
+	shared int      // how many others it has shared a statement with
 }
 
 // A chunk is a part of a result: rows one after the other. It is in one piece of memory, however many values it has.

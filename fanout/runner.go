@@ -206,6 +206,7 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 		}
 	}()
 	err = h.ask(r)
+	h.shared += r.shared
 	if h.call.observe != nil && h.started.IsZero() {
 		h.started = r.sentAt
 	}

@@ -132,7 +132,7 @@ func (s *Source[Q]) check(function string) error {
 		return fmt.Errorf("fanout: Retries is %d; it must be 1 or more, or 0 for none", s.Retries)
 	case s.Strategy < 0 || int(s.Strategy) >= len(strategyNames):
 		return fmt.Errorf("fanout: unknown %v", s.Strategy)
-	case s.Strategy > Pipelined:
+	case s.Strategy > Coalesced:
 		return notYet("Strategy " + s.Strategy.String())
 	}
 	return nil

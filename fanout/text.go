@@ -21,8 +21,11 @@ type text struct {
 	mean  float64 // moving average of what executions took, in nanoseconds
 	usual float64 // what they take if nothing delays them: a low expectile
 	count int64   // executions in both
+	bytes float64 // moving average of the length of results
 
 	description atomic.Pointer[sourceDescription]
+	joint       atomic.Pointer[joint]
+	proving     atomic.Bool // somebody is about to set joint
 }
 
 // A sourceDescription is what one connection has learned of a text. Another one may rely on it if it resolves names in the
@@ -58,7 +61,7 @@ func (t *statements) get(sql string) *text {
 	if found != nil {
 		return found
 	}
-	found = &text{sql: sql, name: statementName(sql), utility: !isQuery(sql)}
+	found = newText(sql)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if other := t.known[sql]; other != nil {
@@ -73,21 +76,41 @@ func (t *statements) get(sql string) *text {
 	return found
 }
 
-// observe adds one execution.
-func (t *text) observe(d time.Duration) {
+func newText(sql string) *text {
+	return &text{sql: sql, name: statementName(sql), utility: !isQuery(sql)}
+}
+
+// observe adds n executions of d each.
+func (t *text) observe(d time.Duration, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	took := float64(d)
 	if t.count == 0 {
 		t.mean, t.usual = took, took
 	}
-	t.count++
-	t.mean += costWeight * (took - t.mean)
-	if took < t.usual {
-		t.usual += costWeight * 4 * (took - t.usual)
-	} else {
-		t.usual += costWeight * (took - t.usual)
+	t.count += int64(n)
+	for range min(n, 1/costWeight) {
+		t.mean += costWeight * (took - t.mean)
+		if took < t.usual {
+			t.usual += costWeight * 4 * (took - t.usual)
+		} else {
+			t.usual += costWeight * (took - t.usual)
+		}
 	}
+}
+
+// observeBytes adds the length of one execution's result.
+func (t *text) observeBytes(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.bytes += costWeight * 4 * (float64(n) - t.bytes)
+}
+
+// bulky reports whether results are mostly so long that those of several executions had better not be in memory at once.
+func (t *text) bulky() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.bytes > jointBytes
 }
 
 // expected is how long the server is likely to take for the text, and from how many executions that is known. On a busy

@@ -1,0 +1,492 @@
+package fanout
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// A joint is what a Source knows of coalescing the executions of a text: the statement that takes the place of several.
+//
+// It is known after two looks at it: by the text (see shape), and by the catalog (see proof). Catalogs change, so the second
+// is taken again after a while.
+type joint struct {
+	pure       bool  // the text does nothing but read
+	text       *text // the rewritten statement; nil: the text is not to be coalesced
+	why        string
+	parameters []parameter
+	arrays     []uint32           // types of the rewritten statement's parameters
+	original   *sourceDescription // for which this holds
+	found      time.Time
+}
+
+const (
+	// jointLasts is how long a proof is relied on: for so long a function that has been made volatile meanwhile, or a
+	// policy or a view that calls one, may go unnoticed. The package's doc names it.
+	jointLasts = time.Minute
+
+	// jointMost is how many executions one statement stands for, at most.
+	jointMost = 4096
+
+	// jointBytes is how long the result of an execution may be, on average, for it to be coalesced: the rows of all are in
+	// memory at once.
+	jointBytes = 64 << 10
+
+	// jointWork is the least work that is worth being divided among statements.
+	jointWork = time.Millisecond
+
+	// jointBase is what a statement costs the server besides its executions.
+	jointBase = 50 * time.Microsecond
+)
+
+// jointFor returns how r can be coalesced; nil if it cannot, or if that is not known.
+func (p *pipeline) jointFor(r *request) *joint {
+	if !p.mayJoin(r) {
+		return nil
+	}
+	j := r.text.joint.Load()
+	if j == nil || j.text == nil || time.Since(j.found) > jointLasts || r.text.bulky() {
+		return nil
+	}
+	// The proof holds for the types that the statement had when it was described. Where names are resolved in other
+	// schemas it may have others.
+	d := p.state.descriptions[r.sql]
+	if d == nil || !slices.Equal(d.ParamOIDs, j.original.params) || !slices.EqualFunc(d.Fields, j.original.fields, sameType) {
+		return nil
+	}
+	return j
+}
+
+// mayJoin reports whether r is of a kind that can be coalesced.
+func (p *pipeline) mayJoin(r *request) bool {
+	return p.call.coalesced && !r.solo && p.provable(r)
+}
+
+// provable reports whether it is of use to know whether r only reads. What a transaction of the caller's has changed in
+// the catalog would be its affair alone.
+func (p *pipeline) provable(r *request) bool {
+	return p.call.tx == nil && r.text != nil && r.members == nil && len(r.args) > 0 && canTravel(p.conn, r.args)
+}
+
+func sameType(a, b pgconn.FieldDescription) bool { return a.DataTypeOID == b.DataTypeOID }
+
+// join makes one request of r and of the others that wait for the same statement: at most as many as may be expected to
+// take no longer than d. It is called with mu held, and r still in its queue.
+func (p *pipeline) join(r *request, j *joint, d time.Duration) *request {
+	x := p.exchange
+	cost, counted := j.text.expected()
+	if counted == 0 {
+		cost, _ = r.text.expected()
+	}
+	most := jointMost
+	if cost > 0 {
+		most = min(most, max(1, int((d-jointBase)/cost)))
+	}
+	var members []*request
+	taken := func(q *request) bool {
+		if q.text != r.text || len(members) == most || q.abandoned || !p.mayJoin(q) {
+			return false
+		}
+		members = append(members, q)
+		return true
+	}
+	p.own = slices.DeleteFunc(p.own, taken)
+	first := len(members)
+	x.ready = slices.DeleteFunc(x.ready, taken)
+	for _, q := range members[first:] {
+		x.unready(q)
+	}
+	for _, q := range members {
+		p.bind(q)
+	}
+	if len(members) == 1 {
+		return members[0]
+	}
+	g := &request{text: j.text, sql: j.text.sql, joint: j, members: members, ctx: members[0].ctx, counted: counted}
+	g.cost = jointBase + time.Duration(len(members))*cost
+	for _, m := range members {
+		m.group = g
+	}
+	return g
+}
+
+// each yields the requests of query functions that r stands for: itself, mostly.
+func (r *request) each(yield func(*request) bool) {
+	if r.members == nil {
+		yield(r)
+		return
+	}
+	for _, m := range r.members {
+		if !yield(m) {
+			return
+		}
+	}
+}
+
+// wanted reports whether anybody still waits for r.
+func (r *request) wanted() bool {
+	for m := range r.each {
+		if !m.abandoned {
+			return true
+		}
+	}
+	return false
+}
+
+// unproven returns the text of the request that is next, if the lane should find out now whether it can be coalesced. It
+// is called with mu held.
+func (p *pipeline) unproven() *text {
+	x := p.exchange
+	if len(p.inflight) > 0 || p.doomed || p.spoiled {
+		return nil
+	}
+	queue := p.own
+	if len(queue) == 0 {
+		queue = x.ready
+	}
+	if len(queue) < 2 || !p.provable(queue[0]) || p.transaction != nil && !p.call.coalesced {
+		return nil
+	}
+	t := queue[0].text
+	if t.description.Load() == nil || p.state.descriptions[t.sql] == nil {
+		return nil
+	}
+	if j := t.joint.Load(); j != nil && time.Since(j.found) < jointLasts {
+		return nil
+	}
+	if !slices.ContainsFunc(queue[1:], func(r *request) bool { return r.text == t }) || t.proving.Swap(true) {
+		return nil
+	}
+	return t
+}
+
+// prove finds out whether t can be coalesced: by its text, and in a round trip by the catalog. The connection is at rest.
+func (p *pipeline) prove(t *text) {
+	defer t.proving.Store(false)
+	j := &joint{found: time.Now(), why: "its text", original: t.description.Load()}
+	s := shapeOf(t.sql)
+	if s == nil || j.original == nil {
+		t.joint.Store(j)
+		return
+	}
+	p.link.beside.Lock()
+	defer p.link.beside.Unlock()
+	if p.link.status() == 'E' {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
+	defer cancel()
+	result := p.conn.PgConn().ExecParams(ctx, proofSQL, s.proofArgs(j.original.params), nil, nil, nil).Read()
+	err := result.Err
+	var found proof
+	if err == nil && len(result.Rows) == 1 {
+		found, err = readProof(texts(result.Rows[0]))
+	}
+	switch {
+	case err != nil:
+		j.why = err.Error()
+	case !found.pure:
+		j.why = found.why
+	case found.parameters == nil:
+		j.pure = true
+		j.why = "a parameter's type"
+	default:
+		j.pure = true
+		j.why = ""
+		j.parameters = found.parameters
+		for _, parameter := range found.parameters {
+			j.arrays = append(j.arrays, parameter.array)
+		}
+		if old := t.joint.Load(); old != nil && old.text != nil && old.text.sql == s.rewrite(j.parameters) {
+			j.text = old.text // with what is known of it
+		} else {
+			j.text = newText(s.rewrite(j.parameters))
+		}
+	}
+	t.joint.Store(j)
+}
+
+// expected is what r is expected to cost, alone or together with others, and from how many executions that is known.
+func (x *exchange) expected(r *request) (cost time.Duration, counted int64) {
+	if x.call.coalesced && !r.solo {
+		if j := r.text.joint.Load(); j != nil && j.text != nil {
+			if cost, counted = j.text.expected(); counted > 0 {
+				return cost, counted
+			}
+		}
+	}
+	return r.text.expected()
+}
+
+// fits reports whether the rewritten statement, now that it is described, has the columns of the original.
+func (p *pipeline) fits(g *request) bool {
+	fields := g.description.Fields
+	if len(fields) > 0 && slices.EqualFunc(fields[1:], g.joint.original.fields, sameType) {
+		return true
+	}
+	g.members[0].text.refute("the types of its columns")
+	return false
+}
+
+// learnJoint keeps what g's statement has taken: of that, an execution's part. If they would have taken less by
+// themselves, the text is not coalesced for some time.
+func (p *pipeline) learnJoint(g *request, took time.Duration) {
+	n := time.Duration(len(g.members))
+	g.text.observe(max(0, took-jointBase)/n, len(g.members))
+	t := g.members[0].text
+	t.observeBytes(len(p.rows.data) / len(g.members))
+	joint, counted := g.text.expected()
+	if alone, known := t.expected(); known >= 4 && counted >= 16 && joint > jointBase+2*alone {
+		t.refute("coalesced, it takes longer")
+	}
+}
+
+// refute notes that t is not to be coalesced after all, for as long as a proof would have lasted.
+func (t *text) refute(why string) {
+	j := *t.joint.Load()
+	j.text, j.why = nil, why
+	t.joint.Store(&j)
+}
+
+// An arrays is the arguments of several executions as arrays, one for each parameter.
+type arrays struct {
+	values  [][]byte
+	formats []int16
+	null    []bool // holds a NULL
+	format  []int16
+	known   []bool // format is
+	results []int16
+}
+
+// buildJoint encodes the arguments of g's members. Those that cannot be encoded as the others are, are left for being sent
+// alone.
+func (p *pipeline) buildJoint(g *request) bool {
+	j := g.joint
+	a := &p.arrays
+	n := len(j.parameters)
+	*a = arrays{values: resized(a.values, n), formats: resized(a.formats, n), null: resized(a.null, n), format: resized(a.format, n), known: resized(a.known, n), results: a.results[:0]}
+	for k := range n {
+		a.values[k] = append(a.values[k][:0], make([]byte, arrayHeader)...)
+		a.null[k], a.known[k] = false, false
+	}
+	description := &pgconn.StatementDescription{ParamOIDs: j.original.params, Fields: j.original.fields}
+	var left []*request
+	p.state.types.Lock()
+	members := g.members[:0:0]
+	for _, m := range g.members {
+		if p.addToArrays(a, j, description, m) {
+			members = append(members, m)
+		} else {
+			left = append(left, m)
+		}
+	}
+	p.state.types.Unlock()
+	if len(left) > 0 {
+		p.exchange.mu.Lock()
+		g.members = members
+		p.leaveAlone(left)
+		p.exchange.mu.Unlock()
+	}
+	for k := range n {
+		p.endArray(a, k, j, len(members))
+	}
+	return len(members) > 0
+}
+
+// leaveAlone has requests sent by themselves. It is called with mu held.
+func (p *pipeline) leaveAlone(members []*request) {
+	for _, m := range members {
+		m.group, m.solo, m.writing = nil, true, false
+		if m.abandoned || !m.waiting {
+			m.answered = true
+			p.trace(m)
+			continue
+		}
+		p.again = append(p.again, m)
+	}
+}
+
+// addToArrays adds one execution's arguments, and reports whether it could.
+func (p *pipeline) addToArrays(a *arrays, j *joint, description *pgconn.StatementDescription, m *request) (ok bool) {
+	defer func() {
+		if recover() != nil { // of an encoder: when it is sent alone it will do so again, and be reported
+			ok = false
+		}
+	}()
+	if err := build(&p.builder, p.conn, description, m.args); err != nil {
+		return false
+	}
+	b := &p.builder
+	if len(a.results) == 0 {
+		a.results = append(append(a.results, pgtype.BinaryFormatCode), b.ResultFormats...)
+	}
+	for k, value := range b.ParamValues {
+		format := b.ParamFormats[k]
+		if value == nil {
+			continue
+		}
+		switch {
+		case j.parameters[k].cast != "":
+			format = pgtype.TextFormatCode
+			if b.ParamFormats[k] != format {
+				text, err := p.conn.TypeMap().Encode(j.original.params[k], pgtype.TextFormatCode, m.args[k], nil)
+				if err != nil || text == nil {
+					return false
+				}
+				b.ParamValues[k] = text
+			}
+			format = pgtype.BinaryFormatCode // as an element of a text[]
+		case j.original.params[k] == pgtype.TextOID || j.original.params[k] == pgtype.VarcharOID:
+			format = pgtype.BinaryFormatCode // which is the same
+		}
+		if a.known[k] && format != a.format[k] {
+			return false
+		}
+		b.ParamFormats[k] = format
+	}
+	for k, value := range b.ParamValues {
+		if value == nil {
+			a.null[k] = true
+			a.values[k] = append(a.values[k], 0xff, 0xff, 0xff, 0xff)
+			continue
+		}
+		if !a.known[k] {
+			a.known[k], a.format[k] = true, b.ParamFormats[k]
+		}
+		a.values[k] = binary.BigEndian.AppendUint32(a.values[k], uint32(len(value)))
+		a.values[k] = append(a.values[k], value...)
+	}
+	return true
+}
+
+// arrayHeader is the length of what precedes the elements of a one-dimensional array in binary form.
+const arrayHeader = 20
+
+// endArray makes the k-th array of n elements complete: elements in binary form by their header, others by rewriting them
+// as the array's text form.
+func (p *pipeline) endArray(a *arrays, k int, j *joint, n int) {
+	array := a.values[k]
+	if !a.known[k] || a.format[k] == pgtype.BinaryFormatCode {
+		element := j.original.params[k]
+		if j.parameters[k].cast != "" {
+			element = pgtype.TextOID
+		}
+		hasNull := uint32(0)
+		if a.null[k] {
+			hasNull = 1
+		}
+		binary.BigEndian.PutUint32(array, 1)
+		binary.BigEndian.PutUint32(array[4:], hasNull)
+		binary.BigEndian.PutUint32(array[8:], element)
+		binary.BigEndian.PutUint32(array[12:], uint32(n))
+		binary.BigEndian.PutUint32(array[16:], 1)
+		a.formats[k] = pgtype.BinaryFormatCode
+		return
+	}
+	text := []byte{'{'}
+	for rest := array[arrayHeader:]; len(rest) > 0; {
+		if len(text) > 1 {
+			text = append(text, j.parameters[k].delimiter)
+		}
+		length := int32(binary.BigEndian.Uint32(rest))
+		rest = rest[4:]
+		if length < 0 {
+			text = append(text, "NULL"...)
+			continue
+		}
+		text = append(text, '"')
+		for _, c := range rest[:length] {
+			if c == '"' || c == '\\' {
+				text = append(text, '\\')
+			}
+			text = append(text, c)
+		}
+		text = append(text, '"')
+		rest = rest[length:]
+	}
+	a.values[k] = append(text, '}')
+	a.formats[k] = pgtype.TextFormatCode
+}
+
+// resized is s with n elements, and the memory of those that it has had.
+func resized[T any](s []T, n int) []T {
+	return slices.Grow(s[:0], n)[:n]
+}
+
+// A jointRun is a sequence of rows of one execution, up to those places in the chunk.
+type jointRun struct{ member, rows, data, lengths int }
+
+// readJoint reads the rows of g's statement, each of which begins with the number of the execution that it belongs to.
+func (p *pipeline) readJoint(g *request, reader *pgconn.ResultReader) error {
+	g.fields = p.fieldsOf(g, reader.FieldDescriptions())
+	p.runs = p.runs[:0]
+	for reader.NextRow() {
+		values := reader.Values()
+		if len(values) == 0 || len(values[0]) != 8 {
+			return errDesync
+		}
+		n := int(binary.BigEndian.Uint64(values[0])) - 1
+		if n < 0 || n >= len(g.members) {
+			return errDesync
+		}
+		p.rows.add(values[1:])
+		if len(p.runs) == 0 || p.runs[len(p.runs)-1].member != n {
+			p.runs = append(p.runs, jointRun{member: n})
+		}
+		last := &p.runs[len(p.runs)-1]
+		last.rows++
+		last.data, last.lengths = len(p.rows.data), len(p.rows.lengths)
+	}
+	_, err := reader.Close()
+	return err
+}
+
+// distribute gives g's members their rows. It is called with mu held.
+func (p *pipeline) distribute(g *request) {
+	whole := p.rows.exact()
+	chunks := make([]chunk, len(p.runs))
+	counts := make([]int, len(g.members))
+	data, lengths := 0, 0
+	for i, run := range p.runs {
+		chunks[i] = chunk{run.rows, whole.data[data:run.data:run.data], whole.lengths[lengths:run.lengths:run.lengths]}
+		data, lengths = run.data, run.lengths
+		counts[run.member] += run.rows
+		if m := g.members[run.member]; !m.abandoned {
+			m.chunks = append(m.chunks, &chunks[i])
+		}
+	}
+	for i, m := range g.members {
+		m.shared = len(g.members) - 1
+		if !m.abandoned {
+			m.fields = g.fields[1:]
+			m.tag = selectTag(counts[i])
+		}
+	}
+}
+
+// selectTag is the command tag of a statement that has returned n rows.
+func selectTag(n int) pgconn.CommandTag {
+	if n == 1 {
+		return pgconn.NewCommandTag("SELECT 1")
+	}
+	return pgconn.NewCommandTag("SELECT " + strconv.Itoa(n))
+}
+
+// mayShareSync reports whether r may be followed by another statement in the same transaction: because it has one in any
+// case, or because it is known to do nothing but read. Not before it is known to be quick: the server does not answer
+// before the Sync.
+func (p *pipeline) mayShareSync(r *request) bool {
+	if r.apart || r.counted == 0 || r.text == nil || r.members != nil {
+		return false
+	}
+	if p.transaction != nil || p.call.tx != nil {
+		return true
+	}
+	j := r.text.joint.Load()
+	return j != nil && j.pure && time.Since(j.found) < jointLasts
+}
