@@ -1,0 +1,273 @@
+package fanout
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// A proof is what the catalog of one database says of a shape.
+type proof struct {
+	pure       bool        // whatever the statement can reach is immutable or stable, or else
+	why        string      // why not, in a phrase for people
+	parameters []parameter // nil if one of the types cannot travel
+}
+
+// proofSQL asks the catalog about a shape. The parameters are its names (text[]), its operators (text[]) and the types of
+// its parameters (oid[]), as proofArgs makes them. The result is one row, for readProof.
+//
+// It goes by names alone, in whatever schema and with whatever arguments: what a name means in the statement, only the
+// server's parser could tell, and depends on the search_path. So it can find too much, such as a volatile function that is
+// called like a column, but not too little. From the names it follows what the server would evaluate, at any depth:
+//
+//   - the relations' children and, where they are views or have row security, the stored trees of these;
+//   - the functions' default arguments, also stored trees;
+//   - the functions behind the operators that are written and those that SQL's own syntax stands for;
+//   - the functions that an aggregate is made of.
+//
+// What may be evaluated without being named is looked at in the whole database: checks of domains, functions of casts, of
+// types, of ranges, and those that sort and hash. Those that came with the server (their OID is below 16384) are known not
+// to be volatile there.
+//
+// Trees are read by a regular expression, because pg_depend does not know of what came with the server, such as random(). In
+// a tree a space within a name is escaped, so nobody's name looks like a field.
+//
+// A stable function is taken at its word. But some that others have written run a query that they are given as a string,
+// and are called stable all the same; so are those that show a whole table as XML.
+//
+// Sets are passed on as arrays where they would do as tables: the planner takes an array for ten elements, and would otherwise
+// multiply its guesses until the statement seemed worth compiling, for a second.
+//
+// It reads world-readable columns that PostgreSQL 13 to 18 all have. It names the schema of everything, so it means the same
+// under every search_path, and it contains no backslash, so under every standard_conforming_strings.
+const proofSQL = `
+with recursive reach(class, object) as (
+	select pg_catalog.split_part(seed, ' ', 1), pg_catalog.split_part(seed, ' ', 2)::pg_catalog.oid
+	from pg_catalog.unnest(array(
+		select pg_catalog.concat('relation ', c.oid)
+		from pg_catalog.pg_class c
+		where c.relname operator(pg_catalog.=) any ($1::pg_catalog.text[]::pg_catalog.name[])
+		union all
+		select pg_catalog.concat('function ', p.oid)
+		from pg_catalog.pg_proc p
+		where p.proname operator(pg_catalog.=) any ($1::pg_catalog.text[]::pg_catalog.name[])
+			-- Procedures, trigger functions, handlers and what takes an internal argument cannot be called by a query.
+			and p.prokind operator(pg_catalog.<>) 'p'
+			and p.prorettype operator(pg_catalog.<>) all ('{269,325,2279,2280,2281,3115,3310,3838}'::pg_catalog.oid[])
+			and not (2281::pg_catalog.oid operator(pg_catalog.=) any (p.proargtypes))
+		union all
+		select pg_catalog.concat('check ', k.oid)
+		from pg_catalog.pg_constraint k
+		where k.contypid operator(pg_catalog.>) 0::pg_catalog.oid
+	)) seed
+	union
+	select pg_catalog.split_part(found, ' ', 1), pg_catalog.split_part(found, ' ', 2)::pg_catalog.oid
+	from reach r
+	cross join lateral pg_catalog.unnest(array(
+		select pg_catalog.concat('relation ', i.inhrelid)
+		from pg_catalog.pg_inherits i
+		where r.class operator(pg_catalog.=) 'relation' and i.inhparent operator(pg_catalog.=) r.object
+		union all
+		select pg_catalog.concat(
+			case
+				when m[1] is not null then m[1]
+				when m[2] operator(pg_catalog.=) 'relid' then 'relation'
+				when m[2] operator(pg_catalog.=) any ('{opno,opnos,eqop,sortop,cycle_mark_neop}'::pg_catalog.text[]) then 'operator'
+				else 'function'
+			end, ' ', pg_catalog.unnest(pg_catalog.string_to_array(coalesce(pg_catalog.btrim(m[3]), '0'), ' ')))
+		from (
+			select w.ev_action::pg_catalog.text
+			from pg_catalog.pg_rewrite w
+			where r.class operator(pg_catalog.=) 'relation' and w.ev_class operator(pg_catalog.=) r.object
+				and w.ev_type operator(pg_catalog.=) '1'
+			union all
+			select o.polqual::pg_catalog.text
+			from pg_catalog.pg_policy o
+			join pg_catalog.pg_class c on c.oid operator(pg_catalog.=) o.polrelid
+			where r.class operator(pg_catalog.=) 'relation' and o.polrelid operator(pg_catalog.=) r.object and c.relrowsecurity
+			union all
+			select p.proargdefaults::pg_catalog.text
+			from pg_catalog.pg_proc p
+			where r.class operator(pg_catalog.=) 'function' and p.oid operator(pg_catalog.=) r.object
+			union all
+			select k.conbin::pg_catalog.text
+			from pg_catalog.pg_constraint k
+			where r.class operator(pg_catalog.=) 'check' and k.oid operator(pg_catalog.=) r.object
+		) trees(tree)
+		cross join lateral pg_catalog.regexp_matches(tree collate pg_catalog."default",
+			'[{](ROWMARKCLAUSE|TABLESAMPLECLAUSE|NEXTVALUEEXPR) |:(relid'
+			'|funcid|opfuncid|hashfuncid|negfuncid|aggfnoid|winfnoid|startInRangeFunc|endInRangeFunc'
+			'|opno|opnos|eqop|sortop|cycle_mark_neop) (?:[(]o )?([0-9][0-9 ]*)', 'g') m
+	)) found
+), functions(oid) as (
+	select r.object from reach r where r.class operator(pg_catalog.=) 'function'
+	union
+	select o.oprcode::pg_catalog.oid
+	from pg_catalog.pg_operator o
+	where o.oid operator(pg_catalog.=) any (array(select object from reach where class operator(pg_catalog.=) 'operator'))
+	union
+	-- IN, BETWEEN, CASE x WHEN, USING, LIKE and so on are operators. Those of an operator class need not be called = or <.
+	select o.oprcode::pg_catalog.oid
+	from pg_catalog.pg_operator o
+	where o.oid operator(pg_catalog.>=) 16384::pg_catalog.oid and (
+		o.oprname operator(pg_catalog.=) any ($2::pg_catalog.text[]::pg_catalog.name[])
+		or o.oprname operator(pg_catalog.=) any ('{=,<>,<,<=,>,>=,~,!~,~*,!~*,~~,!~~,~~*,!~~*,^}'::pg_catalog.name[]))
+	union
+	-- AT TIME ZONE, EXTRACT, OVERLAPS and so on are functions of pg_catalog, where an extension may have put others.
+	select p.oid
+	from pg_catalog.pg_proc p
+	where p.proname operator(pg_catalog.=) any ('{timezone,overlaps,extract,date_part,overlay,position,substring,btrim,
+			ltrim,rtrim,normalize,is_normalized,pg_collation_for,like_escape,similar_to_escape,similar_escape,
+			xmlexists,unnest}'::pg_catalog.name[])
+		and p.pronamespace operator(pg_catalog.=) 11::pg_catalog.oid and p.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
+	union
+	select f.oid
+	from pg_catalog.pg_type t
+	cross join lateral pg_catalog.unnest(array[t.typinput, t.typoutput, t.typreceive, t.typsend, t.typmodin,
+		t.typmodout]::pg_catalog.oid[]) f(oid)
+	where greatest(t.typinput::pg_catalog.oid, t.typoutput::pg_catalog.oid, t.typreceive::pg_catalog.oid,
+		t.typsend::pg_catalog.oid, t.typmodin::pg_catalog.oid, t.typmodout::pg_catalog.oid)
+		operator(pg_catalog.>=) 16384::pg_catalog.oid
+	union
+	select c.castfunc
+	from pg_catalog.pg_cast c
+	where c.castfunc operator(pg_catalog.>=) 16384::pg_catalog.oid
+	union
+	select f.oid
+	from pg_catalog.pg_range g
+	cross join lateral pg_catalog.unnest(array[g.rngcanonical, g.rngsubdiff]::pg_catalog.oid[]) f(oid)
+	where f.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
+	union
+	-- The access methods btree and hash: what sorts, groups and finds duplicates, whether or not there is an index.
+	select a.amproc::pg_catalog.oid
+	from pg_catalog.pg_amproc a
+	join pg_catalog.pg_opfamily y on y.oid operator(pg_catalog.=) a.amprocfamily
+	where a.amproc::pg_catalog.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
+		and y.opfmethod operator(pg_catalog.=) any ('{403,405}'::pg_catalog.oid[])
+	union
+	select o.oprcode::pg_catalog.oid
+	from pg_catalog.pg_amop a
+	join pg_catalog.pg_operator o on o.oid operator(pg_catalog.=) a.amopopr
+	where a.amopopr operator(pg_catalog.>=) 16384::pg_catalog.oid
+		and a.amopmethod operator(pg_catalog.=) any ('{403,405}'::pg_catalog.oid[])
+), parts(oid) as (
+	select oid from functions
+	union
+	select f.oid
+	from pg_catalog.pg_aggregate a
+	left join pg_catalog.pg_operator o on o.oid operator(pg_catalog.=) a.aggsortop
+	cross join lateral pg_catalog.unnest(array[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn,
+		a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn, o.oprcode]::pg_catalog.oid[]) f(oid)
+	where a.aggfnoid operator(pg_catalog.=) any (array(select oid from functions))
+), reasons(why) as (
+	select pg_catalog.format('function %s is volatile', p.oid::pg_catalog.regprocedure)
+	from pg_catalog.pg_proc p
+	where p.oid operator(pg_catalog.=) any (array(select oid from parts))
+		and p.provolatile operator(pg_catalog.<>) all ('{i,s}'::pg_catalog."char"[])
+	union all
+	select pg_catalog.format('function %s may run any query', p.oid::pg_catalog.regprocedure)
+	from pg_catalog.pg_proc p
+	where p.oid operator(pg_catalog.=) any (array(select oid from functions)) and p.proname operator(pg_catalog.~)
+		'^(table|schema|database|query|cursor)_to_xml|^(crosstab|connectby|xpath_table|ts_stat|ts_rewrite|dblink)'
+		and p.pronargs operator(pg_catalog.>) 0::pg_catalog.int2
+		and not (p.proname operator(pg_catalog.=) 'ts_rewrite' and p.pronargs operator(pg_catalog.=) 3::pg_catalog.int2)
+	union all
+	select pg_catalog.format('relation %s is %s', c.oid::pg_catalog.regclass, case
+		when c.relkind operator(pg_catalog.=) 'f' then 'a foreign table'
+		when c.relkind operator(pg_catalog.=) 'S' then 'a sequence'
+		else 'of an unknown kind' end)
+	from pg_catalog.pg_class c
+	where c.oid operator(pg_catalog.=) any (array(select object from reach where class operator(pg_catalog.=) 'relation'))
+		and c.relkind operator(pg_catalog.<>) all ('{r,p,m,v,i,I,c,t}'::pg_catalog."char"[])
+	union all
+	select case
+		when r.class operator(pg_catalog.=) 'ROWMARKCLAUSE' then 'a view locks rows'
+		when r.class operator(pg_catalog.=) 'TABLESAMPLECLAUSE' then 'a view samples a table'
+		else 'a sequence is advanced' end
+	from reach r
+	where r.class operator(pg_catalog.<>) all ('{relation,function,operator,check}'::pg_catalog.text[])
+), arguments(parameters) as (
+	select case when pg_catalog.bool_and(a."array" is not null)
+		then pg_catalog.json_agg(pg_catalog.json_build_array(a."array"::pg_catalog.int8, a.name, a.delimiter) order by a.ord)
+		end
+	from (
+		select p.ord, t.typtype operator(pg_catalog.=) any ('{b,c,d,e,m,r}'::pg_catalog."char"[]) as known,
+			t.typcategory operator(pg_catalog.=) any ('{A,C}'::pg_catalog."char"[]) as nested,
+			t.typarray, t.typdelim, pg_catalog.format('%I.%I', s.nspname, t.typname) as name,
+			-- Cast from text, an array forgets a collation that is not the default one.
+			t.typtype operator(pg_catalog.=) 'd'
+				or t.typcollation operator(pg_catalog.=) any ('{0,100}'::pg_catalog.oid[]) as collated
+		from pg_catalog.unnest($3::pg_catalog.oid[]) with ordinality p(type, ord)
+		left join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) p.type and t.typisdefined
+		left join pg_catalog.pg_namespace s on s.oid operator(pg_catalog.=) t.typnamespace
+	) p
+	cross join lateral (
+		select p.ord,
+			case
+				when not p.known then null
+				when not p.nested then case when p.typarray operator(pg_catalog.<>) 0::pg_catalog.oid then p.typarray end
+				when p.collated and not exists (
+					-- A cast of somebody's own from text would be used in place of the type's input function.
+					select from pg_catalog.pg_cast c
+					join pg_catalog.pg_type y on y.oid operator(pg_catalog.=) c.casttarget
+					where c.castsource operator(pg_catalog.=) 25::pg_catalog.oid
+						and y.typcategory operator(pg_catalog.=) any ('{A,C}'::pg_catalog."char"[])
+				) then 1009::pg_catalog.oid
+			end,
+			case when p.nested then p.name else '' end,
+			case when p.nested then ',' else p.typdelim::pg_catalog.text end
+	) a(ord, "array", name, delimiter)
+)
+select r.why is null, coalesce(r.why, ''), coalesce(a.parameters::pg_catalog.text, '')
+from (select pg_catalog.min(why) from reasons) r(why), arguments a`
+
+// proofArgs are proofSQL's parameters in text format, for parameters of these types.
+func (s *shape) proofArgs(params []uint32) [][]byte {
+	types := make([]string, len(params))
+	for i, oid := range params {
+		types[i] = strconv.FormatUint(uint64(oid), 10)
+	}
+	return [][]byte{textArray(s.names), textArray(s.operators), textArray(types)}
+}
+
+// textArray is an array in text format.
+func textArray(elements []string) []byte {
+	escape := strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+	list := make([]string, len(elements))
+	for i, element := range elements {
+		list[i] = `"` + escape.Replace(element) + `"`
+	}
+	return []byte("{" + strings.Join(list, ",") + "}")
+}
+
+// readProof reads proofSQL's row, its values in text format.
+func readProof(row []string) (proof, error) {
+	if len(row) != 3 {
+		return proof{}, fmt.Errorf("fanout: the catalog's answer has %d columns", len(row))
+	}
+	p := proof{pure: row[0] == "t", why: row[1]}
+	if row[2] == "" {
+		return p, nil
+	}
+	var parameters [][3]json.RawMessage
+	if err := json.Unmarshal([]byte(row[2]), &parameters); err != nil {
+		return proof{}, fmt.Errorf("fanout: the catalog's answer on parameters: %w", err)
+	}
+	for _, values := range parameters {
+		var read parameter
+		var delimiter string
+		err := errors.Join(json.Unmarshal(values[0], &read.array), json.Unmarshal(values[1], &read.cast),
+			json.Unmarshal(values[2], &delimiter))
+		if err == nil && len(delimiter) != 1 {
+			err = errors.New("no delimiter")
+		}
+		if err != nil {
+			return proof{}, fmt.Errorf("fanout: the catalog's answer on parameters: %w", err)
+		}
+		read.delimiter = delimiter[0]
+		p.parameters = append(p.parameters, read)
+	}
+	return p, nil
+}

@@ -1,0 +1,311 @@
+package fanout
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// A shape is what can be said of a statement's text alone: that many executions of it may become one statement, if the
+// catalog agrees (see proof), and what to ask the catalog.
+type shape struct {
+	names     []string // every identifier and key word in it, as the catalog would have it; each once
+	operators []string // each once
+
+	body       string // the statement without its final semicolon
+	parameters []token
+	highest    int    // the greatest parameter number; every other up to it occurs too
+	prefix     string // of names that do not occur in the statement
+}
+
+// A parameter is how a statement's parameter travels when executions are coalesced: as one array of all their arguments.
+type parameter struct {
+	array     uint32 // OID of the array's type
+	cast      string // what its elements are cast to, if it is not their type: a qualified, quoted name
+	delimiter byte   // between elements in the array's text form
+}
+
+// shapeOf returns what is known of a statement from its text, or nil if its executions cannot be coalesced whatever the
+// catalog says. They cannot if it writes, locks rows or samples tables, if it has no parameter, and if a column somewhere
+// inside it may be named after one: parameters become columns, and these have other names.
+func shapeOf(sql string) *shape {
+	list, ok := tokens(sql)
+	if !ok {
+		return nil
+	}
+	if n := len(list); n > 0 && list[n-1].is(sql, ";") {
+		sql, list = sql[:list[n-1].start]+sql[list[n-1].end:], list[:n-1]
+	}
+	if len(list) == 0 || !slices.ContainsFunc([]string{"select", "with", "values", "table", "("},
+		func(begin string) bool { return list[0].is(sql, begin) }) {
+		return nil
+	}
+
+	s := &shape{body: sql}
+	seen := map[string]bool{}
+	add := func(to *[]string, kind, name string) {
+		if !seen[kind+name] {
+			seen[kind+name] = true
+			*to = append(*to, name)
+		}
+	}
+	numbers := map[int]bool{}
+	for i, t := range list {
+		switch t.kind {
+		case wordToken:
+			if refused(sql, list[i:]) {
+				return nil
+			}
+			// In single-byte encodings the server lowers letters beyond ASCII, as its locale has them.
+			add(&s.names, "name ", t.name)
+			add(&s.names, "name ", strings.Map(unicode.ToLower, t.name))
+		case quotedToken:
+			add(&s.names, "name ", t.name)
+		case operatorToken:
+			add(&s.operators, "operator ", t.name)
+		case parameterToken:
+			s.parameters = append(s.parameters, t)
+			numbers[t.number] = true
+			s.highest = max(s.highest, t.number)
+		case otherToken:
+			if t.is(sql, ";") {
+				return nil
+			}
+		}
+	}
+	if s.highest == 0 || len(numbers) < s.highest || !balanced(sql, list) {
+		return nil
+	}
+	topMatters := slices.ContainsFunc(list, func(t token) bool {
+		return t.is(sql, "order") || t.is(sql, "group") || t.is(sql, "distinct")
+	})
+	for i, t := range list {
+		if t.kind == parameterToken && namesColumn(sql, list, i, topMatters) {
+			return nil
+		}
+	}
+
+	s.prefix = "p_"
+	for i := 0; slices.ContainsFunc(s.names, func(name string) bool { return strings.Contains(name, s.prefix) }); i++ {
+		s.prefix = "p" + strconv.Itoa(i) + "_"
+	}
+	return s
+}
+
+// refused reports whether a statement with this word is not to be coalesced, whichever way it is used there. list begins
+// with the word. Grouping sets are refused because it depends on the version whether they make a parameter null, and
+// whether they make a column null that a parameter has become.
+func refused(sql string, list []token) bool {
+	switch list[0].name {
+	case "insert", "update", "delete", "merge", "into", "tablesample", "rollup", "cube", "sets":
+		return true
+	case "for":
+		return len(list) > 1 && (list[1].is(sql, "no") || list[1].is(sql, "share") || list[1].is(sql, "key"))
+	}
+	return false
+}
+
+// balanced reports whether every parenthesis that opens closes, and the other way round: what follows the statement must
+// not become a part of it.
+func balanced(sql string, list []token) bool {
+	depth := 0
+	for _, t := range list {
+		switch {
+		case t.is(sql, "("):
+			depth++
+		case t.is(sql, ")"):
+			if depth--; depth < 0 {
+				return false
+			}
+		}
+	}
+	return depth == 0
+}
+
+// namesColumn reports whether a column may have its name from the parameter list[i]. That of $1 is ?column?, of $1::int it
+// is int4, while a column's is its own: an inner select's columns would change their names, and with them what natural
+// joins, row_to_json and outer references mean. It errs on the side of true. Of the outermost select list only the clauses
+// that know its names take notice (topMatters); the result's description is the unchanged statement's.
+func namesColumn(sql string, list []token, i int, topMatters bool) bool {
+	// Is it what a select list's item is made of, but for parentheses, casts and cases around it?
+	opened, function := 0, false
+	k := i - 1
+before:
+	for ; ; k-- {
+		if k < 0 {
+			return false
+		}
+		switch t := list[k]; {
+		case t.is(sql, "select"), t.is(sql, "distinct"):
+			break before
+		case t.is(sql, "all"):
+			if !list[k-1].is(sql, "select") {
+				return false // … <> all ($1)
+			}
+			break before
+		case t.is(sql, ")"):
+			open := enclosing(sql, list, k)
+			if open < 1 || !list[open-1].is(sql, "on") {
+				return false // operator (…) $1
+			}
+			break before // distinct on (…) $1
+		case t.is(sql, "else"):
+			for depth := 1; depth > 0; {
+				if k--; k < 0 {
+					return true
+				}
+				if list[k].is(sql, "end") {
+					depth++
+				} else if list[k].is(sql, "case") {
+					depth--
+				}
+			}
+		case t.is(sql, "cast") && opened > 0:
+			// As a function in FROM it gives its name to a column.
+			if previous := list[k-1]; previous.is(sql, "from") || previous.is(sql, "join") || previous.is(sql, "lateral") {
+				function = true
+				break before
+			} else if previous.is(sql, ",") {
+				function = true
+			}
+		case t.is(sql, "("):
+			opened++
+			if k > 0 && list[k-1].kind == quotedToken {
+				return false
+			}
+			if k > 0 && list[k-1].kind == wordToken {
+				switch list[k-1].name {
+				case "select", "distinct", "all", "else", "cast":
+				default:
+					return false // arguments of a function, in (…), values (…), over (…)
+				}
+			}
+		case t.is(sql, ","):
+			if open := enclosing(sql, list, k); open >= 0 && !holdsSelect(sql, list, open) {
+				return false // arguments of a function, in (…), values (…), a row, an array
+			}
+			break before
+		default:
+			return false // an operand
+		}
+	}
+	if !topMatters && !function && enclosing(sql, list, k) < 0 {
+		return false
+	}
+
+	// Does it have a name of its own, or is it an operand after all?
+	for k := i + 1; k < len(list); k++ {
+		switch t := list[k]; {
+		case t.is(sql, "("), t.is(sql, "["):
+			if k = closing(sql, list, k); k < 0 {
+				return true
+			}
+		case t.is(sql, ")"):
+			if opened--; opened < 0 {
+				return true
+			}
+		case opened > 0:
+		case t.kind == operatorToken, t.is(sql, "as"):
+			return false
+		case t.is(sql, ","), t.is(sql, "from"):
+			return true
+		}
+	}
+	return true
+}
+
+// holdsSelect reports whether the parenthesis list[open] may be around a select, rather than around a list of expressions.
+func holdsSelect(sql string, list []token, open int) bool {
+	switch first := list[open+1]; {
+	case !list[open].is(sql, "("):
+		return false
+	case first.is(sql, "select"), first.is(sql, "with"):
+		return true
+	case !first.is(sql, "("):
+		return false
+	}
+	return open == 0 || !slices.Contains([]string{"coalesce", "greatest", "least", "nullif", "row"}, list[open-1].name)
+}
+
+// enclosing returns the index of the parenthesis or bracket around list[i], or -1.
+func enclosing(sql string, list []token, i int) int {
+	depth := 0
+	for i--; i >= 0; i-- {
+		switch t := list[i]; {
+		case t.is(sql, ")"), t.is(sql, "]"):
+			depth++
+		case t.is(sql, "("), t.is(sql, "["):
+			if depth == 0 {
+				return i
+			}
+			depth--
+		}
+	}
+	return -1
+}
+
+// closing returns the index of what closes the parenthesis or bracket list[i], or -1.
+func closing(sql string, list []token, i int) int {
+	depth := 0
+	for ; i < len(list); i++ {
+		switch t := list[i]; {
+		case t.is(sql, "("), t.is(sql, "["):
+			depth++
+		case t.is(sql, ")"), t.is(sql, "]"):
+			if depth--; depth == 0 {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
+// rewrite returns the statement that does what any number of executions of the original do. Its parameters are one array
+// for each of the original's, their types given when it is prepared; all are as long as there are executions. Each row of
+// its result is a row of one execution's, behind the number of that execution, from 1.
+//
+// Each array is asked for by a sub-select: thereby the planner does not see it, not even in a custom plan, and takes ten
+// for its length. So a plan does not depend on how many executions there happen to be. A small table gets a hash join and
+// a large one a look-up in its index per execution, for two executions and for ten thousand.
+//
+// Elements that need a cast are cast by a sub-select of their own that the planner does not dissolve, once for each
+// execution: so that a value which the type refuses is an error although no row needs it, as it is in the original.
+func (s *shape) rewrite(parameters []parameter) string {
+	var arrays, columns, casts strings.Builder
+	cast := false
+	for i, p := range parameters {
+		number := strconv.Itoa(i + 1)
+		if i > 0 {
+			arrays.WriteString(", ")
+			columns.WriteString(", ")
+			casts.WriteString(", ")
+		}
+		arrays.WriteString("pg_catalog.unnest((select $" + number + "))")
+		columns.WriteString(s.prefix + number)
+		casts.WriteString(s.prefix + number)
+		if p.cast != "" {
+			cast = true
+			casts.WriteString("::" + p.cast + " as " + s.prefix + number)
+		}
+	}
+	ord, args, rows := s.prefix+"ord", s.prefix+"args", s.prefix+"rows"
+
+	var b strings.Builder
+	b.WriteString("select " + args + "." + ord + ", " + rows + ".* from ")
+	// More than one argument in parentheses of unnest are a special form of the unqualified name only.
+	source := "rows from (" + arrays.String() + ") with ordinality " + args + "(" + columns.String() + ", " + ord + ")"
+	if cast {
+		source = "(select " + ord + ", " + casts.String() + " from " + source + " offset 0) " + args
+	}
+	b.WriteString(source + ", lateral (\n")
+	end := 0
+	for _, t := range s.parameters {
+		b.WriteString(s.body[end:t.start])
+		b.WriteString("(" + args + "." + s.prefix + strconv.Itoa(t.number) + ")")
+		end = t.end
+	}
+	b.WriteString(s.body[end:])
+	b.WriteString("\n) " + rows)
+	return b.String()
+}
