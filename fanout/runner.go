@@ -168,7 +168,7 @@ func (x *exchange) replace(w *runner) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.live++
-	w.driver.runnable = append(w.driver.runnable, newRunner(x))
+	x.runOn(w.driver, newRunner(x))
 	w.driver.detach()
 }
 
