@@ -67,6 +67,15 @@ func (d *driver) detach() {
 	x.goDrive(successor)
 }
 
+// runOn has d run runners on, or if it has lost its place, another driver. It is called with mu held.
+func (x *exchange) runOn(d *driver, runners ...*runner) {
+	if !d.detached {
+		d.runnable = append(d.runnable, runners...)
+		return
+	}
+	x.goDrive(&driver{exchange: x, runnable: runners})
+}
+
 // goDrive runs what d has in a goroutine of its own. It is called with mu held.
 func (x *exchange) goDrive(d *driver) {
 	if len(d.runnable) == 0 {

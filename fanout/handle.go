@@ -249,10 +249,11 @@ func (h *handle) lend() error {
 	return nil
 }
 
-// takeBack ends what lend began.
+// takeBack ends what lend began. The nested call may have sent anything: it is not for Retries to have it made again.
 func (h *handle) takeBack() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.sent = true
 	h.rest()
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -278,4 +279,25 @@ func TestGoexit(t *testing.T) {
 		}
 		serves(t, pool)
 	}
+}
+
+// A function that the others have not waited for may still end its goroutine.
+func TestPipelinedLateGoexit(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	src := pipelined(pool)
+	src.Partial = true
+	exit := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		if _, err := pid(ctx, tx); err != nil {
+			return nil, err
+		}
+		time.Sleep(20 * time.Millisecond) // longer than the others wait for it: not a synchronisation
+		runtime.Goexit()
+		return nil, nil
+	}
+	lists, err := fanout.Collect(inTime(t), src, pid, exit, pid, exit)
+	var errs fanout.Errors
+	if !errors.As(err, &errs) || len(errs) != 2 || len(lists[0]) != 1 || len(lists[2]) != 1 {
+		t.Errorf("%v, %v", lists, err)
+	}
+	serves(t, pool)
 }

@@ -97,14 +97,17 @@ func TestPanicCostsOnlyItsConnection(t *testing.T) {
 
 // What the pool's owner or the caller supplies besides query functions runs in goroutines of the call too.
 func TestPanicOfObserve(t *testing.T) {
-	pool := pgtest.Pool(t, 2)
-	src := raw(pool)
-	src.Observe = func(context.Context, fanout.Span) { panic("observed") }
-	p := panicked(t, func() { _, _ = fanout.Collect(t.Context(), src, pid, pid) })
-	if p.Value != "observed" {
-		t.Errorf("%v", p)
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 2)
+		src := raw(pool)
+		src.Strategy = s
+		src.Observe = func(context.Context, fanout.Span) { panic("observed") }
+		p := panicked(t, func() { _, _ = fanout.Collect(inTime(t), src, pid, pid) })
+		if p.Value != "observed" {
+			t.Errorf("%v: %v", s, p)
+		}
+		serves(t, pool)
 	}
-	serves(t, pool)
 }
 
 func TestPanicOfKey(t *testing.T) {

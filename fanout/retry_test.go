@@ -230,3 +230,35 @@ func TestNoServerIsTriedAgain(t *testing.T) {
 		t.Errorf("%d attempts: %v", n, err)
 	}
 }
+
+// What a nested call has written is not written again when the outer function's own statement cannot be sent.
+func TestRetriesDoNotRepeatNestedCalls(t *testing.T) {
+	for _, s := range strategies {
+		for _, inner := range strategies {
+			w := &wire{}
+			pool := pgtest.Pool(t, 1, w.attach)
+			src := raw(pool)
+			src.Strategy, src.Retries = s, 2
+			nested := src
+			nested.Strategy = inner
+			runs := 0
+			err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+				runs++
+				err := fanout.Run(ctx, nested, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+					_, err := tx.Exec(ctx, "create table written (n int)")
+					return err
+				}))
+				if err != nil {
+					return err
+				}
+				w.arm(cut, 1)
+				_, err = tx.Exec(ctx, "select 1")
+				return err
+			})
+			if err == nil || runs != 1 {
+				t.Errorf("%v in %v: ran %d times: %v", inner, s, runs, err)
+			}
+			serves(t, pool)
+		}
+	}
+}

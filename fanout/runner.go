@@ -117,20 +117,21 @@ func (w *runner) end(h *handle, err error) (again bool) {
 	if alone {
 		w.link, w.transaction = p.link, p.transaction
 	}
-	again = w.settle(err)
-	h.mu.Lock()
-	if h.alone {
-		h.giveBack()
-	}
-	h.mu.Unlock()
-	w.link, w.transaction = nil, nil
-	if p != nil {
-		x.mu.Lock()
-		p.units--
-		p.wakeUp()
-		x.mu.Unlock()
-	}
-	return again
+	defer func() { // also if Observe panics
+		h.mu.Lock()
+		if h.alone {
+			h.giveBack()
+		}
+		h.mu.Unlock()
+		w.link, w.transaction = nil, nil
+		if p != nil {
+			x.mu.Lock()
+			p.units--
+			p.wakeUp()
+			x.mu.Unlock()
+		}
+	}()
+	return w.settle(err)
 }
 
 // interrupted ends a runner whose goroutine is unwinding, by a panic with value v or, with v nil, by runtime.Goexit.
@@ -168,7 +169,7 @@ func (x *exchange) replace(w *runner) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.live++
-	w.driver.runnable = append(w.driver.runnable, newRunner(x))
+	x.runOn(w.driver, newRunner(x))
 	w.driver.detach()
 }
 
