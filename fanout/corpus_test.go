@@ -233,7 +233,7 @@ func TestCorpus(t *testing.T) {
 				for round := range 3 { // the first may have to learn
 					got, effects := call(corpusStrategy)
 					where := fmt.Sprintf("%v, snapshot=%v, limit=%d, round %d", setting.mode, setting.snapshot, setting.limit, round)
-					if diff := gocmp.Diff(want, got, gocmp.FilterPath(unexportedOfReply, gocmp.Ignore())); diff != "" {
+					if diff := gocmp.Diff(want, got, ignoreDrawn); diff != "" {
 						t.Fatalf("%s (-serial +got)\n%s", where, diff)
 					}
 					if effects != wantEffects {
@@ -264,10 +264,10 @@ func TestCorpus(t *testing.T) {
 	t.Logf("%d shapes under %v: %d coalesced; %d must be, %d must not, %d may", len(names), corpusStrategy, coalesced, counts[yes], counts[no], counts[either])
 }
 
-func unexportedOfReply(p gocmp.Path) bool {
+var ignoreDrawn = gocmp.FilterPath(func(p gocmp.Path) bool {
 	field, ok := p.Last().(gocmp.StructField)
 	return ok && field.Name() == "drawn"
-}
+}, gocmp.Ignore())
 
 func effectsOf(t *testing.T, monitor *pgx.Conn, s shape) (n int) {
 	t.Helper()
