@@ -1,0 +1,343 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"pgregory.net/rapid"
+
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// corpusSource is a Source of the strategy under test, on the corpus's schema.
+func corpusSource(t *testing.T, conns int) (*pgxpool.Pool, fanout.Source[fanout.DBTX]) {
+	t.Helper()
+	dsn, _ := corpusDSN(t)
+	pool := pgtest.PoolOn(t, dsn, conns, corpusSession)
+	src := raw(pool)
+	src.Strategy = corpusStrategy
+	return pool, src
+}
+
+// eachWay runs f for the settings that change how a lane runs statements, each often enough for what has to be learned.
+func eachWay(src fanout.Source[fanout.DBTX], f func(where string, src fanout.Source[fanout.DBTX])) {
+	for _, snapshot := range []bool{false, true} {
+		for _, limit := range []int{1, 0} {
+			if !*soak && snapshot == (limit == 1) {
+				continue
+			}
+			for round := range 3 {
+				src.Snapshot, src.Limit = snapshot, limit
+				f(fmt.Sprintf("snapshot=%v, limit=%d, round %d", snapshot, limit, round), src)
+			}
+		}
+	}
+}
+
+// One execution's error is its own, although the others' rows came from the same statement.
+func TestCorpusErrors(t *testing.T) {
+	pool, src := corpusSource(t, 3)
+	for _, c := range []struct {
+		name, sql, state string
+		args             [][]any
+		fail             []int
+	}{
+		{"ByZero", "select (100 / $1::int)::text", "22012", each[int32](1, 2, 0, 4, 5, 5, 7, 8), []int{2}},
+		{"FirstByZero", "select (100 / $1::int)::text", "22012", each[int32](0, 2, 1), []int{0}},
+		{"SeveralByZero", "select (100 / $1::int)::text", "22012", each[int32](1, 0, 0, 4, 0), []int{1, 2, 4}},
+		{"OfTwo", "select (100 / $1::int)::text", "22012", each[int32](1, 0), []int{1}},
+		{"Cast", "select ($1::text::date)::text", "22007", each("2024-01-01", "2024-02-01", "soon", "2024-03-01"), []int{2}},
+		{"Argument", "select name from person where level = $1 order by id limit 1", "22P02", each("low", "mid", "none", "high"), []int{2}},
+		{"Domain", "select ($1::positive)::text", "23514", each[int32](1, 2, 3, 4, -1), []int{4}},
+		{"InTheMiddle", "select string_agg((1000 / (n - 50))::text, ' ') from generate_series(1, $1::int) n", "22012", each[int32](20, 49, 50, 30, 20), []int{2}},
+		{"LateRow", "select (1000 / (3000 - n))::text from generate_series(1, $1::int) n", "22012", each[int32](1, 3001, 2, 3), []int{1}},
+		{"Subquery", "select coalesce((select name from person where team_id = $1), 'none')", "21000", each[int32](99, 98, 1, 99), []int{2}},
+		{"All", "select (100 / ($1::int * 0))::text", "22012", each[int32](1, 2, 3, 4), []int{0, 1, 2, 3}},
+		{"NoTable", "select name from missing where id = $1", "42P01", each[int32](1, 2, 3), []int{0, 1, 2}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fails := map[int]bool{}
+			for _, i := range c.fail {
+				fails[i] = true
+			}
+			var queries []fanout.Query[fanout.DBTX, string]
+			for _, args := range c.args {
+				queries = append(queries, statement[string]("-- name: "+c.name+" :many\n"+c.sql, args...))
+			}
+			eachWay(src, func(where string, src fanout.Source[fanout.DBTX]) {
+				src.Partial = true
+				lists, err := fanout.Collect(inTime(t), src, queries...)
+				var errs fanout.Errors
+				if !errors.As(err, &errs) || len(errs) != len(c.fail) || (lists == nil) != (len(c.fail) == len(queries)) {
+					t.Fatalf("%s: %d lists, %v", where, len(lists), err)
+				}
+				for i, e := range errs {
+					if e.Index != c.fail[i] || e.Name != c.name || sqlState(e) != c.state {
+						t.Errorf("%s: error %d is %d, %q, %v", where, i, e.Index, e.Name, e)
+					}
+				}
+				for i, list := range lists {
+					if (len(list) == 0) != fails[i] {
+						t.Errorf("%s: query %d has %d rows", where, i, len(list))
+					}
+				}
+
+				src.Partial = false
+				lists, err = fanout.Collect(inTime(t), src, queries...)
+				var e *fanout.Error
+				if !errors.As(err, &e) || lists != nil {
+					t.Fatalf("%s: %v, %v", where, lists, err)
+				}
+				if !fails[e.Index] || e.Name != c.name || sqlState(e) != c.state {
+					t.Errorf("%s: %d, %q, %v", where, e.Index, e.Name, e)
+				}
+			})
+		})
+	}
+	serves(t, pool)
+}
+
+// The ctx of one execution's statement ends: only its own query fails.
+func TestCorpusTimeoutOfOne(t *testing.T) {
+	pool, src := corpusSource(t, 2)
+	src.Partial = true
+	const late = 3
+	var queries []fanout.Query[fanout.DBTX, string]
+	for i := range 8 {
+		seconds := 0.0
+		if i == late {
+			seconds = 0.3
+		}
+		queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			if i == late {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, 20*time.Millisecond)
+				defer cancel()
+			}
+			return statement[string]("-- name: Nap :many\nselect nap($1) || $2::text", seconds, fmt.Sprint(i))(ctx, tx)
+		})
+	}
+	eachWay(src, func(where string, src fanout.Source[fanout.DBTX]) {
+		lists, err := fanout.Collect(inTime(t), src, queries...)
+		var errs fanout.Errors
+		if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != late || !errors.Is(errs[0], context.DeadlineExceeded) {
+			t.Fatalf("%s: %v", where, err)
+		}
+		for i, list := range lists {
+			if i != late && (len(list) != 1 || list[0] != fmt.Sprint("slept", i)) {
+				t.Errorf("%s: query %d has %v", where, i, list)
+			}
+		}
+	})
+	serves(t, pool)
+}
+
+// One execution returns more than all others together, in one row and in many.
+func TestCorpusHugeResults(t *testing.T) {
+	const size = 5 << 20
+	_, src := corpusSource(t, 2)
+	for name, sql := range map[string]string{
+		"one row":   "select repeat('x', $1::int) as t",
+		"many rows": "select repeat('x', least(100, $1 - n * 100)) as t from generate_series(0, ($1 - 1) / 100) n order by n",
+	} {
+		sizes := []int{10, 200, size, 1, 999, 10}
+		var queries []fanout.Query[fanout.DBTX, string]
+		for _, n := range sizes {
+			queries = append(queries, statement[string](sql, n))
+		}
+		eachWay(src, func(where string, src fanout.Source[fanout.DBTX]) {
+			lists, err := fanout.Collect(inTime(t), src, queries...)
+			if err != nil {
+				t.Fatalf("%s, %s: %v", name, where, err)
+			}
+			for i, list := range lists {
+				if text := strings.Join(list, ""); len(text) != sizes[i] || strings.Count(text, "x") != sizes[i] {
+					t.Errorf("%s, %s: query %d has %d bytes, want %d", name, where, i, len(text), sizes[i])
+				}
+			}
+		})
+	}
+}
+
+// personTeam is a function of two statements, the second of which depends on the first.
+func personTeam(id int32) fanout.Query[fanout.DBTX, string] {
+	return func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		teams, err := statement[int32]("-- name: TeamOf :many\nselect team_id from person where id = $1", id)(ctx, tx)
+		if err != nil || len(teams) == 0 {
+			return nil, err
+		}
+		return statement[string]("-- name: TeamName :many\nselect name from team where id = $1", teams[0])(ctx, tx)
+	}
+}
+
+// Many executions of one text, several texts in one call, and functions whose second statement depends on the first.
+func TestCorpusManyQueries(t *testing.T) {
+	_, src := corpusSource(t, 4)
+	var shared atomic.Int64
+	src.Observe = func(_ context.Context, s fanout.Span) { shared.Add(int64(s.Shared)) }
+
+	var one, mixed, levels []fanout.Query[fanout.DBTX, string]
+	var wantOne, wantMixed, wantLevels [][]string
+	for i := range 1000 {
+		one = append(one, statement[string]("select name from person where id = $1", i))
+		want := []string{}
+		if i >= 1 && i <= 300 {
+			want = []string{fmt.Sprint("person ", i)}
+		}
+		wantOne = append(wantOne, want)
+	}
+	for i := range 60 {
+		mixed = append(mixed,
+			statement[string]("select name from person where id = $1", i+1),
+			statement[string]("select name from team where id = $1 % 30 + 1", i),
+			statement[string]("select id::text from person where id = any($1::int[]) order by person.id", []int32{int32(i + 1), int32(i + 3)}),
+			statement[string]("select (i / ($1::int - $1))::text from generate_series(1, 2) i", i)) // fails
+		wantMixed = append(wantMixed, []string{fmt.Sprint("person ", i+1)}, []string{fmt.Sprint("team ", i%30+1)}, []string{fmt.Sprint(i + 1), fmt.Sprint(i + 3)}, nil)
+		levels = append(levels, personTeam(int32(i+1)), personTeam(int32(i+1001)))
+		wantLevels = append(wantLevels, []string{fmt.Sprint("team ", 1+(i+1)%29)}, nil)
+	}
+	for _, c := range []struct {
+		name    string
+		queries []fanout.Query[fanout.DBTX, string]
+		want    [][]string
+		fails   int // how many
+	}{
+		{"one text", one, wantOne, 0},
+		{"mixed", mixed, wantMixed, 60},
+		{"two levels", levels, wantLevels, 0},
+	} {
+		shared.Store(0)
+		eachWay(src, func(where string, src fanout.Source[fanout.DBTX]) {
+			src.Partial = true
+			lists, err := fanout.Collect(inTime(t), src, c.queries...)
+			var errs fanout.Errors
+			errors.As(err, &errs)
+			if len(errs) != c.fails || len(errs) == 0 && err != nil {
+				t.Fatalf("%s, %s: %v", c.name, where, err)
+			}
+			for i := range lists {
+				if strings.Join(lists[i], ",") != strings.Join(c.want[i], ",") {
+					t.Errorf("%s, %s: query %d has %q, want %q", c.name, where, i, lists[i], c.want[i])
+				}
+			}
+		})
+		if corpusStrategy == fanout.Coalesced && shared.Load() == 0 {
+			t.Errorf("%s: nothing was coalesced", c.name)
+		}
+	}
+}
+
+// Inside a transaction, executions see what it has written, and an error aborts it as it does under Serial.
+func TestCorpusOnTransaction(t *testing.T) {
+	pool, src := corpusSource(t, 1)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), "insert into locked (id, data) select n, 'mine ' || n from generate_series(1001, 1010) n; update locked set data = 'changed' where id = 1"); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		var queries []fanout.Query[fanout.DBTX, string]
+		for i := range 10 {
+			queries = append(queries, statement[string]("select data from locked where id = $1", 1001+i), statement[string]("select data from locked where id = $1", 1))
+		}
+		lists, err := fanout.Collect(inTime(t), src.On(tx), queries...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, list := range lists {
+			want := "changed"
+			if i%2 == 0 {
+				want = fmt.Sprint("mine ", 1001+i/2)
+			}
+			if len(list) != 1 || list[0] != want {
+				t.Errorf("query %d has %v, want %q", i, list, want)
+			}
+		}
+	}
+
+	src.Partial = true
+	s := shape{name: "Divide", sql: "select 100 / $1::int as n", args: each[int32](1, 2, 0, 4, 0, 5)}
+	call := func(strategy fanout.Strategy) replies {
+		savepoint, err := tx.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer savepoint.Rollback(context.Background())
+		src := src
+		src.Strategy = strategy
+		lists, err := fanout.Collect(inTime(t), src.On(savepoint), s.executions()...)
+		if _, err := savepoint.Exec(t.Context(), "select 1"); sqlState(err) != "25P02" {
+			t.Errorf("%v: the transaction is not aborted: %v", strategy, err)
+		}
+		return repliesOf(t, len(s.args), lists, err)
+	}
+	want := call(fanout.Serial)
+	if !strings.Contains(want.Errors[2], "22012") || !strings.Contains(want.Errors[3], "25P02") || want.Replies[1] == nil {
+		t.Errorf("serial: %v", want)
+	}
+	for round := range 3 {
+		if diff := gocmp.Diff(want, call(corpusStrategy), ignoreDrawn); diff != "" {
+			t.Errorf("round %d (-serial +got)\n%s", round, diff)
+		}
+	}
+}
+
+// Any executions of any shapes together, under every strategy, give what Serial gives.
+func TestCorpusProperty(t *testing.T) {
+	pool, src := corpusSource(t, 4)
+	var shapes []shape
+	for _, s := range corpus() {
+		// What draws or writes is not to be compared by value, and a lock that is not waited for depends on the others.
+		if s.drawn == nil && s.effects == "" && s.name != "AdvisoryLock" {
+			shapes = append(shapes, s)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		src := src
+		src.Snapshot = rapid.Bool().Draw(t, "snapshot")
+		src.Limit = rapid.IntRange(0, 5).Draw(t, "limit")
+		src.Partial = true
+		chosen := rapid.SliceOfN(rapid.SampledFrom(shapes), 1, 6).Draw(t, "shapes")
+		var names []string
+		var queries []fanout.Query[fanout.DBTX, reply]
+		for range rapid.IntRange(1, 40).Draw(t, "queries") {
+			s := rapid.SampledFrom(chosen).Draw(t, "shape")
+			i := rapid.IntRange(0, len(s.args)-1).Draw(t, "execution")
+			queries = append(queries, s.execution(i))
+			names = append(names, fmt.Sprint(s.name, " ", i))
+		}
+		serial := src
+		serial.Strategy = fanout.Serial
+		lists, err := fanout.Collect(context.Background(), serial, queries...)
+		want := repliesOf(t, len(queries), lists, err)
+
+		src.Strategy = rapid.SampledFrom([]fanout.Strategy{fanout.Parallel, fanout.Pipelined, corpusStrategy, corpusStrategy}).Draw(t, "strategy")
+		src.Partial = rapid.Bool().Draw(t, "partial")
+		lists, err = fanout.Collect(context.Background(), src, queries...)
+		if strings.Join(want.Errors, "") != "" && !src.Partial {
+			var e *fanout.Error
+			if !errors.As(err, &e) || lists != nil {
+				t.Fatalf("%v", err)
+			}
+			if got := e.Name + " " + failureOf(e.Err); got != want.Errors[e.Index] {
+				t.Fatalf("%s fails with %q, under Serial %q", names[e.Index], got, want.Errors[e.Index])
+			}
+			return
+		}
+		if diff := gocmp.Diff(want, repliesOf(t, len(queries), lists, err), ignoreDrawn); diff != "" {
+			t.Fatalf("%v (-serial +got)\n%s", names, diff)
+		}
+	})
+	serves(t, pool)
+}

@@ -1,0 +1,298 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// corpusStrategy is the strategy that the corpus compares with Serial. It becomes Coalesced as soon as a call with that
+// is not refused; what the shapes say of being coalesced is only asserted then.
+var corpusStrategy = fanout.Pipelined
+
+// A coalescing says whether executions of a shape may, and must, become one statement.
+type coalescing int
+
+const (
+	either coalescing = iota // equal results are all that is asked for
+	yes
+	no
+)
+
+// A shape is one statement text with the arguments of several executions.
+type shape struct {
+	name    string // the sqlc name
+	sql     string
+	args    [][]any
+	ordered bool // the statement orders its rows; otherwise they are compared as a multiset
+	expect  coalescing
+
+	drawn    []int  // columns with values of the moment: only whether they are null is compared
+	disjoint bool   // no two executions may have the same value in a drawn column
+	effects  string // a query of one number; a call must add to it as much as a Serial one
+}
+
+func (s shape) text() string { return "-- name: " + s.name + " :many\n" + s.sql }
+
+// A reply is all that a query function can see of one execution.
+type reply struct {
+	Fields []pgconn.FieldDescription
+	Rows   []string
+	Tag    string
+	drawn  []string // the values of the shape's drawn columns
+}
+
+// execution is a Query of one of the shape's executions.
+func (s shape) execution(i int) fanout.Query[fanout.DBTX, reply] {
+	return func(ctx context.Context, tx fanout.DBTX) ([]reply, error) {
+		rows, err := tx.Query(ctx, s.text(), s.args[i]...)
+		if err != nil {
+			return nil, err
+		}
+		defer rows.Close()
+		var r reply
+		for rows.Next() {
+			values, err := rows.Values()
+			if err != nil {
+				return nil, err
+			}
+			raw := rows.RawValues()
+			if len(values) != len(raw) || len(raw) != len(rows.FieldDescriptions()) {
+				return nil, fmt.Errorf("%d values, %d raw ones, %d fields", len(values), len(raw), len(rows.FieldDescriptions()))
+			}
+			var row strings.Builder
+			for column, value := range values {
+				switch {
+				case raw[column] == nil:
+					fmt.Fprintf(&row, "null %#v | ", value)
+				case slices.Contains(s.drawn, column):
+					r.drawn = append(r.drawn, string(raw[column]))
+					fmt.Fprintf(&row, "%T | ", value)
+				default:
+					fmt.Fprintf(&row, "%q %#v | ", raw[column], value)
+				}
+			}
+			r.Rows = append(r.Rows, row.String())
+		}
+		if rows.Err() != nil {
+			return nil, rows.Err()
+		}
+		r.Fields = append(r.Fields, rows.FieldDescriptions()...) // its array is only valid until the next read
+		r.Tag = rows.CommandTag().String()
+		if !s.ordered {
+			slices.Sort(r.Rows)
+		}
+		return []reply{r}, nil
+	}
+}
+
+func (s shape) executions() (queries []fanout.Query[fanout.DBTX, reply]) {
+	for i := range s.args {
+		queries = append(queries, s.execution(i))
+	}
+	return queries
+}
+
+// replies are what a Partial call returned: by query, the reply, or what the error says.
+type replies struct {
+	Replies []*reply
+	Errors  []string
+}
+
+// failureOf is what a query function can see of its error.
+func failureOf(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return fmt.Sprintf("%s: %s (%s) at %d", pg.Code, pg.Message, pg.Detail, pg.Position)
+	}
+	return strings.TrimPrefix(err.Error(), "not sent: ") // which only says that it is safe to try again
+}
+
+func repliesOf(t interface{ Fatalf(string, ...any) }, n int, lists [][]reply, err error) replies {
+	r := replies{make([]*reply, n), make([]string, n)}
+	var errs fanout.Errors
+	if err != nil && !errors.As(err, &errs) {
+		t.Fatalf("not Errors: %v", err)
+	}
+	if len(lists) != n && len(errs) != n {
+		t.Fatalf("%d lists and %d errors of %d queries", len(lists), len(errs), n)
+	}
+	for i, list := range lists {
+		if len(list) > 0 {
+			r.Replies[i] = &list[0]
+		}
+	}
+	for _, e := range errs {
+		r.Errors[e.Index] = e.Name + " " + failureOf(e.Err)
+	}
+	for i := range n {
+		if (r.Replies[i] == nil) == (r.Errors[i] == "") {
+			t.Fatalf("query %d has %v and error %q", i, r.Replies[i], r.Errors[i])
+		}
+	}
+	return r
+}
+
+// corpusDSN is a database with the corpus's schema.
+func corpusDSN(t *testing.T) (dsn string, monitor *pgx.Conn) {
+	t.Helper()
+	dsn = pgtest.DSN(t)
+	monitor, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = monitor.Close(context.Background()) })
+	if _, err := monitor.Exec(t.Context(), corpusSchema); err != nil {
+		t.Fatal(err)
+	}
+	return dsn, monitor
+}
+
+// corpusSession knows some of the schema's types, not all, and is nobody whom row-security policies do not apply to: a
+// superuser becomes a role that every server has, and other owners are subject to them by "force".
+func corpusSession(config *pgxpool.Config) {
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		types, err := conn.LoadTypes(ctx, []string{"mood", "_mood", "pair", "_pair", "positive", "floatspan"})
+		if err != nil {
+			return err
+		}
+		conn.TypeMap().RegisterTypes(types)
+		_, err = conn.Exec(ctx, `select set_config('corpus.tenant', '3', false), set_config('timezone', 'UTC', false);
+			select set_config('role', 'pg_monitor', false) from pg_roles where rolname = current_user and rolsuper`)
+		return err
+	}
+}
+
+func inMode(mode pgx.QueryExecMode) func(*pgxpool.Config) {
+	return func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode }
+}
+
+// TestCorpus runs every shape under Serial and under the strategy: nothing that a query function can see may differ.
+func TestCorpus(t *testing.T) {
+	dsn, monitor := corpusDSN(t)
+	type setting struct {
+		mode     pgx.QueryExecMode
+		snapshot bool
+		limit    int
+		src      fanout.Source[fanout.DBTX]
+	}
+	var settings []*setting
+	var shared atomic.Int64
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
+		pool := pgtest.PoolOn(t, dsn, 3, corpusSession, inMode(mode))
+		for _, snapshot := range []bool{false, true} {
+			for _, limit := range []int{1, 0} {
+				if !*soak && (mode == pgx.QueryExecModeCacheDescribe) != (snapshot != (limit == 0)) {
+					continue // half of the combinations have every pair of them
+				}
+				src := raw(pool) // each has to learn by itself
+				src.Snapshot, src.Limit, src.Partial = snapshot, limit, true
+				src.Observe = func(_ context.Context, s fanout.Span) { shared.Add(int64(s.Shared)) }
+				settings = append(settings, &setting{mode, snapshot, limit, src})
+			}
+		}
+	}
+	counts := map[coalescing]int{}
+	coalesced := 0
+	names := map[string]bool{}
+	for _, s := range corpus() {
+		if names[s.name] {
+			t.Errorf("two shapes are called %s", s.name)
+		}
+		names[s.name] = true
+		counts[s.expect]++
+		shared.Store(0)
+		t.Run(s.name, func(t *testing.T) {
+			if s.effects == logged { // what others have logged would only have to be counted again and again
+				if _, err := monitor.Exec(t.Context(), "truncate log"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, setting := range settings {
+				call := func(strategy fanout.Strategy) (replies, int) {
+					t.Helper()
+					src := setting.src
+					src.Strategy = strategy
+					before := effectsOf(t, monitor, s)
+					lists, err := fanout.Collect(inTime(t), src, s.executions()...)
+					return repliesOf(t, len(s.args), lists, err), effectsOf(t, monitor, s) - before
+				}
+				want, wantEffects := call(fanout.Serial)
+				for round := range 3 { // the first may have to learn
+					got, effects := call(corpusStrategy)
+					where := fmt.Sprintf("%v, snapshot=%v, limit=%d, round %d", setting.mode, setting.snapshot, setting.limit, round)
+					if diff := gocmp.Diff(want, got, ignoreDrawn); diff != "" {
+						t.Fatalf("%s (-serial +got)\n%s", where, diff)
+					}
+					if effects != wantEffects {
+						t.Fatalf("%s: the effects are %d, under Serial %d", where, effects, wantEffects)
+					}
+					if s.disjoint {
+						disjoint(t, where, got)
+					}
+				}
+				if s.disjoint {
+					disjoint(t, "serial", want)
+				}
+			}
+		})
+		n := shared.Load()
+		if n > 0 {
+			coalesced++
+		}
+		if corpusStrategy == fanout.Coalesced {
+			if s.expect == yes && n == 0 {
+				t.Errorf("%s was never coalesced", s.name)
+			}
+			if s.expect == no && n > 0 {
+				t.Errorf("%s was coalesced", s.name)
+			}
+		}
+	}
+	t.Logf("%d shapes under %v: %d coalesced; %d must be, %d must not, %d may", len(names), corpusStrategy, coalesced, counts[yes], counts[no], counts[either])
+}
+
+var ignoreDrawn = gocmp.FilterPath(func(p gocmp.Path) bool {
+	field, ok := p.Last().(gocmp.StructField)
+	return ok && field.Name() == "drawn"
+}, gocmp.Ignore())
+
+func effectsOf(t *testing.T, monitor *pgx.Conn, s shape) (n int) {
+	t.Helper()
+	if s.effects == "" {
+		return 0
+	}
+	if err := monitor.QueryRow(t.Context(), s.effects).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// disjoint checks that the executions have drawn for themselves.
+func disjoint(t *testing.T, where string, r replies) {
+	t.Helper()
+	owner := map[string]int{}
+	for i, reply := range r.Replies {
+		if reply == nil {
+			continue
+		}
+		for _, value := range reply.drawn {
+			if other, ok := owner[value]; ok && other != i {
+				t.Fatalf("%s: executions %d and %d both have drawn %q", where, other, i, value)
+			}
+			owner[value] = i
+		}
+	}
+}
