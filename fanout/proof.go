@@ -27,8 +27,8 @@ type proof struct {
 //   - the functions behind the operators that are written and those that SQL's own syntax stands for;
 //   - the functions that an aggregate is made of.
 //
-// What may be evaluated without being named is looked at in the whole database: checks of domains, functions of casts, of
-// types, of ranges, and those that sort and hash. Those that came with the server (their OID is below 16384) are known not
+// What may be evaluated without being named is looked at in the whole database: checks of domains, functions of casts and of
+// types, and those that sort and hash. Those that came with the server (their OID is below 16384) are known not
 // to be volatile there.
 //
 // Trees are read by a regular expression, because pg_depend does not know of what came with the server, such as random(). In
@@ -80,8 +80,9 @@ with recursive reach(class, object) as (
 		from (
 			select w.ev_action::pg_catalog.text
 			from pg_catalog.pg_rewrite w
+			join pg_catalog.pg_class c on c.oid operator(pg_catalog.=) w.ev_class
 			where r.class operator(pg_catalog.=) 'relation' and w.ev_class operator(pg_catalog.=) r.object
-				and w.ev_type operator(pg_catalog.=) '1'
+				and w.ev_type operator(pg_catalog.=) '1' and c.relkind operator(pg_catalog.=) 'v'
 			union all
 			select o.polqual::pg_catalog.text
 			from pg_catalog.pg_policy o
@@ -134,11 +135,6 @@ with recursive reach(class, object) as (
 	select c.castfunc
 	from pg_catalog.pg_cast c
 	where c.castfunc operator(pg_catalog.>=) 16384::pg_catalog.oid
-	union
-	select f.oid
-	from pg_catalog.pg_range g
-	cross join lateral pg_catalog.unnest(array[g.rngcanonical, g.rngsubdiff]::pg_catalog.oid[]) f(oid)
-	where f.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
 	union
 	-- The access methods btree and hash: what sorts, groups and finds duplicates, whether or not there is an index.
 	select a.amproc::pg_catalog.oid
