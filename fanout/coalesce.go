@@ -460,13 +460,33 @@ func (p *pipeline) distribute(g *request) {
 			m.chunks = append(m.chunks, &chunks[i])
 		}
 	}
+	fields := p.memberFields(g)
 	for i, m := range g.members {
 		m.shared = len(g.members) - 1
 		if !m.abandoned {
-			m.fields = g.fields[1:]
+			m.fields = fields
 			m.tag = selectTag(counts[i])
 		}
 	}
+}
+
+// memberFields are the descriptions of the columns that g's members have asked for: the rewritten statement may call them
+// otherwise.
+func (p *pipeline) memberFields(g *request) []pgconn.FieldDescription {
+	sql := g.members[0].sql
+	fields := p.state.fields[sql]
+	same := func(a, b pgconn.FieldDescription) bool { return a.DataTypeOID == b.DataTypeOID && a.Format == b.Format }
+	if fields != nil && slices.EqualFunc(fields, g.fields[1:], same) {
+		return fields
+	}
+	fields = slices.Clone(g.joint.original.fields)
+	for i := range fields {
+		fields[i].Format = g.fields[i+1].Format
+	}
+	if len(p.state.fields) < maxDescriptions {
+		p.state.fields[sql] = fields
+	}
+	return fields
 }
 
 // selectTag is the command tag of a statement that has returned n rows.

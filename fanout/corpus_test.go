@@ -20,7 +20,7 @@ import (
 
 // corpusStrategy is the strategy that the corpus compares with Serial. It becomes Coalesced as soon as a call with that
 // is not refused; what the shapes say of being coalesced is only asserted then.
-var corpusStrategy = fanout.Pipelined
+var corpusStrategy = fanout.Coalesced
 
 // A coalescing says whether executions of a shape may, and must, become one statement.
 type coalescing int
