@@ -30,6 +30,7 @@ type call struct {
 	serial       bool
 	pipelined    bool
 	coalesced    bool
+	auto         bool
 	partial      bool
 	wantSnapshot bool
 	timeout      time.Duration // for the first connection; 0 for none
@@ -79,8 +80,9 @@ func newCall[Q any](ctx context.Context, s *Source[Q], n int, run func(ctx conte
 		tx:           s.tx,
 		limit:        s.Limit,
 		serial:       s.Strategy == Serial,
-		pipelined:    s.Strategy == Pipelined || s.Strategy == Coalesced,
-		coalesced:    s.Strategy == Coalesced,
+		pipelined:    s.Strategy >= Pipelined,
+		coalesced:    s.Strategy >= Coalesced,
+		auto:         s.Strategy == Auto,
 		partial:      s.Partial,
 		wantSnapshot: s.Snapshot,
 		timeout:      s.AcquireTimeout,
@@ -160,6 +162,10 @@ func (c *call) runLanes() error {
 		c.timer = time.AfterFunc(c.timeout, func() { c.stopAcquiring(errAcquireTimeout) })
 		defer c.timer.Stop()
 	}
+	if c.borrowed == nil {
+		c.shared.calls.Add(1)
+		defer c.shared.calls.Add(-1)
+	}
 	width := c.width()
 	if c.wantSnapshot && !c.inside() {
 		c.snapshot = &snapshot{shared: c.shared, ctx: c.ctx, alone: width == 1, settled: make(chan struct{})}
@@ -205,6 +211,8 @@ func (c *call) width() int {
 // strategy is the one that the units really run by.
 func (c *call) strategy() Strategy {
 	switch {
+	case c.pipelines() && c.auto:
+		return Auto
 	case c.pipelines() && c.coalesced:
 		return Coalesced
 	case c.pipelines():

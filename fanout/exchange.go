@@ -191,9 +191,12 @@ func (x *exchange) summon() {
 	if x.starting > 0 {
 		return
 	}
+	if !x.room() {
+		return
+	}
 	var ctx context.Context
 	ctx, x.stop = context.WithCancelCause(x.call.acquireCtx)
-	for want := x.unknown + worthwhile(x.work); want > 0 && x.spare > 0; want-- {
+	for want := x.unknown + worthwhile(x.work); want > 0 && x.spare > 0 && x.room(); want-- {
 		x.start(ctx)
 	}
 }
@@ -220,7 +223,7 @@ func (x *exchange) share() time.Duration {
 			lanes++
 		}
 	}
-	if soon := x.starting + x.spare; soon > 0 && x.work > laneWork {
+	if soon := x.starting + x.spare; soon > 0 && x.work > laneWork && x.room() {
 		lanes += min(soon, int(x.call.pool.Stat().IdleConns()))
 	}
 	return max(laneWork, x.work/time.Duration(lanes), laneWork*time.Duration(worthwhile(x.work)))

@@ -186,7 +186,7 @@ func (l *lane) report(h *handle, err error) {
 		Statements: h.statements,
 		Rows:       h.rows,
 		Err:        err,
-		Strategy:   c.strategy(),
+		Strategy:   h.ran(),
 		Shared:     h.shared,
 		Attempt:    l.attempt,
 	}

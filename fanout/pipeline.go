@@ -242,7 +242,7 @@ func (p *pipeline) dispensable() bool {
 		return false
 	case x.live == 0:
 		return true
-	case len(x.lanes) == 1 || len(x.ready) > 0 || !x.drained:
+	case len(x.lanes) == 1 || (len(x.ready) > 0 || !x.drained) && !p.surplus():
 		return false
 	case p.transaction == nil:
 		return true
@@ -276,6 +276,7 @@ func (p *pipeline) pick() []*request {
 		return nil
 	}
 	share := x.share()
+	surplus := p.surplus()
 	var batch []*request
 	var taken time.Duration
 	for {
@@ -286,7 +287,7 @@ func (p *pipeline) pick() []*request {
 		if len(*from) == 0 {
 			from = &x.ready
 		}
-		if len(*from) == 0 {
+		if len(*from) == 0 || surplus && from == &x.ready {
 			break
 		}
 		r := (*from)[0]

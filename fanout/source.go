@@ -2,7 +2,6 @@ package fanout
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -73,6 +72,7 @@ type shared struct {
 	severalHosts bool        // the pool's connections need not all lead to one server
 	behindPooler atomic.Bool // the backend at work for a connection has been found to be not the one that it names
 
+	calls      atomic.Int64 // in progress, with connections of their own
 	statements statements
 	trip       trip
 }
@@ -117,8 +117,7 @@ func (s Source[Q]) On(tx pgx.Tx) Source[Q] {
 	return s
 }
 
-// check panics if s was not made by New, and returns an error if a setting is out of its range or asks for what is not
-// available yet. Nothing is quietly replaced by something else.
+// check panics if s was not made by New, and returns an error if a setting is out of its range. Nothing is quietly replaced by something else.
 func (s *Source[Q]) check(function string) error {
 	if s.shared == nil {
 		panic("fanout: " + function + ": the Source was not made by fanout.New")
@@ -132,12 +131,6 @@ func (s *Source[Q]) check(function string) error {
 		return fmt.Errorf("fanout: Retries is %d; it must be 1 or more, or 0 for none", s.Retries)
 	case s.Strategy < 0 || int(s.Strategy) >= len(strategyNames):
 		return fmt.Errorf("fanout: unknown %v", s.Strategy)
-	case s.Strategy > Coalesced:
-		return notYet("Strategy " + s.Strategy.String())
 	}
 	return nil
-}
-
-func notYet(what string) error {
-	return fmt.Errorf("fanout: %s is not available yet: %w", what, errors.ErrUnsupported)
 }

@@ -24,14 +24,44 @@ const (
 	// from its first statement that is not a query (begin, set, declare, …) until it returns; so with pgx's simple
 	// protocol and with QueryExecModeDescribeExec for each statement. Inside a transaction (Source.On) the statements of
 	// several queries go in one round trip too, in the order of the queries as far as they are asked for together.
+	// Statements of one text that are proved to do nothing but read, as for Coalesced, and are known to be quick, may share
+	// a transaction with each other.
 	Pipelined
 
-	// Coalesced is Pipelined, and makes one statement of statements that differ only in their arguments. Not available
-	// yet: a call returns an error that matches [errors.ErrUnsupported].
+	// Coalesced is Pipelined, and makes one statement of those that wait at the same time and differ only in their
+	// arguments:
+	//
+	//	select p.ord, q.* from unnest($1, $2) with ordinality p(p1, p2, ord), lateral (<the statement, of p.p1, p.p2>) q
+	//
+	// Each query function gets the rows of its own execution, in the order of the statement's ORDER BY. Only what is
+	// provably the same goes this way: a single SELECT with parameters, that locks nothing and cannot reach a function
+	// which is not immutable or stable by the catalog's word, be it called by name, by an operator or a cast, in a view or
+	// in a row-security policy. Everything else is pipelined, and so is a text the first time that a Source sees it. The
+	// catalog is asked once per text and minute: a function that is declared volatile meanwhile may go unnoticed for so
+	// long. If the one statement fails, its executions run again by themselves, so that an error is its own query's alone.
+	// A statement_timeout applies to the one statement; what it has ended runs again by itself too. A text whose
+	// executions take longer together than by themselves, and one with long results, is pipelined.
+	//
+	// The planner does not learn how many executions there are: it plans for ten, always, so that the plan of few is the
+	// plan of many. An index look-up in a large table remains one; a small table is read once for all.
+	//
+	// Under [Source.On] statements are pipelined, not coalesced.
 	Coalesced
 
-	// Auto chooses among the others, call by call, from what it has measured. Not available yet: a call returns an error
-	// that matches [errors.ErrUnsupported].
+	// Auto chooses among the others, statement by statement, from what all calls of a Source and its copies have measured:
+	// the round trip, the server's time and the rows of each text, and how much of the pool is in use.
+	//
+	// The law. A lane has under way what lasts a round trip and no more (the bandwidth-delay product). Work that is
+	// expected to take w is given √(w / 250 µs) lanes: the time that it takes falls with their number, what they cost rises
+	// with it, and the sum is least there. Nothing is sent behind a statement of which nothing is known, as in slow start,
+	// but on lanes of its own. Equal statements are coalesced where they can be and as long as it takes less than running
+	// them one by one. And a call takes no more than its share of the pool, the pool's size by the number of the Source's calls
+	// in progress, beyond its first connection only such as nobody waits for, and leaves one for the next while others use the pool: a
+	// queue in front of a pool is first come, first served, and whoever takes many connections stands there many times. A share
+	// that shrinks is given back as soon as the statements on a lane have ended.
+	//
+	// Sources: slow start is TCP's, and Citus's for its connections; that more lanes than the server has time for make
+	// everything slower is queueing theory.
 	Auto
 )
 
