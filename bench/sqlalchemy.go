@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os/exec"
 	"strings"
@@ -49,9 +50,23 @@ type pythonAnswer struct {
 
 var errNoPython = errors.New("python3 with sqlalchemy and asyncpg (Debian: python3-sqlalchemy, python3-asyncpg) is not installed")
 
+// interpreters are where Python may have the packages. The first in PATH need not be the one that the system's own package
+// manager has given them to.
+var interpreters = []string{"python3", "/usr/bin/python3"}
+
 // startPython starts the program and returns once its pool is open. As in the example, the pool is what SQLAlchemy makes
 // when it is not told otherwise: five connections, and up to ten more that are opened for each call anew.
-func startPython(ctx context.Context, srv *server, asExample bool, latency time.Duration, burn int32) (*python, error) {
+func startPython(ctx context.Context, srv *server, asExample bool, latency time.Duration, burn int32) (p *python, err error) {
+	for _, interpreter := range interpreters {
+		p, err = startInterpreter(ctx, interpreter, srv, asExample, latency, burn)
+		if !errors.Is(err, errNoPython) {
+			return p, err
+		}
+	}
+	return nil, err
+}
+
+func startInterpreter(ctx context.Context, interpreter string, srv *server, asExample bool, latency time.Duration, burn int32) (*python, error) {
 	c := srv.config.ConnConfig
 	host, port := c.Host, int(c.Port)
 	p := &python{}
@@ -62,7 +77,7 @@ func startPython(ctx context.Context, srv *server, asExample bool, latency time.
 		}
 		host, port = p.relay.address()
 	}
-	p.cmd = exec.CommandContext(ctx, "python3", "-c", gatherPy)
+	p.cmd = exec.CommandContext(ctx, interpreter, "-c", gatherPy)
 	p.cmd.Stderr = &p.stderr
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
@@ -75,7 +90,7 @@ func startPython(ctx context.Context, srv *server, asExample bool, latency time.
 	}
 	if err != nil {
 		p.relay.close()
-		if errors.Is(err, exec.ErrNotFound) {
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 			return nil, errNoPython
 		}
 		return nil, err
