@@ -154,7 +154,7 @@ type panel struct {
 // summary is what is shown to whoever points at a mark.
 func summary(c *cell, r result) string {
 	return fmt.Sprintf("%s\n%s: %s %s, p10–p90 %s–%s, %s", c.Title(), label(r.Contender), figure(r.Median, c.Unit), c.Unit,
-		figure(r.P10, c.Unit), figure(r.P90, c.Unit), counted(r.Rounds, "round"))
+		figure(r.P10, c.Unit), figure(r.P90, c.Unit), counted(r.Values, c.ValueName()))
 }
 
 // presentIn returns those of the contenders that ran in one of the cells.

@@ -42,9 +42,10 @@ const usageHead = `Usage: go -C bench run . [flags]
 
 Bench does the same work in many ways on one PostgreSQL server and prints which
 way pays, and by how much: queries one by one, by an errgroup, by a pgx.Batch
-and so on, and by every strategy of package fanout. In each round every
-contender runs once, in an order drawn by chance, with the same arguments; what
-is printed are medians over the rounds.
+and so on, and by every strategy of package fanout. Round after round the
+contenders take turns, in an order drawn by chance and with the same arguments;
+what is printed are medians. What the project claims of itself is held against
+them at the end.
 
 Without -dsn a throwaway server is started from the PostgreSQL programs of this
 machine, and removed at the end. Latency is added by delaying what is written to

@@ -25,7 +25,7 @@ type bench struct {
 	opts       options
 	srv        *server
 	statements map[string]statement
-	contenders []contender
+	contenders []contender // bound to pool
 	progress   *progress
 	random     *rand.Rand
 	report     *report
@@ -123,9 +123,12 @@ func (b *bench) openPool(ctx context.Context, conns int, latency time.Duration, 
 	for _, name := range names {
 		all = append(all, b.statements[name])
 	}
-	b.pool, err = b.srv.pool(ctx, conns, latency, all)
+	if b.pool, err = b.srv.pool(ctx, conns, latency, all); err != nil {
+		return err
+	}
 	b.poolOf = of
-	return err
+	b.contenders = bound(b.contenders, b.pool, conns)
+	return nil
 }
 
 func (b *bench) closePool() {
@@ -233,12 +236,8 @@ func (b *bench) grid(ctx context.Context, c *cell, budget time.Duration) error {
 		}
 		runners = append(runners, r)
 	}
-	prepare := func() error { return nil }
-	if c.Statement == ranging {
-		// A run makes up to hundreds of megabytes: each clears away its own.
-		prepare = func() error { runtime.GC(); return nil }
-	}
-	if err := rounds(ctx, runners, func() []int32 { return s.draw(b.random, c.Queries) }, prepare, budget); err != nil {
+	course := course{draw: func() []int32 { return s.draw(b.random, c.Queries) }, budget: budget}
+	if err := course.rounds(ctx, runners); err != nil {
 		return err
 	}
 	for _, r := range runners {
@@ -296,7 +295,8 @@ func (b *bench) cold(ctx context.Context, c *cell, budget time.Duration) error {
 		b.pool.Reset()
 		return open(ctx, b.pool, nil)
 	}
-	if err := rounds(ctx, runners, func() []int32 { return s.draw(b.random, c.Queries) }, renew, budget); err != nil {
+	course := course{draw: func() []int32 { return s.draw(b.random, c.Queries) }, renew: renew, budget: budget}
+	if err := course.rounds(ctx, runners); err != nil {
 		return err
 	}
 	c.Results = results(runners)
