@@ -118,7 +118,7 @@ func (d *drawing) head(title, subtitle string, series []string) {
 	d.y += 23
 	x := 12.0
 	for _, name := range series {
-		width := 24 + 6.2*float64(len(label(name)))
+		width := 26 + 6.6*float64(len(label(name)))
 		if x+width > chartWidth {
 			x = 12
 			d.y += lineHeight

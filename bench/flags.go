@@ -17,6 +17,8 @@ type options struct {
 	json       string // files; "": none
 	html       string
 	svg        string
+	markdown   string
+	from       string
 	quick      bool
 	time       time.Duration // for the whole run, more or less
 	rows       int           // of table big
@@ -86,6 +88,8 @@ func parseFlags(args []string, usage io.Writer) (options, error) {
 	fs.StringVar(&opts.json, "json", "", "write all figures to `FILE` as JSON")
 	fs.StringVar(&opts.html, "html", "", "write a report with charts to `FILE`, which needs nothing else to be shown")
 	fs.StringVar(&opts.svg, "svg", "", "write the report's first chart to `FILE`")
+	fs.StringVar(&opts.markdown, "markdown", "", "write a table of calls and the claims' verdicts to `FILE`")
+	fs.StringVar(&opts.from, "from", "", "measure nothing: show what -json has written to `FILE`")
 	fs.BoolVar(&opts.quick, "quick", false, "a look at it: few cells, 100,000 rows in the large table, 15 seconds")
 	fs.DurationVar(&opts.time, "time", opts.time, "`how long` it may take, more or less: more time, more rounds")
 	fs.Var(&namesFlag{&opts.cells, cellNames}, "cells", "only these `kinds` of cell, with commas between them")

@@ -25,8 +25,8 @@ const (
 	// rateQueries is how many look-ups are in a call that is to keep all connections busy.
 	rateQueries = 3000
 
-	// pgbenchFrom is the time from which on a cell has room for more than one run of pgbench, which knows no shorter time
-	// than a second.
+	// pgbenchFrom is the time from which on a cell has room for more than one run of pgbench. As it knows no shorter time
+	// than a second, it runs in every other round only.
 	pgbenchFrom = 20 * time.Second
 
 	// lonePause is what the client of single look-ups makes between two of them.
@@ -181,8 +181,9 @@ func (b *bench) beside(ctx context.Context, c *cell, budget time.Duration) error
 	all := b.crowds(b.pool, c.Connections, s)
 	claimed := func(c contender) bool { return c.name == parallel || c.name == auto }
 	for _, crowd := range all {
+		crowd.share /= 2 // the others' percentiles may rest on less
 		if claimed(crowd.contender) {
-			crowd.share = 4
+			crowd.share = 6
 		}
 	}
 	lone := make([][]float64, len(all))
@@ -212,7 +213,7 @@ func (b *bench) beside(ctx context.Context, c *cell, budget time.Duration) error
 		}
 		r := newResult(crowd.name, lone[i], crowd.note)
 		if len(lone[i]) > 0 {
-			r.P50, r.P99 = r.Median, quantile(lone[i], 0.99)
+			r.P99 = quantile(lone[i], 0.99)
 		}
 		c.Results = append(c.Results, r)
 	}
@@ -262,15 +263,16 @@ func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
 				b.note(contender.label + ": " + missing)
 				continue
 			}
-			all = append(all, &crowd{contender: contender, share: 2 * contender.weight()})
+			all = append(all, &crowd{contender: contender, share: contender.weight()})
 			scripts = append(scripts, script)
 		}
 	}
+	turns := make([]int, len(all))
 	err := inTurn(all, budget, func(i int, slice time.Duration, counts bool) error {
 		if i < here {
 			return all[i].run(ctx, s, c.Clients, c.Queries, slice, counts)
 		}
-		if !counts || all[i].note != "" || budget < pgbenchFrom && len(all[i].rates) > 0 {
+		if turns[i]++; !counts || all[i].note != "" || turns[i]%2 != 0 || budget < pgbenchFrom && len(all[i].rates) > 0 {
 			return nil
 		}
 		seconds := max(1, int(math.Round(slice.Seconds())))

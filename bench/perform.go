@@ -60,8 +60,7 @@ func perform(ctx context.Context, opts options, stderr io.Writer) (rep *report, 
 		return nil, err
 	}
 	b.report.Seconds = time.Since(b.report.Started).Seconds()
-	b.report.Claims = claims(b.report)
-	b.report.Advice = advise(b.report)
+	b.report.conclude()
 	return b.report, nil
 }
 
@@ -153,19 +152,19 @@ type stage struct {
 func (b *bench) stages() []stage {
 	var all []stage
 	if b.opts.has(rateCells) {
-		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 4, b.rate})
+		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 7, b.rate})
 	}
 	if b.opts.has(loadCells) {
 		for _, clients := range []int{1, 16, 128} {
-			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 5, b.load})
+			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 6, b.load})
 		}
-	}
-	if b.opts.has(besideCells) {
-		all = append(all, stage{cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds}, 6, b.beside})
 	}
 	if b.opts.has(coldCells) {
 		all = append(all, stage{cell{Kind: coldCells, Statement: thirty, Queries: len(nearTexts), Connections: gridConns, Clients: 1,
-			LatencyMS: inMilliseconds(coldLatency), Unit: milliseconds}, 1.5, b.cold})
+			LatencyMS: inMilliseconds(coldLatency), Unit: milliseconds}, 3, b.cold})
+	}
+	if b.opts.has(besideCells) {
+		all = append(all, stage{cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds}, 12, b.beside})
 	}
 	if b.opts.has(gridCells) {
 		for _, latency := range b.opts.latencies {

@@ -149,6 +149,25 @@ func (r *report) inGrid(statement string, queries int, latencyMS float64) *cell 
 	return nil
 }
 
+// readReport reads what -json has written. What the report says of its figures is said anew.
+func readReport(file string) (*report, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	r := &report{}
+	if err := json.Unmarshal(content, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	r.conclude()
+	return r, nil
+}
+
+// conclude says what follows from the figures.
+func (r *report) conclude() {
+	r.Claims, r.Advice = claims(r), advise(r)
+}
+
 // present prints the report and writes the files that the flags ask for.
 func present(r *report, opts options, stdout io.Writer) error {
 	for _, file := range []struct {
@@ -158,6 +177,7 @@ func present(r *report, opts options, stdout io.Writer) error {
 		{"-json", opts.json, func() ([]byte, error) { return json.MarshalIndent(r, "", "  ") }},
 		{"-html", opts.html, func() ([]byte, error) { return page(r) }},
 		{"-svg", opts.svg, func() ([]byte, error) { return picture(r) }},
+		{"-markdown", opts.markdown, func() ([]byte, error) { return markdown(r), nil }},
 	} {
 		if file.name == "" {
 			continue

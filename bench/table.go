@@ -28,21 +28,27 @@ func printTables(r *report, stdout io.Writer) error {
 func printCell(w io.Writer, c *cell) {
 	fmt.Fprintf(w, "\n%s\n", c.Title())
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	percentiles := c.Kind == loadCells || c.Kind == besideCells
+	load, beside := c.Kind == loadCells, c.Kind == besideCells // of which the median is p50
 	fmt.Fprintf(tw, "\t%s\tp10\tp90\t", c.Unit)
-	if percentiles {
-		fmt.Fprint(tw, "p50 ms\tp99 ms\t")
+	if load {
+		fmt.Fprint(tw, "p50 ms\t")
+	}
+	if load || beside {
+		fmt.Fprint(tw, "p99 ms\t")
 	}
 	fmt.Fprintf(tw, "to errgroup\t%ss\t\n", c.ValueName())
 	for _, res := range c.Results {
 		fmt.Fprintf(tw, "%s\t", label(res.Contender))
 		if res.Values == 0 {
-			fmt.Fprintf(tw, "–\t\t\t%s\t%s\n", map[bool]string{true: "\t\t\t"}[percentiles], "  "+res.Note)
+			fmt.Fprintf(tw, "–\t\t\t%s\t%s\n", map[bool]string{true: "\t"}[load]+map[bool]string{true: "\t"}[load || beside], "  "+res.Note)
 			continue
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t", figure(res.Median, c.Unit), figure(res.P10, c.Unit), figure(res.P90, c.Unit))
-		if percentiles {
-			fmt.Fprintf(tw, "%s\t%s\t", significant(res.P50), significant(res.P99))
+		if load {
+			fmt.Fprintf(tw, "%s\t", significant(res.P50))
+		}
+		if load || beside {
+			fmt.Fprintf(tw, "%s\t", significant(res.P99))
 		}
 		against := ""
 		if ratio, ok := c.ratio(res.Contender, byErrgroup); ok {
