@@ -14,7 +14,7 @@ import (
 const (
 	chartWidth  = 960.0
 	chartLabels = 176.0 // the column of labels
-	chartGap    = 26.0  // between panels
+	chartGap    = 34.0  // between panels
 	lineHeight  = 17.0
 )
 

@@ -127,7 +127,7 @@ func (c contender) learns() bool {
 // weight is the contender's share of a cell's time, as against 1.
 func (c contender) weight() float64 {
 	if c.aside {
-		return 0.4
+		return 0.25
 	}
 	return 1
 }

@@ -137,8 +137,12 @@ func TestRounds(t *testing.T) {
 	same := digest{1, 1}
 	c := course{draw: func() []int32 { return nil }, budget: 10 * time.Millisecond}
 	quick, slow, bad := fake("quick", time.Millisecond, same, nil), fake("slow", 3*time.Second, same, nil), fake("bad", 0, digest{}, errors.New("no"))
-	if err := c.rounds(t.Context(), []*runner{quick, slow, bad}); err != nil {
+	far := fake("far behind", 500*time.Millisecond, same, nil) // and so no claim rests on it
+	if err := c.rounds(t.Context(), []*runner{far, quick, slow, bad}); err != nil {
 		t.Fatal(err)
+	}
+	if len(far.took) != 1 || far.note != "one call" {
+		t.Errorf("%+v", far)
 	}
 	if len(quick.took) < minCalls || len(slow.took) != 1 || slow.note != "one call" || len(bad.took) != 0 || bad.note != "failed: no" {
 		t.Errorf("%+v %+v %+v", quick, slow, bad)

@@ -27,7 +27,7 @@ const (
 
 	// pgbenchFrom is the time from which on a cell has room for more than one run of pgbench. As it knows no shorter time
 	// than a second, it runs in every other round only.
-	pgbenchFrom = 20 * time.Second
+	pgbenchFrom = 15 * time.Second
 
 	// lonePause is what the client of single look-ups makes between two of them.
 	lonePause = time.Millisecond
@@ -59,7 +59,7 @@ func (b *bench) crowds(pool *pgxpool.Pool, conns int, s statement) []*crowd {
 }
 
 // inTurn gives each of the crowds its slices, in an order drawn anew each time, as many as fit into budget. The first is
-// half as long and does not count. Those who then still lack something have more of them, for as long again at most.
+// half as long and does not count. Those who then still lack something have more of them, for half as long again at most.
 func inTurn(all []*crowd, budget time.Duration, run func(i int, slice time.Duration, counts bool) error, lacking func(i int) bool) error {
 	start := time.Now()
 	shares := 0.0
@@ -70,7 +70,7 @@ func inTurn(all []*crowd, budget time.Duration, run func(i int, slice time.Durat
 		extra := round > timeSlices
 		ran := false
 		for _, i := range rand.Perm(len(all)) {
-			if extra && (time.Since(start) > 2*budget || lacking == nil || !lacking(i)) {
+			if extra && (time.Since(start) > 3*budget/2 || lacking == nil || !lacking(i)) {
 				continue
 			}
 			ran = true

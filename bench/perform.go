@@ -18,6 +18,9 @@ const (
 	loadConns = 16
 
 	coldLatency = 10 * time.Millisecond
+
+	// leastShare is the part of its share of the time that a stage has in any case.
+	leastShare = 0.6
 )
 
 // A bench is a run in progress.
@@ -152,11 +155,11 @@ type stage struct {
 func (b *bench) stages() []stage {
 	var all []stage
 	if b.opts.has(rateCells) {
-		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 7, b.rate})
+		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 5, b.rate})
 	}
 	if b.opts.has(loadCells) {
 		for _, clients := range []int{1, 16, 128} {
-			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 6, b.load})
+			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 5, b.load})
 		}
 	}
 	if b.opts.has(coldCells) {
@@ -193,7 +196,8 @@ func gridWeight(statement string, queries int) float64 {
 	return weight
 }
 
-// measure runs all stages. Each gets its share of the time that is left, so that what one does not need is the others'.
+// measure runs all stages. Each gets its share of the time that is left, so that what one does not need is the others';
+// but where some have taken more than theirs, those after them are not left with next to nothing.
 func (b *bench) measure(ctx context.Context) error {
 	deadline := b.report.Started.Add(b.opts.time)
 	all := b.stages()
@@ -201,11 +205,12 @@ func (b *bench) measure(ctx context.Context) error {
 	for _, s := range all {
 		weights += s.weight
 	}
+	least := leastShare * float64(b.opts.time) / weights
 	for i, s := range all {
 		b.progress.show(i+1, len(all), s.cell.Title())
-		budget := time.Duration(float64(time.Until(deadline)) * s.weight / weights)
+		budget := time.Duration(s.weight * max(float64(time.Until(deadline))/weights, least))
 		weights -= s.weight
-		if err := s.run(ctx, &s.cell, max(budget, 0)); err != nil {
+		if err := s.run(ctx, &s.cell, budget); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}

@@ -10,15 +10,16 @@ import (
 
 const (
 	// warmUps is how many calls a contender makes in a cell before those that count: what learns has learned by then. Where
-	// calls are long, they are fewer; but what learns makes leastWarmUps, and has learned in the cells before.
+	// calls are long, they are fewer; but what learns makes leastWarmUps, unless the first call counts already. It has learned
+	// in the cells before, too.
 	warmUps      = 25
-	leastWarmUps = 4
+	leastWarmUps = 3
 
 	// A contender's turn is as many calls as fit into turnTime, but mostInTurn at most: what runs at once before a call
-	// is then mostly its own like, as it is in a program. Calls longer than settled do not feel what was before them.
+	// is then mostly its own like, as it is in a program. Calls longer than settled hardly feel what was before them.
 	turnTime   = 10 * time.Millisecond
 	mostInTurn = 20
-	settled    = 20 * time.Millisecond
+	settled    = 5 * time.Millisecond
 
 	// minCalls is how many count of a contender, however long they take, and minCallsAside of one on which no claim
 	// rests; maxCalls is where more would tell nothing new.
@@ -26,9 +27,11 @@ const (
 	minCallsAside = 2
 	maxCalls      = 1000
 
-	// onceAbove is how long a call may take that is to be repeated, and onceAboveAside that of one on which no claim rests.
+	// onceAbove is how long a call may take that is to be repeated, and onceAboveAside that of one on which no claim rests:
+	// none rests on a contender that takes hopeless times as long as another, either.
 	onceAbove      = 2 * time.Second
 	onceAboveAside = 400 * time.Millisecond
+	hopeless       = 3
 
 	// countsAbove is how long the first call must take to count: what is to be warmed up is small beside it.
 	countsAbove = 300 * time.Millisecond
@@ -125,7 +128,7 @@ func (c course) rounds(ctx context.Context, runners []*runner) error {
 				continue
 			}
 			if elapsed >= c.budget {
-				if len(r.took) >= r.least(elapsed > 2*c.budget) {
+				if len(r.took) >= r.least(elapsed > 3*c.budget) {
 					continue
 				}
 			} else if r.share() > threshold {
@@ -146,6 +149,7 @@ func (c course) rounds(ctx context.Context, runners []*runner) error {
 func (c course) first(ctx context.Context, runners []*runner) error {
 	var first *runner
 	var want digest
+	var quickest time.Duration
 	draws := c.draw()
 	for _, r := range runners {
 		if r.out {
@@ -168,11 +172,16 @@ func (c course) first(ctx context.Context, runners []*runner) error {
 		if took > countsAbove {
 			r.took = append(r.took, inMilliseconds(took))
 		}
-		if took > onceAbove || took > onceAboveAside && r.aside {
+		r.spent = took
+		if quickest == 0 || took < quickest {
+			quickest = took
+		}
+	}
+	for _, r := range runners {
+		if !r.out && (r.spent > onceAbove || r.spent > onceAboveAside && (r.aside || r.spent > hopeless*quickest)) {
 			r.out = true
 			r.note = "one call"
 		}
-		r.spent = took
 	}
 	return nil
 }
@@ -183,7 +192,7 @@ func (c course) warmUp(ctx context.Context, runners []*runner) error {
 	lists := c.lists()
 	for _, r := range runners {
 		for i := 1; i < warmUps && !r.out; i++ {
-			if r.spent > most && (i >= leastWarmUps || !r.learns()) {
+			if r.spent > most && (i >= leastWarmUps || !r.learns() || r.shortest > countsAbove) {
 				break
 			}
 			began := time.Now()
