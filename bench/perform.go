@@ -268,13 +268,14 @@ func (b *bench) runner(ctx context.Context, c contender, s statement, latency ti
 	return nil
 }
 
-// expected is how long the contender would take, going by the cell with fewer queries, or 0 if there is none.
+// expected is how long the contender would take, going by the quicker calls in the cells with fewer queries, or 0 if there
+// are none.
 func (b *bench) expected(c *cell, contender contender) time.Duration {
 	most := 0.0
 	for _, queries := range b.opts.queries {
 		if before := b.report.inGrid(c.Statement, queries, c.LatencyMS); before != nil && queries < c.Queries {
 			if r, ok := before.of(contender.name); ok {
-				most = max(r.Median*float64(c.Queries)/float64(queries), 0)
+				most = max(r.P10*float64(c.Queries)/float64(queries), 0)
 			} else if slices.ContainsFunc(before.Results, func(r result) bool { return r.Contender == contender.name }) {
 				return 2 * tooLong // it was left out there already
 			}

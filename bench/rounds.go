@@ -21,10 +21,12 @@ const (
 	mostInTurn = 20
 	settled    = 5 * time.Millisecond
 
-	// minCalls is how many count of a contender, however long they take, and minCallsAside of one on which no claim
+	// minCalls is how many count of a contender, whatever the time, and minCallsAside of one on which no claim
 	// rests; maxCalls is where more would tell nothing new.
 	minCalls      = 3
+	minShortCalls = 5 // where they are shorter than shortCall
 	minCallsAside = 2
+	shortCall     = 100 * time.Millisecond
 	maxCalls      = 1000
 
 	// onceAbove is how long a call may take that is to be repeated, and onceAboveAside that of one on which no claim rests:
@@ -268,6 +270,8 @@ func (r *runner) least(hurry bool) int {
 		return 1
 	case r.aside:
 		return minCallsAside
+	case r.shortest < shortCall:
+		return minShortCalls
 	}
 	return minCalls
 }

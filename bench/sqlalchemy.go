@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os/exec"
 	"strings"
@@ -32,7 +33,8 @@ type python struct {
 	in     io.WriteCloser
 	out    *bufio.Scanner
 	stderr bytes.Buffer
-	relay  *relay // nil: it is connected to the server itself
+	relay  *relay          // nil: it is connected to the server itself
+	knows  map[string]bool // the statements that its connections have run
 }
 
 type pythonRequest struct {
@@ -135,6 +137,20 @@ func (p *python) ask(request any) (pythonAnswer, error) {
 	return answer, nil
 }
 
+// acquaint has all connections of its pool run the statement, as those of the others have. Where that would take long, what
+// a connection does the first time is small beside what it does each time.
+func (p *python) acquaint(s statement) error {
+	if p.knows[s.name] || s.name == ranging {
+		return nil
+	}
+	if p.knows == nil {
+		p.knows = map[string]bool{}
+	}
+	p.knows[s.name] = true
+	_, err := p.ask(pythonRequest{s.name, s.draw(rand.New(rand.NewPCG(0, 0)), 3*gridConns), false})
+	return err
+}
+
 // close ends the program, which goes when there is nothing more to read. Another wait for it is harmless.
 func (p *python) close() {
 	if p == nil {
@@ -158,6 +174,9 @@ func (b *bench) pythonRunner(ctx context.Context, c contender, s statement, late
 	}
 	if p == nil {
 		return nil
+	}
+	if err := p.acquaint(s); err != nil {
+		return &runner{contender: c, out: true, note: "failed: " + oneLine(err)}
 	}
 	return &runner{contender: c, run: func(_ context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
 		answer, err := p.ask(pythonRequest{s.name, draws, digested})
