@@ -39,6 +39,11 @@ func advise(r *report) []advice {
 			}
 		}
 	}
+	for _, c := range r.find(func(c *cell) bool { return c.Kind == loadCells }) {
+		if a, ok := adviseCell(c); ok {
+			all = append(all, a)
+		}
+	}
 	return all
 }
 
@@ -102,20 +107,24 @@ func latencyOf(c *cell) string {
 	return fmt.Sprintf(", +%g ms", c.LatencyMS)
 }
 
-// adviseCell says what pays in one cell.
+// adviseCell says what pays in one cell: which of the strategies that one can set, and how what chooses by itself does
+// beside it.
 func adviseCell(c *cell) (advice, bool) {
-	best, ok := c.best(strategy)
+	best, ok := c.best(fixedStrategy)
 	if !ok {
 		return advice{}, false
 	}
-	a := advice{Case: c.Title(), Strategy: best.Contender, Text: fmt.Sprintf("%s, %s ms", best.Contender, significant(best.Median))}
+	a := advice{Case: c.Title(), Strategy: best.Contender, Text: fmt.Sprintf("%s, %s %s", best.Contender, figure(best.Median, c.Unit), c.Unit)}
 	for _, other := range []string{single, byErrgroup, byBatch} {
-		if res, ok := c.of(other); ok {
-			a.Text += "; " + compared(best.Median, res.Median) + " " + label(other)
+		if ratio, ok := c.slowness(other, best.Contender); ok {
+			a.Text += "; " + compared(1, ratio) + " " + label(other)
 		}
 	}
-	if ratio, ok := c.ratio(best.Contender+withSnapshot, best.Contender); ok && ratio >= worthIt {
-		a.Text += fmt.Sprintf("; with a snapshot %s times as long", significantRatio(ratio))
+	if ratio, ok := c.slowness(best.Contender+withSnapshot, best.Contender); ok && ratio >= worthIt {
+		a.Text += fmt.Sprintf("; with a snapshot %s", compared(ratio, 1)+" without")
+	}
+	if ratio, ok := c.slowness(auto, best.Contender); ok {
+		a.Text += fmt.Sprintf("; auto is %s it", compared(ratio, 1))
 	}
 	return a, true
 }

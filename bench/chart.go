@@ -14,7 +14,7 @@ import (
 const (
 	chartWidth  = 960.0
 	chartLabels = 176.0 // the column of labels
-	chartGap    = 26.0  // between panels
+	chartGap    = 34.0  // between panels
 	lineHeight  = 17.0
 )
 
@@ -118,7 +118,7 @@ func (d *drawing) head(title, subtitle string, series []string) {
 	d.y += 23
 	x := 12.0
 	for _, name := range series {
-		width := 24 + 6.2*float64(len(label(name)))
+		width := 26 + 6.6*float64(len(label(name)))
 		if x+width > chartWidth {
 			x = 12
 			d.y += lineHeight
@@ -154,7 +154,7 @@ type panel struct {
 // summary is what is shown to whoever points at a mark.
 func summary(c *cell, r result) string {
 	return fmt.Sprintf("%s\n%s: %s %s, p10–p90 %s–%s, %s", c.Title(), label(r.Contender), figure(r.Median, c.Unit), c.Unit,
-		figure(r.P10, c.Unit), figure(r.P90, c.Unit), counted(r.Rounds, "round"))
+		figure(r.P10, c.Unit), figure(r.P90, c.Unit), counted(r.Values, c.ValueName()))
 }
 
 // presentIn returns those of the contenders that ran in one of the cells.

@@ -20,17 +20,17 @@ type claim struct {
 
 // A finding is what became of a claim.
 type finding struct {
-	Claim  string   `json:"claim"`
-	Wanted string   `json:"wanted"`
-	Ratio  *float64 `json:"measured"` // nil: not measured
-	Met    string   `json:"met"`
-	Where  string   `json:"where,omitempty"`
+	Claim   string   `json:"claim"`
+	Wanted  string   `json:"wanted"`
+	Ratio   *float64 `json:"measured"` // nil: not measured
+	Verdict string   `json:"verdict"`
+	Where   string   `json:"where,omitempty"`
 }
 
-// What may have become of it.
+// The verdicts.
 const (
-	met         = "yes"
-	missed      = "no"
+	met         = "met"
+	missed      = "missed"
 	notMeasured = "not measured"
 )
 
@@ -147,7 +147,7 @@ func worst(kind string, chosen func(*cell) bool, contender string, others func(s
 		}
 		where := ""
 		if len(cells) > 1 {
-			where = cells[at].Title()
+			where = fmt.Sprintf("the worst of %s: %s", counted(len(cells), "cell"), cells[at].Title())
 		}
 		return ratios[at], where, true
 	}
@@ -161,6 +161,15 @@ func mean(kind string, chosen func(*cell) bool, contender string, others func(st
 	}
 }
 
+// tally is how many findings there are of each verdict.
+func tally(findings []finding) string {
+	number := map[string]int{}
+	for _, f := range findings {
+		number[f.Verdict]++
+	}
+	return fmt.Sprintf("%d %s, %d %s, %d %s", number[met], met, number[missed], missed, number[notMeasured], notMeasured)
+}
+
 // claims holds all claims against the report.
 func claims(r *report) []finding {
 	var all []finding
@@ -169,11 +178,11 @@ func claims(r *report) []finding {
 		if c.atLeast {
 			sign = "≥"
 		}
-		f := finding{Claim: c.text, Wanted: sign + " " + strings.TrimSuffix(fmt.Sprintf("%.2f", c.bound), ".00"), Met: notMeasured}
+		f := finding{Claim: c.text, Wanted: sign + " " + strings.TrimSuffix(fmt.Sprintf("%.2f", c.bound), ".00"), Verdict: notMeasured}
 		if ratio, where, ok := c.measure(r); ok && !math.IsNaN(ratio) && !math.IsInf(ratio, 0) {
-			f.Ratio, f.Where, f.Met = &ratio, where, missed
+			f.Ratio, f.Where, f.Verdict = &ratio, where, missed
 			if ratio <= c.bound != c.atLeast || ratio == c.bound {
-				f.Met = met
+				f.Verdict = met
 			}
 		}
 		all = append(all, f)

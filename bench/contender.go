@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -26,6 +27,7 @@ type contender struct {
 
 	strategy *fanout.Strategy // of package fanout; nil: somebody else's
 	snapshot bool
+	src      *fanout.Source[*benchdb.Queries] // where a strategy runs, from bound
 }
 
 // The contenders' names, but those of the strategies, which are the strategies' own.
@@ -104,10 +106,28 @@ func (c contender) source(pool *pgxpool.Pool, conns int) fanout.Source[*benchdb.
 	return src
 }
 
+// bound gives each strategy a Source of its own on the pool, new and with nothing learned. It is for all cells on that
+// pool: a program, too, makes its Source once, and runs by it whatever there is to run.
+func bound(all []contender, pool *pgxpool.Pool, conns int) []contender {
+	all = slices.Clone(all)
+	for i := range all {
+		if all[i].strategy != nil {
+			src := all[i].source(pool, conns)
+			all[i].src = &src
+		}
+	}
+	return all
+}
+
+// learns says that the contender's first calls in a cell are not what its later ones are.
+func (c contender) learns() bool {
+	return c.strategy != nil && *c.strategy >= fanout.Pipelined && !c.snapshot
+}
+
 // weight is the contender's share of a cell's time, as against 1.
 func (c contender) weight() float64 {
 	if c.aside {
-		return 0.4
+		return 0.25
 	}
 	return 1
 }

@@ -46,6 +46,7 @@ func TestSameRows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	there = bound(there, pool, conns)
 	python, err := startPython(t.Context(), srv, false, time.Millisecond, burn)
 	if errors.Is(err, errNoPython) {
 		t.Logf("without SQLAlchemy: %v", err)
@@ -126,25 +127,105 @@ func TestCalibrate(t *testing.T) {
 	}
 }
 
-// A round takes as long as it took: runners that stop, fail or differ are told apart.
-func TestRounds(t *testing.T) {
-	fake := func(name string, took time.Duration, d digest, err error) *runner {
-		return &runner{contender: contender{name: name}, run: func(context.Context, []int32, bool) (time.Duration, digest, error) { return took, d, err }}
-	}
-	draw := func() []int32 { return nil }
-	nothing := func() error { return nil }
-	same := digest{1, 1}
+// fake is a runner whose calls take as long as they are told, and no time.
+func fake(name string, took time.Duration, d digest, err error) *runner {
+	return &runner{contender: contender{name: name}, run: func(context.Context, []int32, bool) (time.Duration, digest, error) { return took, d, err }}
+}
 
+// Runners that are slow, fail or differ are told apart.
+func TestRounds(t *testing.T) {
+	same := digest{1, 1}
+	c := course{draw: func() []int32 { return nil }, budget: 10 * time.Millisecond}
 	quick, slow, bad := fake("quick", time.Millisecond, same, nil), fake("slow", 3*time.Second, same, nil), fake("bad", 0, digest{}, errors.New("no"))
-	if err := rounds(t.Context(), []*runner{quick, slow, bad}, draw, nothing, 10*time.Millisecond); err != nil {
+	far := fake("far behind", 500*time.Millisecond, same, nil) // and so no claim rests on it
+	if err := c.rounds(t.Context(), []*runner{far, quick, slow, bad}); err != nil {
 		t.Fatal(err)
 	}
-	if len(quick.took) < minRounds || len(slow.took) != 1 || slow.note != "one run" || len(bad.took) != 0 || bad.note != "failed: no" {
+	if len(far.took) != 1 || far.note != "one call" {
+		t.Errorf("%+v", far)
+	}
+	if len(quick.took) < minCalls || len(slow.took) != 1 || slow.note != "one call" || len(bad.took) != 0 || bad.note != "failed: no" {
 		t.Errorf("%+v %+v %+v", quick, slow, bad)
 	}
-	err := rounds(t.Context(), []*runner{fake("a", 1, same, nil), fake("b", 1, digest{2, 1}, nil)}, draw, nothing, time.Millisecond)
-	if err == nil {
+	if err := c.rounds(t.Context(), []*runner{fake("a", 1, same, nil), fake("b", 1, digest{2, 1}, nil)}); err == nil {
 		t.Error("different rows, no error")
+	}
+}
+
+// In a round all have the same arguments, call by call, and connections are renewed before each call if they are to be.
+func TestRoundsDraws(t *testing.T) {
+	for _, renewed := range []bool{false, true} {
+		drawn, renewals, calls := int32(0), 0, 0
+		c := course{draw: func() []int32 { drawn++; return []int32{drawn} }, budget: 20 * time.Millisecond}
+		if renewed {
+			c.renew = func() error { renewals++; return nil }
+		}
+		seen := map[string]map[int32]bool{}
+		recorder := func(name string) *runner {
+			seen[name] = map[int32]bool{}
+			return &runner{contender: contender{name: name}, run: func(_ context.Context, draws []int32, _ bool) (time.Duration, digest, error) {
+				calls++
+				seen[name][draws[0]] = true
+				time.Sleep(time.Millisecond)
+				return time.Millisecond, digest{}, nil
+			}}
+		}
+		if err := c.rounds(t.Context(), []*runner{recorder("a"), recorder("b")}); err != nil {
+			t.Fatal(err)
+		}
+		common := 0
+		for draw := range seen["a"] {
+			if seen["b"][draw] {
+				common++
+			}
+		}
+		if common < minCalls || !renewed && common < len(seen["a"])/2 {
+			t.Errorf("of %d and %d arguments %d are the same", len(seen["a"]), len(seen["b"]), common)
+		}
+		if renewed && renewals != calls {
+			t.Errorf("%d renewals for %d calls", renewals, calls)
+		}
+	}
+}
+
+// All runners get on with their shares at the same pace, whatever a call of theirs takes.
+func TestPace(t *testing.T) {
+	a, b, c := fake("a", 1, digest{}, nil), fake("b", 1, digest{}, nil), fake("c", 1, digest{}, nil)
+	all := []*runner{a, b, c}
+	due := func() (n int) {
+		for _, r := range all {
+			if !r.out && r.share() <= pace(all) {
+				n++
+			}
+		}
+		return n
+	}
+	if due() != 3 {
+		t.Error("not all begin")
+	}
+	a.spent, b.spent, c.spent = 100*time.Millisecond, time.Millisecond, time.Millisecond
+	if due() != 2 {
+		t.Error("who is ahead goes on")
+	}
+	b.out, c.out = true, true
+	if due() != 1 {
+		t.Error("who is alone waits")
+	}
+	b.out, c.out = false, false
+	for spent := range 100 {
+		a.spent, b.spent, c.spent = time.Duration(spent), time.Duration(spent), time.Duration(spent)
+		if due() != 3 {
+			t.Errorf("equals after %d wait", spent)
+		}
+	}
+}
+
+// Of a call, that part counts which lies in the slice.
+func TestWithin(t *testing.T) {
+	for c, want := range map[call]float64{{10, 20}: 1, {0, 10}: 0, {5, 15}: 0.5, {95, 105}: 0.5, {100, 110}: 0, {0, 200}: 0.45} {
+		if got := c.within(10, 100); got != want {
+			t.Errorf("%v: %v, want %v", c, got, want)
+		}
 	}
 }
 
@@ -181,7 +262,7 @@ func TestChosen(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := statements(1000, 1)[looking]
-	for _, c := range all {
+	for _, c := range bound(all, pool, 2) {
 		if c.name != serial {
 			continue
 		}

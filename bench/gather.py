@@ -49,7 +49,7 @@ waits = as_written("select big.id, big.data from big cross join pg_sleep(0.005) 
 waits_long = as_written("select big.id, big.data from big cross join pg_sleep(0.02) where big.id = :id")
 burns = as_written(
     "select big.id, big.data from big cross join lateral"
-    " (select count(*) from (select generate_series(1, cast(:count as integer))) counted) burned"
+    " (select count(*) from (select generate_series(big.id, big.id + cast(:count as integer))) counted) burned"
     " where big.id = :id"
 )
 

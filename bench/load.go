@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"time"
 
@@ -13,56 +15,79 @@ import (
 
 const (
 	// timeSlices is how many slices of time each contender has in a cell of load, in turn with the others.
-	timeSlices    = 4
+	timeSlices    = 8
 	shortestSlice = 20 * time.Millisecond
-	longestSlice  = 5 * time.Second
+	longestSlice  = 3 * time.Second
+
+	// settling is the part of a slice at its start that does not count: the clients begin all at once, on an idle pool.
+	settling = 0.1
 
 	// rateQueries is how many look-ups are in a call that is to keep all connections busy.
 	rateQueries = 3000
 
+	// pgbenchFrom is the time from which on a cell has room for more than one run of pgbench. As it knows no shorter time
+	// than a second, it runs in every other round only.
+	pgbenchFrom = 15 * time.Second
+
 	// lonePause is what the client of single look-ups makes between two of them.
 	lonePause = time.Millisecond
+
+	// loneLookUps is how many of them are wanted of the contenders that the claim is about: a 99th percentile of fewer
+	// rests on a handful.
+	loneLookUps = 2000
 )
 
 // A crowd is one contender's clients.
 type crowd struct {
 	contender
 	task  task      // nil: of another program
+	share float64   // of the time
 	rates []float64 // queries per second, by slice
 	calls []float64 // milliseconds, of all slices
 	note  string
 }
 
-// crowds are those of the contenders that run in this program, with a warm-up of a part of a slice.
+// crowds are those of the contenders that run in this program.
 func (b *bench) crowds(pool *pgxpool.Pool, conns int, s statement) []*crowd {
 	var all []*crowd
 	for _, c := range b.contenders {
 		if t := s.task(c, pool, conns); t != nil {
-			all = append(all, &crowd{contender: c, task: t})
+			all = append(all, &crowd{contender: c, task: t, share: c.weight()})
 		}
 	}
 	return all
 }
 
-// inTurn gives each of the crowds its slices, in an order drawn anew each time; the first, a short one, does not count.
-func inTurn(all []*crowd, budget time.Duration, run func(i int, slice time.Duration, counts bool) error) error {
-	weights := 0.0
+// inTurn gives each of the crowds its slices, in an order drawn anew each time, as many as fit into budget. The first is
+// half as long and does not count. Those who then still lack something have more of them, for half as long again at most.
+func inTurn(all []*crowd, budget time.Duration, run func(i int, slice time.Duration, counts bool) error, lacking func(i int) bool) error {
+	start := time.Now()
+	shares := 0.0
 	for _, c := range all {
-		weights += c.weight()
+		shares += c.share
 	}
-	for round := range timeSlices + 1 {
+	for round := 0; ; round++ {
+		extra := round > timeSlices
+		ran := false
 		for _, i := range rand.Perm(len(all)) {
-			slice := time.Duration(float64(budget) / (timeSlices + 0.5) * all[i].weight() / weights)
+			if extra && (time.Since(start) > 3*budget/2 || lacking == nil || !lacking(i)) {
+				continue
+			}
+			ran = true
+			slice := time.Duration(float64(budget) / (timeSlices + 0.5) * all[i].share / shares)
 			slice = min(max(slice, shortestSlice), longestSlice)
 			if round == 0 {
 				slice /= 2
 			}
+			runtime.GC() // garbage is paid for by who makes it
 			if err := run(i, slice, round > 0); err != nil {
 				return err
 			}
 		}
+		if !ran {
+			return nil
+		}
 	}
-	return nil
 }
 
 // load runs a cell of many clients at once, each of which makes one call after the other.
@@ -74,64 +99,77 @@ func (b *bench) load(ctx context.Context, c *cell, budget time.Duration) error {
 	all := b.crowds(b.pool, c.Connections, s)
 	err := inTurn(all, budget, func(i int, slice time.Duration, counts bool) error {
 		return all[i].run(ctx, s, c.Clients, c.Queries, slice, counts)
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}
 	for _, crowd := range all {
 		r := newResult(crowd.name, crowd.rates, crowd.note)
 		if len(crowd.calls) > 0 {
-			r.P99 = quantile(crowd.calls, 0.99)
+			r.P50, r.P99 = quantile(crowd.calls, 0.5), quantile(crowd.calls, 0.99)
 		}
 		c.Results = append(c.Results, r)
 	}
 	return nil
 }
 
+// A call is a client's, by when it began and ended, since the start of its slice.
+type call struct{ began, ended time.Duration }
+
 // run has the clients make calls until the slice is over. A failure ends the crowd, with a note.
 func (c *crowd) run(ctx context.Context, s statement, clients, queries int, slice time.Duration, counts bool) error {
 	if c.note != "" {
 		return nil
 	}
-	start := time.Now()
-	deadline := start.Add(slice)
-	calls := make([][]float64, clients)
+	calls := make([][]call, clients)
 	errs := make([]error, clients)
+	start := time.Now()
 	var wg sync.WaitGroup
 	for client := range clients {
 		random := rand.New(rand.NewPCG(uint64(client), uint64(len(c.rates))))
 		wg.Go(func() {
-			for began := start; began.Before(deadline) && ctx.Err() == nil; {
+			for began := time.Since(start); began < slice && ctx.Err() == nil; {
 				if _, err := c.task(ctx, s.draw(random, queries)); err != nil {
 					errs[client] = err
 					return
 				}
-				now := time.Now()
-				calls[client] = append(calls[client], inMilliseconds(now.Sub(began)))
-				began = now
+				ended := time.Since(start)
+				calls[client] = append(calls[client], call{began, ended})
+				began = ended
 			}
 		})
 	}
 	wg.Wait()
-	took := time.Since(start)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	n := 0
-	for client := range clients {
-		if err := errs[client]; err != nil {
+	for _, err := range errs {
+		if err != nil {
 			c.note, c.rates, c.calls = "failed: "+oneLine(err), nil, nil
 			return nil
 		}
-		n += len(calls[client])
-		if counts {
-			c.calls = append(c.calls, calls[client]...)
+	}
+	if !counts {
+		return nil
+	}
+	from := time.Duration(settling * float64(slice))
+	done := 0.0
+	for _, of := range calls {
+		for _, call := range of {
+			done += call.within(from, slice)
+			if call.began >= from {
+				c.calls = append(c.calls, inMilliseconds(call.ended-call.began))
+			}
 		}
 	}
-	if counts {
-		c.rates = append(c.rates, float64(n*queries)/took.Seconds())
-	}
+	c.rates = append(c.rates, done*float64(queries)/(slice-from).Seconds())
 	return nil
+}
+
+// within is the part of the call that lies between two points in time. To count whole calls only was decided against: of
+// a long call, one more or less is much of a slice.
+func (c call) within(from, to time.Duration) float64 {
+	return float64(max(min(c.ended, to)-max(c.began, from), 0)) / float64(max(c.ended-c.began, 1))
 }
 
 // beside runs the cell of a lone client who wants one row at a time, beside the clients of each contender.
@@ -141,12 +179,23 @@ func (b *bench) beside(ctx context.Context, c *cell, budget time.Duration) error
 	}
 	s := b.statements[c.Statement]
 	all := b.crowds(b.pool, c.Connections, s)
+	claimed := func(c contender) bool { return c.name == parallel || c.name == auto }
+	for _, crowd := range all {
+		crowd.share /= 2 // the others' percentiles may rest on less
+		if claimed(crowd.contender) {
+			crowd.share = 6
+		}
+	}
 	lone := make([][]float64, len(all))
 	err := inTurn(all, budget, func(i int, slice time.Duration, counts bool) error {
-		working, stop := context.WithCancel(ctx)
+		if all[i].note != "" {
+			return nil
+		}
 		done := make(chan error, 1)
-		go func() { done <- all[i].run(ctx, s, c.Clients, c.Queries, slice, false); stop() }()
-		took, err := b.loneClient(working, s)
+		start := time.Now()
+		go func() { done <- all[i].run(ctx, s, c.Clients, c.Queries, slice, false) }()
+		from := start.Add(time.Duration(settling * float64(slice)))
+		took, err := b.loneClient(ctx, s, from, start.Add(slice))
 		if ended := <-done; ended != nil {
 			return ended
 		}
@@ -154,7 +203,7 @@ func (b *bench) beside(ctx context.Context, c *cell, budget time.Duration) error
 			lone[i] = append(lone[i], took...)
 		}
 		return err
-	})
+	}, func(i int) bool { return claimed(all[i].contender) && all[i].note == "" && len(lone[i]) < loneLookUps })
 	if err != nil {
 		return err
 	}
@@ -171,25 +220,29 @@ func (b *bench) beside(ctx context.Context, c *cell, budget time.Duration) error
 	return nil
 }
 
-// loneClient looks up one row after the other until working ends, with a pause before each, and returns how long each
-// took. Without the pause it would ask most often while the answers are quick, and its percentiles would be of those.
-// Look-ups at fixed times were decided against: where one takes longer than the time between them, they pile up, and
-// what is measured is the pile.
-func (b *bench) loneClient(working context.Context, s statement) (took []float64, err error) {
+// loneClient looks up one row after the other, with a pause before each, and returns how long each took of those that it
+// asked for between from and to. Without the pause it would ask most often while the answers are quick, and its
+// percentiles would be of those. Look-ups at fixed times were decided against: where one takes longer than the time
+// between them, they pile up, and what is measured is the pile.
+func (b *bench) loneClient(ctx context.Context, s statement, from, to time.Time) (took []float64, err error) {
 	q := benchdb.New(b.pool)
 	for {
 		select {
-		case <-working.Done():
+		case <-ctx.Done():
 			return took, nil
 		case <-time.After(lonePause):
 		}
 		draw := s.draw(b.random, 1)[0]
 		start := time.Now()
-		// Not by working: the end of a slice is not to cost a connection.
-		if _, err := q.LookUp(context.WithoutCancel(working), draw); err != nil {
+		if !start.Before(to) {
+			return took, nil
+		}
+		if _, err := q.LookUp(ctx, draw); err != nil {
 			return nil, err
 		}
-		took = append(took, inMilliseconds(time.Since(start)))
+		if !start.Before(from) {
+			took = append(took, inMilliseconds(time.Since(start)))
+		}
 	}
 }
 
@@ -210,18 +263,20 @@ func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
 				b.note(contender.label + ": " + missing)
 				continue
 			}
-			all = append(all, &crowd{contender: contender})
+			all = append(all, &crowd{contender: contender, share: contender.weight()})
 			scripts = append(scripts, script)
 		}
 	}
+	turns := make([]int, len(all))
 	err := inTurn(all, budget, func(i int, slice time.Duration, counts bool) error {
 		if i < here {
 			return all[i].run(ctx, s, c.Clients, c.Queries, slice, counts)
 		}
-		if !counts || all[i].note != "" || slice < time.Second/2 && len(all[i].rates) > 0 { // it knows no shorter time than a second
+		if turns[i]++; !counts || all[i].note != "" || turns[i]%2 != 0 || budget < pgbenchFrom && len(all[i].rates) > 0 {
 			return nil
 		}
-		rate, err := scripts[i-here].run(ctx, program, b.srv, c.Connections, b.opts.rows, slice)
+		seconds := max(1, int(math.Round(slice.Seconds())))
+		rate, err := scripts[i-here].run(ctx, program, b.srv, c.Connections, b.opts.rows, seconds)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -231,7 +286,7 @@ func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
 		}
 		all[i].rates = append(all[i].rates, rate)
 		return nil
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@
 //
 //	go -C bench run .
 //
+// README.md says how it measures, and how the report is made.
+//
 // It is a module of its own, so that what it compares with is no requirement of the library.
 package main
 
@@ -41,9 +43,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "bench: %s; -help explains the flags\n", oneLine(err))
 		return misuse
 	}
-	rep, err := perform(ctx, opts, stderr)
-	if rep != nil { // measured, though something may not have been put back
+	var rep *report
+	if opts.from != "" {
+		rep, err = readReport(opts.from)
+	} else if rep, err = perform(ctx, opts, stderr); rep != nil {
 		rep.Command = strings.Join(append([]string{"go -C bench run ."}, withoutDSN(args)...), " ")
+	}
+	if rep != nil { // measured, though something may not have been put back
 		err = errors.Join(present(rep, opts, stdout), err)
 	}
 	if err != nil {

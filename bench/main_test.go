@@ -57,7 +57,8 @@ func schemas(t *testing.T, conn *pgx.Conn) (n int) {
 // A quick run on a throwaway server goes from the flags to the files.
 func TestQuickRun(t *testing.T) {
 	dir := t.TempDir()
-	files := map[string]string{"-json": filepath.Join(dir, "r.json"), "-html": filepath.Join(dir, "r.html"), "-svg": filepath.Join(dir, "r.svg")}
+	files := map[string]string{"-json": filepath.Join(dir, "r.json"), "-html": filepath.Join(dir, "r.html"), "-svg": filepath.Join(dir, "r.svg"),
+		"-markdown": filepath.Join(dir, "r.md")}
 	args := []string{"-quick", "-time=3s", "-statements=lookup", "-latency=0,1ms", "-queries=1,30", "-cells=" + strings.Join(cellNames, ",")}
 	for flag, file := range files {
 		args = append(args, flag+"="+file)
@@ -96,6 +97,16 @@ func TestQuickRun(t *testing.T) {
 	}
 	wellFormed(t, files["-html"])
 	wellFormed(t, files["-svg"])
+	table, err := os.ReadFile(files["-markdown"])
+	if err != nil || !strings.Contains(string(table), "| look-up by index | +1 ms | ") || !strings.Contains(string(table), "| `= any($1)` by hand |") {
+		t.Errorf("%v\n%s", err, table)
+	}
+
+	// The same again from the file.
+	again := start(t.Context(), "-from", files["-json"])
+	if again.status != success || again.stdout != e.stdout || again.stderr != "" {
+		t.Errorf("status %d\n%s%s\nwant\n%s", again.status, again.stdout, again.stderr, e.stdout)
+	}
 }
 
 // On a user's server the bench keeps to its schema, and takes it away again. The password is not repeated.
@@ -178,6 +189,7 @@ func TestFailure(t *testing.T) {
 	for name, args := range map[string][]string{
 		"no server": {"-dsn", "host=127.0.0.1 port=1 user=u password=geheim"},
 		"no DSN":    {"-dsn", "postgres://u:geheim@host:12x/d"},
+		"no report": {"-from", filepath.Join(t.TempDir(), "none.json")},
 		"no file":   {"-quick", "-time=100ms", "-statements=scan", "-contenders=errgroup", "-json", filepath.Join(t.TempDir(), "no", "file")},
 	} {
 		t.Run(name, func(t *testing.T) {

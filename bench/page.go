@@ -34,8 +34,8 @@ func page(r *report) ([]byte, error) {
 	}
 	var b bytes.Buffer
 	err = t.Execute(&b, map[string]any{
-		"Report": r, "Style": template.CSS(chartStyle()), "Figures": figures, "Heat": heat(r), "Met": met, "Missed": missed,
-		"Measured": slices.ContainsFunc(r.Claims, func(f finding) bool { return f.Met != notMeasured }),
+		"Report": r, "Style": template.CSS(chartStyle()), "Figures": figures, "Heat": heat(r), "Met": met, "Tally": tally(r.Claims), "Missed": missed,
+		"Measured": slices.ContainsFunc(r.Claims, func(f finding) bool { return f.Verdict != notMeasured }),
 	})
 	return b.Bytes(), err
 }
@@ -176,7 +176,7 @@ func p99Of(r result) (value, low, high float64)    { return r.P99, 0, 0 }
 func bars(c *cell, of func(result) (value, low, high float64)) []bar {
 	var all []bar
 	for _, r := range c.Results {
-		if _, coloured := colours[r.Contender]; r.Rounds == 0 || !coloured {
+		if _, coloured := colours[r.Contender]; r.Values == 0 || !coloured {
 			continue
 		}
 		value, low, high := of(r)

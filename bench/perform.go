@@ -18,6 +18,9 @@ const (
 	loadConns = 16
 
 	coldLatency = 10 * time.Millisecond
+
+	// leastShare is the part of its share of the time that a stage has in any case.
+	leastShare = 0.6
 )
 
 // A bench is a run in progress.
@@ -25,7 +28,7 @@ type bench struct {
 	opts       options
 	srv        *server
 	statements map[string]statement
-	contenders []contender
+	contenders []contender // bound to pool
 	progress   *progress
 	random     *rand.Rand
 	report     *report
@@ -60,8 +63,7 @@ func perform(ctx context.Context, opts options, stderr io.Writer) (rep *report, 
 		return nil, err
 	}
 	b.report.Seconds = time.Since(b.report.Started).Seconds()
-	b.report.Claims = claims(b.report)
-	b.report.Advice = advise(b.report)
+	b.report.conclude()
 	return b.report, nil
 }
 
@@ -123,9 +125,12 @@ func (b *bench) openPool(ctx context.Context, conns int, latency time.Duration, 
 	for _, name := range names {
 		all = append(all, b.statements[name])
 	}
-	b.pool, err = b.srv.pool(ctx, conns, latency, all)
+	if b.pool, err = b.srv.pool(ctx, conns, latency, all); err != nil {
+		return err
+	}
 	b.poolOf = of
-	return err
+	b.contenders = bound(b.contenders, b.pool, conns)
+	return nil
 }
 
 func (b *bench) closePool() {
@@ -150,19 +155,19 @@ type stage struct {
 func (b *bench) stages() []stage {
 	var all []stage
 	if b.opts.has(rateCells) {
-		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 4, b.rate})
+		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 5, b.rate})
 	}
 	if b.opts.has(loadCells) {
 		for _, clients := range []int{1, 16, 128} {
 			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 5, b.load})
 		}
 	}
-	if b.opts.has(besideCells) {
-		all = append(all, stage{cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds}, 6, b.beside})
-	}
 	if b.opts.has(coldCells) {
 		all = append(all, stage{cell{Kind: coldCells, Statement: thirty, Queries: len(nearTexts), Connections: gridConns, Clients: 1,
-			LatencyMS: inMilliseconds(coldLatency), Unit: milliseconds}, 1.5, b.cold})
+			LatencyMS: inMilliseconds(coldLatency), Unit: milliseconds}, 3, b.cold})
+	}
+	if b.opts.has(besideCells) {
+		all = append(all, stage{cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds}, 12, b.beside})
 	}
 	if b.opts.has(gridCells) {
 		for _, latency := range b.opts.latencies {
@@ -191,7 +196,8 @@ func gridWeight(statement string, queries int) float64 {
 	return weight
 }
 
-// measure runs all stages. Each gets its share of the time that is left, so that what one does not need is the others'.
+// measure runs all stages. Each gets its share of the time that is left, so that what one does not need is the others';
+// but where some have taken more than theirs, those after them are not left with next to nothing.
 func (b *bench) measure(ctx context.Context) error {
 	deadline := b.report.Started.Add(b.opts.time)
 	all := b.stages()
@@ -199,11 +205,12 @@ func (b *bench) measure(ctx context.Context) error {
 	for _, s := range all {
 		weights += s.weight
 	}
+	least := leastShare * float64(b.opts.time) / weights
 	for i, s := range all {
 		b.progress.show(i+1, len(all), s.cell.Title())
-		budget := time.Duration(float64(time.Until(deadline)) * s.weight / weights)
+		budget := time.Duration(s.weight * max(float64(time.Until(deadline))/weights, least))
 		weights -= s.weight
-		if err := s.run(ctx, &s.cell, max(budget, 0)); err != nil {
+		if err := s.run(ctx, &s.cell, budget); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -233,12 +240,8 @@ func (b *bench) grid(ctx context.Context, c *cell, budget time.Duration) error {
 		}
 		runners = append(runners, r)
 	}
-	prepare := func() error { return nil }
-	if c.Statement == ranging {
-		// A run makes up to hundreds of megabytes: each clears away its own.
-		prepare = func() error { runtime.GC(); return nil }
-	}
-	if err := rounds(ctx, runners, func() []int32 { return s.draw(b.random, c.Queries) }, prepare, budget); err != nil {
+	course := course{draw: func() []int32 { return s.draw(b.random, c.Queries) }, budget: budget}
+	if err := course.rounds(ctx, runners); err != nil {
 		return err
 	}
 	for _, r := range runners {
@@ -265,13 +268,14 @@ func (b *bench) runner(ctx context.Context, c contender, s statement, latency ti
 	return nil
 }
 
-// expected is how long the contender would take, going by the cell with fewer queries, or 0 if there is none.
+// expected is how long the contender would take, going by the quicker calls in the cells with fewer queries, or 0 if there
+// are none.
 func (b *bench) expected(c *cell, contender contender) time.Duration {
 	most := 0.0
 	for _, queries := range b.opts.queries {
 		if before := b.report.inGrid(c.Statement, queries, c.LatencyMS); before != nil && queries < c.Queries {
 			if r, ok := before.of(contender.name); ok {
-				most = max(r.Median*float64(c.Queries)/float64(queries), 0)
+				most = max(r.P10*float64(c.Queries)/float64(queries), 0)
 			} else if slices.ContainsFunc(before.Results, func(r result) bool { return r.Contender == contender.name }) {
 				return 2 * tooLong // it was left out there already
 			}
@@ -296,7 +300,8 @@ func (b *bench) cold(ctx context.Context, c *cell, budget time.Duration) error {
 		b.pool.Reset()
 		return open(ctx, b.pool, nil)
 	}
-	if err := rounds(ctx, runners, func() []int32 { return s.draw(b.random, c.Queries) }, renew, budget); err != nil {
+	course := course{draw: func() []int32 { return s.draw(b.random, c.Queries) }, renew: renew, budget: budget}
+	if err := course.rounds(ctx, runners); err != nil {
 		return err
 	}
 	c.Results = results(runners)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // A pgbenchScript is what pgbench runs, and how many look-ups are in it.
@@ -52,8 +50,7 @@ func findPgbench(ctx context.Context) (program, missing string) {
 }
 
 // run returns the look-ups per second.
-func (s pgbenchScript) run(ctx context.Context, program string, srv *server, conns, rows int, slice time.Duration) (float64, error) {
-	seconds := max(1, int(math.Round(slice.Seconds()))) // pgbench knows no shorter time
+func (s pgbenchScript) run(ctx context.Context, program string, srv *server, conns, rows, seconds int) (float64, error) {
 	cmd := exec.CommandContext(ctx, program, "--no-vacuum", "--protocol=prepared", "--file=-",
 		"--client="+strconv.Itoa(conns), "--jobs=2", "--time="+strconv.Itoa(seconds), "--define=rows="+strconv.Itoa(rows))
 	c := srv.config.ConnConfig

@@ -46,17 +46,18 @@ const (
 // A result is that of one contender.
 type result struct {
 	Contender string  `json:"contender"`
-	Rounds    int     `json:"rounds"`
+	Values    int     `json:"values"` // of which these are: calls timed, or slices of time under load
 	Median    float64 `json:"median"`
 	P10       float64 `json:"p10"`
 	P90       float64 `json:"p90"`
-	P99       float64 `json:"p99_ms,omitempty"` // of a call's time, under load
+	P50       float64 `json:"p50_ms,omitempty"` // of a call's time, under load
+	P99       float64 `json:"p99_ms,omitempty"`
 	Note      string  `json:"note,omitempty"`
 }
 
-// newResult is the result of these values, one for each round.
+// newResult is the result of these values.
 func newResult(contender string, values []float64, note string) result {
-	r := result{Contender: contender, Rounds: len(values), Note: note}
+	r := result{Contender: contender, Values: len(values), Note: note}
 	if len(values) > 0 {
 		r.Median, r.P10, r.P90 = quantile(values, 0.5), quantile(values, 0.1), quantile(values, 0.9)
 	}
@@ -65,7 +66,7 @@ func newResult(contender string, values []float64, note string) result {
 
 // of returns the contender's result, if it ran.
 func (c *cell) of(contender string) (result, bool) {
-	i := slices.IndexFunc(c.Results, func(r result) bool { return r.Contender == contender && r.Rounds > 0 })
+	i := slices.IndexFunc(c.Results, func(r result) bool { return r.Contender == contender && r.Values > 0 })
 	if i < 0 {
 		return result{}, false
 	}
@@ -79,10 +80,18 @@ func (c *cell) ratio(contender, to string) (float64, bool) {
 	return a.Median / b.Median, ok && ok2
 }
 
+// slowness is how many times as slow the contender is as the other, whichever way the cell measures.
+func (c *cell) slowness(contender, than string) (float64, bool) {
+	if c.Unit == milliseconds {
+		return c.ratio(contender, than)
+	}
+	return c.ratio(than, contender)
+}
+
 // best is the contender with the best median among those that chosen accepts.
 func (c *cell) best(chosen func(contender string) bool) (best result, ok bool) {
 	for _, r := range c.Results {
-		if r.Rounds == 0 || !chosen(r.Contender) {
+		if r.Values == 0 || !chosen(r.Contender) {
 			continue
 		}
 		if better := r.Median < best.Median == (c.Unit == milliseconds); !ok || better {
@@ -90,6 +99,14 @@ func (c *cell) best(chosen func(contender string) bool) (best result, ok bool) {
 		}
 	}
 	return best, ok
+}
+
+// ValueName is what a result's values are.
+func (c *cell) ValueName() string {
+	if c.Unit == perSecond {
+		return "slice"
+	}
+	return "call"
 }
 
 // Title says in words which cell it is.
@@ -132,6 +149,25 @@ func (r *report) inGrid(statement string, queries int, latencyMS float64) *cell 
 	return nil
 }
 
+// readReport reads what -json has written. What the report says of its figures is said anew.
+func readReport(file string) (*report, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	r := &report{}
+	if err := json.Unmarshal(content, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	r.conclude()
+	return r, nil
+}
+
+// conclude says what follows from the figures.
+func (r *report) conclude() {
+	r.Claims, r.Advice = claims(r), advise(r)
+}
+
 // present prints the report and writes the files that the flags ask for.
 func present(r *report, opts options, stdout io.Writer) error {
 	for _, file := range []struct {
@@ -141,6 +177,7 @@ func present(r *report, opts options, stdout io.Writer) error {
 		{"-json", opts.json, func() ([]byte, error) { return json.MarshalIndent(r, "", "  ") }},
 		{"-html", opts.html, func() ([]byte, error) { return page(r) }},
 		{"-svg", opts.svg, func() ([]byte, error) { return picture(r) }},
+		{"-markdown", opts.markdown, func() ([]byte, error) { return markdown(r), nil }},
 	} {
 		if file.name == "" {
 			continue

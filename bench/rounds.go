@@ -4,24 +4,38 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"time"
 )
 
 const (
-	// warmUps is how many rounds a cell has before those that count: what adapts, has adapted by then.
-	warmUps = 5
+	// warmUps is how many calls a contender makes in a cell before those that count: what learns has learned by then. Where
+	// calls are long, they are fewer; but what learns makes leastWarmUps, unless the first call counts already. It has learned
+	// in the cells before, too.
+	warmUps      = 25
+	leastWarmUps = 3
 
-	// minRounds is how many count of a contender, however long they take, and minRoundsAside of one on which no claim
-	// rests; maxRounds is where more would tell nothing new.
-	minRounds      = 3
-	minRoundsAside = 2
-	maxRounds      = 500
+	// A contender's turn is as many calls as fit into turnTime, but mostInTurn at most: what runs at once before a call
+	// is then mostly its own like, as it is in a program. Calls longer than settled hardly feel what was before them.
+	turnTime   = 10 * time.Millisecond
+	mostInTurn = 20
+	settled    = 5 * time.Millisecond
 
-	// onceAbove is how long a run may take that is to be repeated, and onceAboveAside that of one on which no claim rests.
+	// minCalls is how many count of a contender, whatever the time, and minCallsAside of one on which no claim
+	// rests; maxCalls is where more would tell nothing new.
+	minCalls      = 3
+	minShortCalls = 5 // where they are shorter than shortCall
+	minCallsAside = 2
+	shortCall     = 100 * time.Millisecond
+	maxCalls      = 1000
+
+	// onceAbove is how long a call may take that is to be repeated, and onceAboveAside that of one on which no claim rests:
+	// none rests on a contender that takes hopeless times as long as another, either.
 	onceAbove      = 2 * time.Second
 	onceAboveAside = 400 * time.Millisecond
+	hopeless       = 3
 
-	// countsAbove is how long the first run must take to count: what is to be warmed up is small beside it.
+	// countsAbove is how long the first call must take to count: what is to be warmed up is small beside it.
 	countsAbove = 300 * time.Millisecond
 
 	// tooLong is what nobody wants to wait for. Where a contender would take as long, going by what it took for fewer
@@ -38,10 +52,11 @@ type runner struct {
 	// run runs the task once. It computes a digest if asked to.
 	run func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error)
 
-	took  []float64 // each round, in milliseconds
-	spent time.Duration
-	out   bool // it does not run again in this cell
-	note  string
+	took     []float64     // each call that counts, in milliseconds
+	shortest time.Duration // of all calls
+	spent    time.Duration
+	out      bool // it does not run again in this cell
+	note     string
 }
 
 // taskRunner times a task.
@@ -57,37 +72,95 @@ func taskRunner(c contender, t task) *runner {
 	}}
 }
 
-// rounds runs the contenders in turn until the time is up. In each round each of them runs once, on the same draws. The
-// order is drawn anew for each round: if it only rotated, a contender would have the same one before it nearly always,
-// and pay for its garbage. prepare runs before each run and is not timed.
-//
-// A contender that fails is out, with a note. One that comes to other rows than the rest is an error: then no figure
-// means anything.
-func rounds(ctx context.Context, runners []*runner, draw func() []int32, prepare func() error, budget time.Duration) error {
-	start := time.Now()
-	once := func(r *runner, draws []int32, digested bool) (time.Duration, digest, error) {
-		if err := prepare(); err != nil {
-			return 0, digest{}, err
-		}
-		took, d, err := r.run(ctx, draws, digested)
-		if ctx.Err() != nil {
-			return 0, digest{}, context.Cause(ctx)
-		}
-		if err != nil {
-			r.out, r.took = true, nil
-			r.note = "failed: " + oneLine(err)
-		}
-		return took, d, nil
+// call runs the runner once. If it fails it is out, with a note; the error is only that of ctx.
+func (r *runner) call(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
+	took, d, err := r.run(ctx, draws, digested)
+	if ctx.Err() != nil {
+		return 0, digest{}, context.Cause(ctx)
 	}
+	if err != nil {
+		r.out, r.took = true, nil
+		r.note = "failed: " + oneLine(err)
+	}
+	if r.shortest == 0 || took < r.shortest {
+		r.shortest = took
+	}
+	return took, d, nil
+}
 
+// inTurn is how many calls are in a turn.
+func (r *runner) inTurn() int { return int(min(max(turnTime/max(r.shortest, 1), 1), mostInTurn)) }
+
+// A course is what the runners of a cell have in common.
+type course struct {
+	// draw draws the arguments of a call.
+	draw func() []int32
+
+	// renew, if set, comes before each call and is not timed: a turn is one call then.
+	renew func() error
+
+	budget time.Duration
+}
+
+// rounds runs the contenders in turn until the time is up. In a round all have the same arguments, and the order is drawn
+// anew: if it only rotated, a contender would have the same one before it nearly always. Before each turn garbage is
+// collected, so that nobody pays for another's. All get their share of the time, over the whole of it: one whose
+// calls are long sits out some rounds, and is not done before or after the others, under what may be other circumstances.
+//
+// A contender that comes to other rows than the rest is an error: then no figure means anything.
+func (c course) rounds(ctx context.Context, runners []*runner) error {
+	start := time.Now()
+	if err := c.first(ctx, runners); err != nil {
+		return err
+	}
+	if err := c.warmUp(ctx, runners); err != nil {
+		return err
+	}
+	for _, r := range runners {
+		r.spent = 0
+	}
+	for {
+		elapsed := time.Since(start)
+		threshold := pace(runners)
+		lists := c.lists()
+		ran := false
+		for _, i := range rand.Perm(len(runners)) {
+			r := runners[i]
+			if r.out || len(r.took) >= maxCalls {
+				continue
+			}
+			if elapsed >= c.budget {
+				if len(r.took) >= r.least(elapsed > 3*c.budget) {
+					continue
+				}
+			} else if r.share() > threshold {
+				continue
+			}
+			ran = true
+			if err := c.turn(ctx, r, lists); err != nil {
+				return err
+			}
+		}
+		if !ran {
+			return nil
+		}
+	}
+}
+
+// first has each runner make a call, and compares what they come to.
+func (c course) first(ctx context.Context, runners []*runner) error {
 	var first *runner
 	var want digest
-	draws := draw()
+	var quickest time.Duration
+	draws := c.draw()
 	for _, r := range runners {
 		if r.out {
 			continue
 		}
-		took, got, err := once(r, draws, true)
+		if err := c.prepare(true); err != nil {
+			return err
+		}
+		took, got, err := r.call(ctx, draws, true)
 		switch {
 		case err != nil:
 			return err
@@ -101,69 +174,125 @@ func rounds(ctx context.Context, runners []*runner, draw func() []int32, prepare
 		if took > countsAbove {
 			r.took = append(r.took, inMilliseconds(took))
 		}
-		if took > onceAbove || took > onceAboveAside && r.aside {
-			r.out = true
-			r.note = "one run"
-		}
 		r.spent = took
-	}
-	for range warmUps - 1 {
-		draws := draw()
-		for _, r := range runners {
-			// Where a run is long, what is to be learned from it is soon learned.
-			if r.out || r.spent > budget/time.Duration(4*len(runners)) {
-				continue
-			}
-			took, _, err := once(r, draws, false)
-			if err != nil {
-				return err
-			}
-			r.spent += took
+		if quickest == 0 || took < quickest {
+			quickest = took
 		}
 	}
-
-	weights := 0.0
 	for _, r := range runners {
-		r.spent = 0
-		if !r.out {
-			weights += r.weight()
-		}
-	}
-	left := budget - time.Since(start)
-	done := func(r *runner) bool {
-		least := minRounds
-		if r.aside {
-			least = minRoundsAside
-		}
-		if time.Since(start) > 2*budget { // on a machine too slow for all of it, that all cells are run matters more
-			least = 1
-		}
-		return r.out || len(r.took) >= least && float64(r.spent) >= float64(left)*r.weight()/weights
-	}
-	for round := 0; round < maxRounds; round++ {
-		ran := false
-		draws := draw()
-		for _, i := range rand.Perm(len(runners)) {
-			r := runners[i]
-			if done(r) {
-				continue
-			}
-			ran = true
-			began := time.Now()
-			took, _, err := once(r, draws, false)
-			if err != nil {
-				return err
-			}
-			r.spent += time.Since(began)
-			if !r.out {
-				r.took = append(r.took, inMilliseconds(took))
-			}
-		}
-		if !ran {
-			break
+		if !r.out && (r.spent > onceAbove || r.spent > onceAboveAside && (r.aside || r.spent > hopeless*quickest)) {
+			r.out = true
+			r.note = "one call"
 		}
 	}
 	return nil
+}
+
+// warmUp has each runner make calls that do not count.
+func (c course) warmUp(ctx context.Context, runners []*runner) error {
+	most := c.budget / time.Duration(4*max(len(runners), 1))
+	lists := c.lists()
+	for _, r := range runners {
+		for i := 1; i < warmUps && !r.out; i++ {
+			if r.spent > most && (i >= leastWarmUps || !r.learns() || r.shortest > countsAbove) {
+				break
+			}
+			began := time.Now()
+			if err := c.prepare(i == 1); err != nil {
+				return err
+			}
+			if _, _, err := r.call(ctx, lists(i), false); err != nil {
+				return err
+			}
+			r.spent += time.Since(began)
+		}
+	}
+	return nil
+}
+
+// turn is a runner's in a round.
+func (c course) turn(ctx context.Context, r *runner, lists func(int) []int32) error {
+	began := time.Now()
+	defer func() { r.spent += time.Since(began) }()
+	n := r.inTurn()
+	if c.renew != nil {
+		n = 1
+	}
+	if err := c.prepare(true); err != nil {
+		return err
+	}
+	settle := 0
+	if c.renew == nil && r.shortest < settled {
+		settle = 1 // after the collection, memory that was kept for reuse is gone and the caches hold something else
+	}
+	for i := range settle + n {
+		took, _, err := r.call(ctx, lists(i), false)
+		if err != nil {
+			return err
+		}
+		if r.out {
+			return nil
+		}
+		if i >= settle {
+			r.took = append(r.took, inMilliseconds(took))
+		}
+	}
+	return nil
+}
+
+// prepare comes before a call: the first of a turn finds no garbage.
+func (c course) prepare(collect bool) error {
+	if collect {
+		runtime.GC()
+	}
+	if c.renew != nil {
+		return c.renew()
+	}
+	return nil
+}
+
+// lists are the arguments of a round: the i-th call of each turn has the i-th list.
+func (c course) lists() func(i int) []int32 {
+	var drawn [][]int32
+	return func(i int) []int32 {
+		for len(drawn) <= i {
+			drawn = append(drawn, c.draw())
+		}
+		return drawn[i]
+	}
+}
+
+// least is how many calls have to count of the runner. On a machine too slow for all of them, that all cells are run
+// matters more.
+func (r *runner) least(hurry bool) int {
+	switch {
+	case hurry:
+		return 1
+	case r.aside:
+		return minCallsAside
+	case r.shortest < shortCall:
+		return minShortCalls
+	}
+	return minCalls
+}
+
+// share is the time that the runner has had, by its weight.
+func (r *runner) share() float64 { return float64(r.spent) / r.weight() }
+
+// pace is the share of those that are to go on now: at least one of the runners, and all that are behind the mean.
+func pace(runners []*runner) float64 {
+	sum, least, n := 0.0, 0.0, 0
+	for _, r := range runners {
+		if r.out || len(r.took) >= maxCalls {
+			continue
+		}
+		if n == 0 || r.share() < least {
+			least = r.share()
+		}
+		sum += r.share()
+		n++
+	}
+	return max(sum/float64(max(n, 1)), least)
 }
 
 // results are those of the runners.

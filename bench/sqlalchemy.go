@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os/exec"
 	"strings"
@@ -31,7 +33,8 @@ type python struct {
 	in     io.WriteCloser
 	out    *bufio.Scanner
 	stderr bytes.Buffer
-	relay  *relay // nil: it is connected to the server itself
+	relay  *relay          // nil: it is connected to the server itself
+	knows  map[string]bool // the statements that its connections have run
 }
 
 type pythonRequest struct {
@@ -49,9 +52,23 @@ type pythonAnswer struct {
 
 var errNoPython = errors.New("python3 with sqlalchemy and asyncpg (Debian: python3-sqlalchemy, python3-asyncpg) is not installed")
 
+// interpreters are where Python may have the packages. The first in PATH need not be the one that the system's own package
+// manager has given them to.
+var interpreters = []string{"python3", "/usr/bin/python3"}
+
 // startPython starts the program and returns once its pool is open. As in the example, the pool is what SQLAlchemy makes
 // when it is not told otherwise: five connections, and up to ten more that are opened for each call anew.
-func startPython(ctx context.Context, srv *server, asExample bool, latency time.Duration, burn int32) (*python, error) {
+func startPython(ctx context.Context, srv *server, asExample bool, latency time.Duration, burn int32) (p *python, err error) {
+	for _, interpreter := range interpreters {
+		p, err = startInterpreter(ctx, interpreter, srv, asExample, latency, burn)
+		if !errors.Is(err, errNoPython) {
+			return p, err
+		}
+	}
+	return nil, err
+}
+
+func startInterpreter(ctx context.Context, interpreter string, srv *server, asExample bool, latency time.Duration, burn int32) (*python, error) {
 	c := srv.config.ConnConfig
 	host, port := c.Host, int(c.Port)
 	p := &python{}
@@ -62,7 +79,7 @@ func startPython(ctx context.Context, srv *server, asExample bool, latency time.
 		}
 		host, port = p.relay.address()
 	}
-	p.cmd = exec.CommandContext(ctx, "python3", "-c", gatherPy)
+	p.cmd = exec.CommandContext(ctx, interpreter, "-c", gatherPy)
 	p.cmd.Stderr = &p.stderr
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
@@ -75,7 +92,7 @@ func startPython(ctx context.Context, srv *server, asExample bool, latency time.
 	}
 	if err != nil {
 		p.relay.close()
-		if errors.Is(err, exec.ErrNotFound) {
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 			return nil, errNoPython
 		}
 		return nil, err
@@ -120,6 +137,20 @@ func (p *python) ask(request any) (pythonAnswer, error) {
 	return answer, nil
 }
 
+// acquaint has all connections of its pool run the statement, as those of the others have. Where that would take long, what
+// a connection does the first time is small beside what it does each time.
+func (p *python) acquaint(s statement) error {
+	if p.knows[s.name] || s.name == ranging {
+		return nil
+	}
+	if p.knows == nil {
+		p.knows = map[string]bool{}
+	}
+	p.knows[s.name] = true
+	_, err := p.ask(pythonRequest{s.name, s.draw(rand.New(rand.NewPCG(0, 0)), 3*gridConns), false})
+	return err
+}
+
 // close ends the program, which goes when there is nothing more to read. Another wait for it is harmless.
 func (p *python) close() {
 	if p == nil {
@@ -143,6 +174,9 @@ func (b *bench) pythonRunner(ctx context.Context, c contender, s statement, late
 	}
 	if p == nil {
 		return nil
+	}
+	if err := p.acquaint(s); err != nil {
+		return &runner{contender: c, out: true, note: "failed: " + oneLine(err)}
 	}
 	return &runner{contender: c, run: func(_ context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
 		answer, err := p.ask(pythonRequest{s.name, draws, digested})

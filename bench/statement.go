@@ -47,14 +47,24 @@ type statement struct {
 
 	// text is the i-th query of a call as SQL.
 	text func(i int, draw int32) (sql string, args []any)
+
+	// all runs the one statement that stands for all queries of a call; nil if there is none.
+	all func(ctx context.Context, conn benchdb.DBTX, draws []int32) error
 }
 
 // newStatement takes the type of the rows away.
 func newStatement[T row](name, label string, draw func(*rand.Rand, int) []int32, w work[T]) statement {
-	return statement{
+	s := statement{
 		name: name, label: label, draw: draw, text: w.text,
 		task: func(c contender, pool *pgxpool.Pool, conns int) task { return w.task(c, pool, conns) },
 	}
+	if w.all != nil {
+		s.all = func(ctx context.Context, conn benchdb.DBTX, draws []int32) error {
+			_, err := w.all(ctx, benchdb.New(conn), draws)
+			return err
+		}
+	}
+	return s
 }
 
 // statements are all by name, for a table big of so many rows and a Burn that counts so far.

@@ -28,27 +28,33 @@ func printTables(r *report, stdout io.Writer) error {
 func printCell(w io.Writer, c *cell) {
 	fmt.Fprintf(w, "\n%s\n", c.Title())
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	underLoad := c.Kind == loadCells || c.Kind == besideCells
+	load, beside := c.Kind == loadCells, c.Kind == besideCells // of which the median is p50
 	fmt.Fprintf(tw, "\t%s\tp10\tp90\t", c.Unit)
-	if underLoad {
+	if load {
+		fmt.Fprint(tw, "p50 ms\t")
+	}
+	if load || beside {
 		fmt.Fprint(tw, "p99 ms\t")
 	}
-	fmt.Fprint(tw, "to errgroup\trounds\t\n")
+	fmt.Fprintf(tw, "to errgroup\t%ss\t\n", c.ValueName())
 	for _, res := range c.Results {
 		fmt.Fprintf(tw, "%s\t", label(res.Contender))
-		if res.Rounds == 0 {
-			fmt.Fprintf(tw, "–\t\t\t%s\t%s\n", map[bool]string{true: "\t\t"}[underLoad], "  "+res.Note)
+		if res.Values == 0 {
+			fmt.Fprintf(tw, "–\t\t\t%s\t%s\n", map[bool]string{true: "\t"}[load]+map[bool]string{true: "\t"}[load || beside], "  "+res.Note)
 			continue
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t", figure(res.Median, c.Unit), figure(res.P10, c.Unit), figure(res.P90, c.Unit))
-		if underLoad {
+		if load {
+			fmt.Fprintf(tw, "%s\t", significant(res.P50))
+		}
+		if load || beside {
 			fmt.Fprintf(tw, "%s\t", significant(res.P99))
 		}
 		against := ""
 		if ratio, ok := c.ratio(res.Contender, byErrgroup); ok {
 			against = fmt.Sprintf("%.2f", ratio)
 		}
-		fmt.Fprintf(tw, "%s\t%d\t  %s\n", against, res.Rounds, res.Note)
+		fmt.Fprintf(tw, "%s\t%d\t  %s\n", against, res.Values, res.Note)
 	}
 	_ = tw.Flush() // w keeps the error
 }
@@ -57,11 +63,11 @@ func printClaims(w io.Writer, findings []finding) {
 	if len(findings) == 0 {
 		return
 	}
-	fmt.Fprintln(w, "\nClaims")
+	fmt.Fprintf(w, "\nClaims: %s\n", tally(findings))
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "  claim\twanted\tmeasured\tmet\t")
+	fmt.Fprintln(tw, "  claim\twanted\tmeasured\tverdict\t")
 	for _, f := range findings {
-		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\n", f.Claim, f.Wanted, f.Measured(), f.Met, f.Where)
+		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\n", f.Claim, f.Wanted, f.Measured(), f.Verdict, f.Where)
 	}
 	_ = tw.Flush()
 }

@@ -103,10 +103,10 @@ func (w work[T]) task(c contender, pool *pgxpool.Pool, conns int) task {
 			return runAny(ctx, pool, draws, w.all)
 		}
 	default:
-		if c.strategy == nil {
+		if c.src == nil {
 			return nil
 		}
-		src := c.source(pool, conns)
+		src := *c.src
 		do = func(ctx context.Context, draws []int32) (map[int32]T, error) {
 			src := src
 			src.Observe, _ = ctx.Value(observer{}).(func(context.Context, fanout.Span))
