@@ -77,9 +77,10 @@ func shapeOf(sql string) *shape {
 	if s.highest == 0 || len(numbers) < s.highest || !balanced(sql, list) {
 		return nil
 	}
-	topMatters := slices.ContainsFunc(list, func(t token) bool {
-		return t.is(sql, "order") || t.is(sql, "group") || t.is(sql, "distinct")
-	})
+	topMatters := false
+	for i, t := range list {
+		topMatters = topMatters || t.is(sql, "order") || t.is(sql, "group") || i > 0 && t.is(sql, "on") && list[i-1].is(sql, "distinct")
+	}
 	for i, t := range list {
 		if t.kind == parameterToken && namesColumn(sql, list, i, topMatters) {
 			return nil
