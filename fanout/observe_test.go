@@ -84,7 +84,7 @@ func TestObserve(t *testing.T) {
 				t.Errorf("%v: span %d: %+v, want %+v", s, i, got, want)
 			}
 			if got.Strategy != s || got.Attempt != 1 || got.Shared != 0 || (got.Err != nil) != (i == 1) ||
-				(got.PID == 0) != (i == 6 && s == fanout.Pipelined) {
+				(got.PID == 0) != (i == 6 && s >= fanout.Pipelined) {
 				t.Errorf("%v: span %d: %+v", s, i, got)
 			}
 			if i < 6 && got.Started.Before(got.Queued) || got.Finished.Before(got.Started) || got.Started.IsZero() != (i == 6) {
