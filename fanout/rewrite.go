@@ -209,12 +209,16 @@ before:
 		case opened > 0:
 		case t.kind == operatorToken, t.is(sql, "as"):
 			return false
-		case t.is(sql, ","), t.is(sql, "from"):
+		case t.is(sql, ","), t.kind == wordToken && slices.Contains(afterSelectList, t.name):
 			return true
 		}
 	}
 	return true
 }
+
+// afterSelectList are the key words that may follow a select list.
+var afterSelectList = []string{"from", "where", "group", "having", "window", "union", "intersect", "except", "order", "limit",
+	"offset", "fetch", "for"}
 
 // holdsSelect reports whether the parenthesis list[open] may be around a select, rather than around a list of expressions.
 func holdsSelect(sql string, list []token, open int) bool {
