@@ -325,9 +325,10 @@ func functions(t *testing.T, src fanout.Source[fanout.DBTX], readOnly bool) []fa
 // A call with another strategy nested in a Pipelined one, and the other way round, on one connection.
 func TestPipelinedNested(t *testing.T) {
 	for _, outer := range strategies {
-		for _, inner := range strategies {
-			for _, snapshots := range []int{0, 1, 2, 3} {
-				pool := pgtest.Pool(t, 2)
+		t.Run(outer.String(), func(t *testing.T) {
+			pool := pgtest.Pool(t, 2)
+			for i := range 4 * len(strategies) {
+				inner, snapshots := strategies[i/4], i%4
 				out, in := raw(pool), raw(pool)
 				out.Strategy, in.Strategy = outer, inner
 				out.Snapshot, in.Snapshot = snapshots&1 != 0, snapshots&2 != 0
@@ -354,7 +355,7 @@ func TestPipelinedNested(t *testing.T) {
 				}
 				serves(t, pool)
 			}
-		}
+		})
 	}
 }
 

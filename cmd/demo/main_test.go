@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -277,9 +278,15 @@ func TestStrategies(t *testing.T) {
 	if limited := succeeds(t, "-dsn", dsn, "-limit", "1"); !strings.Contains(limited.stdout, "10 connections, 1 backend used; ") {
 		t.Errorf("limited:\n%s", limited.stdout)
 	}
-	for _, name := range []string{"coalesced", "auto"} {
-		r := demo(t, "-dsn", dsn, "-strategy", name)
-		r.failsWith(t, "fanout: ", name, "not available yet")
+	for _, name := range []string{"pipelined", "coalesced", "auto"} {
+		r := succeeds(t, "-dsn", dsn, "-seed", "1", "-strategy", name)
+		if !strings.HasSuffix(r.stdout, "("+name+", seed 1)\n") {
+			t.Errorf("%s:\n%s", name, r.stdout)
+		}
+		got, want := read(t, succeeds(t, "-dsn", dsn, "-seed", "1", "-strategy", name, "-json")), read(t, succeeds(t, "-dsn", dsn, "-seed", "1", "-json"))
+		if !reflect.DeepEqual(got.Merged, want.Merged) {
+			t.Errorf("%s has merged %v, parallel %v", name, got.Merged, want.Merged)
+		}
 	}
 	if schemaExists(t, connect(t, dsn)) {
 		t.Error("the schema is there")
