@@ -24,10 +24,18 @@ type bufferedRows struct {
 	offset int
 	values [][]byte // of the row that is being read
 
-	plans  []pgtype.ScanPlan
-	dests  []reflect.Type // that the plans are for
+	plans  *scanPlans
 	closed bool
 	err    error
+}
+
+// scanPlans are how the columns of a result are decoded. They are kept from row to row, as pgx does, and from one execution
+// of a statement to the next.
+type scanPlans struct {
+	fields []pgconn.FieldDescription
+	types  []*pgtype.Type // of the columns; nil where the connection knows none
+	plans  []pgtype.ScanPlan
+	dests  []reflect.Type // that the plans are for
 }
 
 func (r *bufferedRows) FieldDescriptions() []pgconn.FieldDescription { return r.fields }
@@ -91,7 +99,7 @@ func (r *bufferedRows) Close() {
 
 func (r *bufferedRows) finish(err error) {
 	r.closed = true
-	r.chunk, r.values, r.plans, r.dests = nil, nil, nil, nil
+	r.chunk, r.values, r.plans = nil, nil, nil
 	if r.err == nil {
 		r.err = err
 	}
@@ -127,27 +135,52 @@ func (r *bufferedRows) Scan(dest ...any) error {
 	return nil
 }
 
-// decode stores the row in dest, and returns the column that could not be. Plans are kept from row to row, as pgx does.
+// decode stores the row in dest, and returns the column that could not be.
 func (r *bufferedRows) decode(dest []any) (column int, err error) {
 	r.state.types.Lock()
 	defer r.state.types.Unlock()
 	if r.plans == nil {
-		r.plans = make([]pgtype.ScanPlan, len(dest))
-		r.dests = make([]reflect.Type, len(dest))
+		r.plans = r.plansFor(len(dest))
 	}
+	p := r.plans
 	for i, d := range dest {
 		if d == nil {
 			continue
 		}
-		if t := reflect.TypeOf(d); r.plans[i] == nil || t != r.dests[i] {
-			r.plans[i] = r.conn.TypeMap().PlanScan(r.fields[i].DataTypeOID, r.fields[i].Format, d)
-			r.dests[i] = t
+		if t := reflect.TypeOf(d); p.plans[i] == nil || t != p.dests[i] {
+			p.plans[i] = r.conn.TypeMap().PlanScan(r.fields[i].DataTypeOID, r.fields[i].Format, d)
+			p.dests[i] = t
 		}
-		if err := r.plans[i].Scan(r.values[i], d); err != nil {
+		if err := p.plans[i].Scan(r.values[i], d); err != nil {
 			return i, err
 		}
 	}
 	return 0, nil
+}
+
+// plansFor returns the plans of the execution before, if its result had the same columns, of types that nobody has
+// registered anew meanwhile.
+func (r *bufferedRows) plansFor(columns int) *scanPlans {
+	kept := r.state.plans[r.request.sql]
+	if kept != nil && len(kept.fields) > 0 && &kept.fields[0] == &r.fields[0] {
+		// Fields are kept too: see fieldsOf.
+		same := true
+		for i, field := range r.fields {
+			known, _ := r.conn.TypeMap().TypeForOID(field.DataTypeOID)
+			same = same && known == kept.types[i]
+		}
+		if same {
+			return kept
+		}
+	}
+	p := &scanPlans{r.fields, make([]*pgtype.Type, columns), make([]pgtype.ScanPlan, columns), make([]reflect.Type, columns)}
+	for i, field := range r.fields {
+		p.types[i], _ = r.conn.TypeMap().TypeForOID(field.DataTypeOID)
+	}
+	if kept != nil || len(r.state.plans) < maxDescriptions {
+		r.state.plans[r.request.sql] = p
+	}
+	return p
 }
 
 func (r *bufferedRows) Values() ([]any, error) {

@@ -186,7 +186,7 @@ func (h *handle) end(err error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.interrupted, h.ended, h.signals, h.requested = nil, nil, 0, false
-	h.sent = h.sent || !pgconn.SafeToRetry(err)
+	h.sent = h.sent || err == nil || !pgconn.SafeToRetry(err)
 	h.rest()
 	return err
 }

@@ -23,6 +23,7 @@ type runner struct {
 	yield    func(struct{}) bool
 	resuming sync.Mutex
 
+	none   link
 	driver *driver // that runs it; guarded by the exchange's mu
 }
 
@@ -110,7 +111,7 @@ func (w *runner) end(h *handle, err error) (again bool) {
 	p := h.pipeline
 	x.mu.Unlock()
 	// The connection can be looked at only by who has it to himself. Otherwise it tells no more than its process id.
-	w.link, w.transaction = &link{}, nil
+	w.link, w.transaction = &w.none, nil
 	if p != nil {
 		h.pid = p.pid
 	}

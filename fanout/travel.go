@@ -25,6 +25,7 @@ type connState struct {
 	stale        []string                                // names of prepared statements to be deallocated
 	fields       map[string][]pgconn.FieldDescription    // of results, by statement, with their formats
 	formats      map[string][]int16                      // of results, by statement, as asked for
+	plans        map[string]*scanPlans                   // by statement; guarded by types
 	types        sync.Mutex                              // of the type map, where several goroutines use it
 }
 
@@ -48,6 +49,7 @@ func stateOf(conn *pgx.Conn) *connState {
 		descriptions: map[string]*pgconn.StatementDescription{},
 		fields:       map[string][]pgconn.FieldDescription{},
 		formats:      map[string][]int16{},
+		plans:        map[string]*scanPlans{},
 	}
 	data[connStateKey] = state
 	return state
