@@ -696,10 +696,10 @@ func (p *pipeline) receive() {
 		p.refuse(refused)
 		return
 	}
+	x.mu.Lock()
 	if p.haunted {
 		p.deadline = now.Add(cancelGrace) // the server answers; who knows how long this one has taken
 	}
-	x.mu.Lock()
 	p.inflight = p.inflight[1:] // from now on nobody sends a cancel request for it
 	x.mu.Unlock()
 	if p.stopCancelling() {
