@@ -253,6 +253,9 @@ func (p *pipeline) pick() []*request {
 	if under > 0 && (p.spoiled || p.haunted || x.call.ctx.Err() != nil) {
 		return nil
 	}
+	if under > 0 && p.conn.PgConn().Frontend().ReadBufferLen() > 0 {
+		return nil // there is an answer already: what its function asks for next is to travel along
+	}
 	var load time.Duration
 	for _, r := range p.inflight {
 		load += r.cost
@@ -281,7 +284,7 @@ func (p *pipeline) pick() []*request {
 		if alone && (under > 0 || len(batch) > 0) {
 			break
 		}
-		if n := under + len(batch); n > 0 && (n >= aheadPerLane || p.toBeDescribed(r.text, batch) ||
+		if n := under + len(batch); n > 0 && (n >= aheadPerLane && from == &x.ready && !only || p.toBeDescribed(r.text, batch) ||
 			!only && (load >= trip+max(laneWork, min(trip, r.cost)) || taken >= share || int64(n) >= 2+r.counted/4 ||
 				r.counted == 0 && p.underWay(r.text, batch))) {
 			break
