@@ -72,6 +72,10 @@ const (
 
 	// maxRepeats is how often a statement is sent again that a cancel request for another one has hit.
 	maxRepeats = 10
+
+	// hauntedSize is more of a result than is on its way from the server when it confirms a cancel request: a statement
+	// that has sent so much has not been hit.
+	hauntedSize = 8 << 20
 )
 
 // run is the goroutine of a lane that has been started.
@@ -467,8 +471,11 @@ func (p *pipeline) ordinary() {
 // leave gives the connection back.
 func (p *pipeline) leave() {
 	p.ordinary()
+	p.exchange.mu.Lock()
+	doomed := p.doomed
+	p.exchange.mu.Unlock()
 	if p.link != nil {
-		if p.doomed && p.call.borrowed == nil {
+		if doomed && p.call.borrowed == nil {
 			p.link.destroy()
 		}
 		p.release()
@@ -879,12 +886,13 @@ func (p *pipeline) firstRow() (row []string, err error) {
 	return row, err
 }
 
-// readRows reads the rows of r's statement. A long result is handed over piece by piece.
+// readRows reads the rows of r's statement. A long result is handed over piece by piece; not yet, if it may turn out that
+// a cancel request for another one has hit it: then it is to be sent again.
 func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error) {
 	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
 	for reader.NextRow() {
 		p.rows.add(reader.Values())
-		if len(p.rows.data)+4*len(p.rows.lengths) >= chunkSize {
+		if size := len(p.rows.data) + 4*len(p.rows.lengths); size >= chunkSize && (!p.haunted || size >= hauntedSize) {
 			p.hand(r)
 		}
 	}
