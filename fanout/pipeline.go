@@ -1083,7 +1083,7 @@ func (p *pipeline) repeat(r *request, err error) bool {
 // interrupt has the server end r's statement, which nobody wants any more, once it is executing: now, or when its turn
 // comes. It is called with mu held.
 func (p *pipeline) interrupt(r *request) {
-	if len(p.inflight) == 0 || p.inflight[0] != r || p.cancel != nil || p.mute {
+	if len(p.inflight) == 0 || p.inflight[0] != r || r.spared || p.cancel != nil || p.mute {
 		return
 	}
 	c := &cancelling{ended: make(chan struct{}), done: make(chan struct{})}

@@ -17,7 +17,7 @@ type Span struct {
 	Rows       int   // rows that its statements returned and its function read
 	Err        error // what its function returned
 
-	Strategy Strategy // how it ran: nested calls and calls inside a transaction run Serial
+	Strategy Strategy // how it ran: nested calls and calls inside a transaction run Serial, or Pipelined
 	Shared   int      // statements of other queries that shared a coalesced statement with this one's
 	Attempt  int      // 1, or more after Retries
 }
