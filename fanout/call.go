@@ -60,6 +60,8 @@ type call struct {
 	borrowedDB    DBTX      // what its statements are sent to
 	snapshot      *snapshot // nil: each statement sees its own
 	exchange      *exchange // nil: lanes run the units themselves
+	outer         *handle   // of the function that a joined call is nested in, whose exchange it has; see join
+	runners       int       // of a joined call, that have not ended; guarded by the exchange's mu
 
 	mu        sync.Mutex     // guards what is below
 	next      int            // the unit to be taken next
@@ -124,7 +126,7 @@ func (c *call) execute() error {
 // Source.On, or nested in a query function of another call on the same pool, recognised by its ctx.
 func (c *call) borrow() (giveBack func(), err error) {
 	outer, nested := c.parent.Value(poolKey{c.pool}).(*handle)
-	if c.tx != nil && !(nested && outer.exchange != nil && outer.call.tx == c.tx) {
+	if c.tx != nil && !(nested && outer.exchange != nil && outer.exchange.call.tx == c.tx) {
 		conn := c.tx.Conn()
 		if conn != nil && conn.PgConn().IsBusy() {
 			return nil, fmt.Errorf("fanout: the connection of the transaction is busy: %w", errRowsOpen)
@@ -141,8 +143,13 @@ func (c *call) borrow() (giveBack func(), err error) {
 	if !nested {
 		return func() {}, nil
 	}
-	if err := outer.lend(); err != nil {
+	joined, err := outer.lend(c.joins(outer.exchange))
+	if err != nil {
 		return nil, err
+	}
+	if joined {
+		c.outer, c.exchange = outer, outer.exchange
+		return outer.takeBack, nil
 	}
 	c.borrowed, c.borrowedDB = outer.link, outer.db
 	if !c.pipelines() { // which would lock for itself
@@ -156,6 +163,10 @@ func (c *call) borrow() (giveBack func(), err error) {
 // runLanes starts the lanes and waits for them.
 func (c *call) runLanes() error {
 	c.group, c.ctx = errgroup.WithContext(c.parent)
+	if c.outer != nil {
+		c.join()
+		return c.group.Wait()
+	}
 	c.acquireCtx, c.stopAcquiring = context.WithCancelCause(c.ctx)
 	defer c.stopAcquiring(nil)
 	if c.timeout > 0 && c.borrowed == nil {
@@ -181,10 +192,14 @@ func (c *call) runLanes() error {
 	return c.group.Wait()
 }
 
-// pipelines reports whether the lanes are to be pipelines. A nested call has its statements sent one by one.
+// pipelines reports whether statements go by pipelines: the call's own lanes or, if it is joined, the outer call's. Any
+// other nested call has its statements sent one by one.
 func (c *call) pipelines() bool {
 	return c.pipelined && (c.borrowed == nil || c.tx != nil && c.borrowed.conn != nil)
 }
+
+// guest reports whether the call runs on connections that are not its own.
+func (c *call) guest() bool { return c.borrowed != nil || c.outer != nil }
 
 // inside reports whether the call runs in a transaction already, the caller's or an outer snapshot call's. Then there is
 // no other snapshot for it to have.
@@ -341,7 +356,7 @@ func (c *call) unstarted() error {
 		return nil
 	}
 	err := c.parent.Err()
-	if !c.connected && c.borrowed == nil {
+	if !c.connected && !c.guest() {
 		err = c.noConnection(cmp.Or(err, c.noConn))
 	} else if err == nil && c.snapshot != nil && c.snapshot.gone() {
 		err = errSnapshotLost
@@ -361,7 +376,7 @@ func (c *call) unstarted() error {
 		}
 		return nil
 	}
-	if !c.connected && c.borrowed == nil {
+	if !c.connected && !c.guest() {
 		return err // no query is to blame
 	}
 	return c.attribute(c.next, "", err)

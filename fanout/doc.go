@@ -33,7 +33,8 @@
 //
 // A function gets a query set q that is its own until it returns, for one statement at a time from one goroutine, and a
 // ctx. A call that it makes with that ctx, on a Source of the same pool, is nested: it runs on the connection that the
-// function already holds, one query after the other, and needs no other connection. A nested call made with another ctx
+// function already holds, one query after the other, and needs no other connection; if both calls are Pipelined, its
+// statements travel with those of other functions. A nested call made with another ctx
 // is not recognised, and waits for a connection like everybody else. Functions must not wait for one another: the others
 // may not have started.
 //

@@ -24,11 +24,11 @@ type exchange struct {
 	ahead int // the most functions that run at once
 
 	mu       sync.Mutex
-	ready    []*request    // first requests, that any lane may pick up, in the order of their units
+	ready    []*request    // first requests, that any lane may pick up, in the order of the call's units
 	work     time.Duration // what ready is expected to cost
 	unknown  int           // of ready, whose cost is not known
-	drained  bool          // no unit is left to begin
-	live     int           // runners
+	drained  bool          // no unit of the call is left to begin
+	live     int           // runners, those of joined calls included
 	unborn   int           // of these, not started
 	began    bool
 	lanes    []*pipeline             // connected
@@ -51,7 +51,7 @@ const (
 	stallBound = time.Millisecond
 
 	// aheadPerLane is how many functions run ahead for each lane that the call may have, and how many statements a lane
-	// may have under way.
+	// may have under way that others could have sent.
 	aheadPerLane = 32
 
 	// startTogether is how many functions are started before a lane looks what they have asked for.
@@ -119,7 +119,7 @@ func (x *exchange) bear(d *driver) bool {
 	n = min(n, x.unborn)
 	x.unborn -= n
 	for range n {
-		d.runnable = append(d.runnable, newRunner(x))
+		d.runnable = append(d.runnable, newRunner(x.call, x))
 	}
 	return n > 0
 }
@@ -142,7 +142,7 @@ func (x *exchange) park(r *request) error {
 	default:
 		x.offer(r)
 	}
-	if x.closed {
+	if x.closed || h.ctx.Err() != nil {
 		x.forsake(r)
 		return r.err
 	}
@@ -155,7 +155,8 @@ func (x *exchange) park(r *request) error {
 
 // offer makes r ready for any lane. It is called with mu held.
 func (x *exchange) offer(r *request) {
-	at, _ := slices.BinarySearchFunc(x.ready, r.handle.unit, func(r *request, unit int) int { return r.handle.unit - unit })
+	behind := r.handle.outermost().unit + 1 // those of calls that are nested in the same unit
+	at, _ := slices.BinarySearchFunc(x.ready, behind, func(r *request, unit int) int { return r.handle.outermost().unit - unit })
 	x.ready = slices.Insert(x.ready, at, r)
 	x.work += r.cost
 	if r.counted == 0 {
@@ -297,10 +298,14 @@ func (x *exchange) missing() {
 }
 
 // leave is called by a runner that has no unit any more.
-func (x *exchange) leave() {
+func (x *exchange) leave(w *runner) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.live--
+	if w.call.outer != nil {
+		x.leaveJoined(w)
+		return
+	}
 	x.drained = true
 	if x.live > 0 {
 		return
@@ -350,7 +355,13 @@ func (x *exchange) close() {
 	}
 }
 
-// abandon is called when a ctx has ended that r's function has made for this statement alone.
+// abandonAfter has r abandoned when ctx ends. Who stops that is done with one of the callbacks.
+func (x *exchange) abandonAfter(ctx context.Context, r *request) (stop func() bool) {
+	x.callbacks.Add(1)
+	return context.AfterFunc(ctx, func() { x.abandon(r) })
+}
+
+// abandon is called when a ctx has ended that r's function has made for this statement alone, or that of a joined call.
 func (x *exchange) abandon(r *request) {
 	defer x.callbacks.Done()
 	x.mu.Lock()
@@ -372,9 +383,13 @@ func (x *exchange) abandon(r *request) {
 func (x *exchange) forsake(r *request) {
 	ctx := r.ctx
 	if ctx.Err() == nil {
+		ctx = r.handle.ctx.Context
+	}
+	if ctx.Err() == nil {
 		ctx = x.call.ctx
 	}
 	r.abandoned = true
+	r.spared = x.spares(r)
 	r.chunks = nil
 	r.err = cancelled(ctx, r.sent)
 	p := r.handle.pipeline

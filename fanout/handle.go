@@ -65,7 +65,7 @@ const (
 	idle    handleState = iota
 	running             // a method is sending a statement or waiting for its result
 	reading             // the function holds rows, a row or batch results
-	lent                // a nested call runs on the connection
+	lent                // a nested call runs on the connection, or has joined the function's
 )
 
 // A result is what a function still has to read or close: rows, a row, or the results of a batch.
@@ -234,19 +234,23 @@ func (h *handle) rest() {
 	}
 }
 
-// lend takes the connection for a nested call, or says why it cannot be had.
-func (h *handle) lend() error {
+// lend takes the connection for a nested call, or says why it cannot be had. In a Pipelined call, a nested one that joins
+// gets none to itself, unless the function has it already.
+func (h *handle) lend(joins bool) (joined bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.refusal(); err != nil {
-		return err
+		return false, err
 	}
 	h.state = lent
+	if joins && !h.alone && !h.keeps {
+		return true, nil
+	}
 	if err := h.reserve(h.ctx.Context); err != nil {
 		h.rest()
-		return err
+		return false, err
 	}
-	return nil
+	return false, nil
 }
 
 // takeBack ends what lend began. The nested call may have sent anything: it is not for Retries to have it made again.

@@ -80,6 +80,10 @@ const (
 
 	// maxRepeats is how often a statement is sent again that a cancel request for another one has hit.
 	maxRepeats = 10
+
+	// hauntedSize is more of a result than is on its way from the server when it confirms a cancel request: a statement
+	// that has sent so much has not been hit.
+	hauntedSize = 8 << 20
 )
 
 // run is the goroutine of a lane that has been started.
@@ -266,6 +270,9 @@ func (p *pipeline) pick() []*request {
 	if under > 0 && (p.spoiled || p.haunted || x.call.ctx.Err() != nil) {
 		return nil
 	}
+	if under > 0 && p.conn.PgConn().Frontend().ReadBufferLen() > 0 {
+		return nil // there is an answer already: what its function asks for next is to travel along
+	}
 	var load time.Duration
 	for _, r := range p.inflight {
 		load += r.cost
@@ -304,7 +311,7 @@ func (p *pipeline) pick() []*request {
 			t = j.text
 			cost, counted = t.expected()
 		}
-		if n := under + len(batch); n > 0 && (n >= aheadPerLane || p.toBeDescribed(t, batch) ||
+		if n := under + len(batch); n > 0 && (n >= aheadPerLane && from == &x.ready && !only || p.toBeDescribed(t, batch) ||
 			!only && (load >= trip+max(laneWork, min(trip, cost)) || taken >= share || int64(n) >= 2+counted/4 ||
 				counted == 0 && p.underWay(t, batch))) {
 			break
@@ -531,8 +538,11 @@ func (p *pipeline) ordinary() {
 // leave gives the connection back.
 func (p *pipeline) leave() {
 	p.ordinary()
+	p.exchange.mu.Lock()
+	doomed := p.doomed
+	p.exchange.mu.Unlock()
 	if p.link != nil {
-		if p.doomed && p.call.borrowed == nil {
+		if doomed && p.call.borrowed == nil {
 			p.link.destroy()
 		}
 		p.release()
@@ -801,10 +811,10 @@ func (p *pipeline) receive() {
 		p.refuse(refused)
 		return
 	}
+	x.mu.Lock()
 	if p.haunted {
 		p.deadline = now.Add(cancelGrace) // the server answers; who knows how long this one has taken
 	}
-	x.mu.Lock()
 	p.inflight = p.inflight[1:] // from now on nobody sends a cancel request for it
 	x.mu.Unlock()
 	if p.stopCancelling() {
@@ -1010,7 +1020,8 @@ func (p *pipeline) firstRow() (row []string, err error) {
 	return row, err
 }
 
-// readRows reads the rows of r's statement. A long result is handed over piece by piece.
+// readRows reads the rows of r's statement. A long result is handed over piece by piece; not yet, if it may turn out that
+// a cancel request for another one has hit it: then it is to be sent again.
 func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error) {
 	if r.members != nil {
 		return p.readJoint(r, reader)
@@ -1018,7 +1029,7 @@ func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error)
 	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
 	for reader.NextRow() {
 		p.rows.add(reader.Values())
-		if len(p.rows.data)+4*len(p.rows.lengths) >= chunkSize {
+		if size := len(p.rows.data) + 4*len(p.rows.lengths); size >= chunkSize && (!p.haunted || size >= hauntedSize) {
 			p.hand(r)
 		}
 	}
@@ -1248,7 +1259,7 @@ func (p *pipeline) interrupt(r *request) {
 	if r.group != nil {
 		r = r.group
 	}
-	if len(p.inflight) == 0 || p.inflight[0] != r || p.cancel != nil || p.mute || r.wanted() {
+	if len(p.inflight) == 0 || p.inflight[0] != r || r.spared || p.cancel != nil || p.mute || r.wanted() {
 		return
 	}
 	c := &cancelling{ended: make(chan struct{}), done: make(chan struct{})}

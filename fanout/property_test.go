@@ -46,6 +46,7 @@ func drawQuery(t *rapid.T, src fanout.Source[*db.Queries]) randomQuery {
 		ids := rapid.SliceOfN(rapid.Int32Range(0, 60), 0, 20).Draw(t, "ids")
 		return randomQuery{fmt.Sprint("ids ", ids), false, true, fanout.Many((*db.Queries).ListAByIDs, ids)}
 	case 4: // nested, and in no order
+		src.Strategy = rapid.SampledFrom(strategies).Draw(t, "nested strategy")
 		return randomQuery{"nested", false, false, func(ctx context.Context, q *db.Queries) ([]db.A, error) {
 			rows, err := fanout.Gather(ctx, src, id, fanout.Each((*db.Queries).ListAByData, fmt.Sprint("a_", n), "a_1", "a_2")...)
 			var list []db.A

@@ -21,6 +21,7 @@ type request struct {
 	args []any
 
 	abandoned bool      // nobody waits for it any more
+	spared    bool      // but it is not to be cancelled
 	answered  bool      // there will be nothing more
 	granted   bool      // answered by a lane
 	writing   bool      // a lane is reading its arguments: until then the function must not go on, which may change them
@@ -135,7 +136,7 @@ func (h *handle) nextChunk(r *request) (*chunk, error) {
 			x.mu.Unlock()
 			return nil, r.err
 		}
-		if x.closed {
+		if x.closed || h.ctx.Err() != nil {
 			x.forsake(r)
 			x.mu.Unlock()
 			return nil, r.err
@@ -147,18 +148,22 @@ func (h *handle) nextChunk(r *request) (*chunk, error) {
 }
 
 // await parks until the request is answered or has rows. When ctx ends, or the call's, the function goes on at once, and
-// what becomes of the statement is the lane's business.
+// what becomes of the statement is the lane's business. The exchange watches only the ctx of its own call: a joined call's
+// may end before that.
 func (h *handle) await(r *request) error {
 	x := h.exchange
+	var stops [2]func() bool
 	if r.ctx.Done() != h.ctx.Done() {
-		x.callbacks.Add(1)
-		stop := context.AfterFunc(r.ctx, func() { x.abandon(r) })
-		h.runner.park()
-		if stop() {
+		stops[0] = x.abandonAfter(r.ctx, r)
+	}
+	if h.call != x.call {
+		stops[1] = x.abandonAfter(h.ctx.Context, r)
+	}
+	h.runner.park()
+	for _, stop := range stops {
+		if stop != nil && stop() {
 			x.callbacks.Done()
 		}
-	} else {
-		h.runner.park()
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -68,7 +68,7 @@ func (c *call) startAgain(err error) bool {
 	if c.restarting {
 		return true
 	}
-	if c.attempt > c.retries || c.borrowed != nil || c.parent.Err() != nil || !transient(err) {
+	if c.attempt > c.retries || c.guest() || c.parent.Err() != nil || !transient(err) {
 		return false
 	}
 	if c.snapshot == nil && c.connected {
@@ -80,7 +80,7 @@ func (c *call) startAgain(err error) bool {
 
 // unitAgain decides whether h's unit may run again, alone, after err: if none of its statements was sent.
 func (c *call) unitAgain(h *handle, attempt int, err error) bool {
-	return c.snapshot == nil && c.borrowed == nil && attempt <= c.retries && c.ctx.Err() == nil &&
+	return c.snapshot == nil && !c.guest() && attempt <= c.retries && c.ctx.Err() == nil &&
 		h.statements > 0 && !h.sent && pgconn.SafeToRetry(err)
 }
 

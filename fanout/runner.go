@@ -27,14 +27,19 @@ type runner struct {
 	driver *driver // that runs it; guarded by the exchange's mu
 }
 
-func newRunner(x *exchange) *runner {
-	w := &runner{exchange: x, lane: lane{call: x.call}}
+// newRunner is a runner of units of c: the call that x is of, or one that has joined it.
+func newRunner(c *call, x *exchange) *runner {
+	return &runner{exchange: x, lane: lane{call: c}}
+}
+
+// start makes the coroutine. That is for the driver to do: a query function, which starts the runners of a nested call, may
+// have locked its goroutine to a thread, which the coroutine would then be bound to as well.
+func (w *runner) start() {
 	w.next, _ = iter.Pull(func(yield func(struct{}) bool) { // never stopped: it runs to its end
 		w.yield = yield
 		growStack()
 		w.run()
 	})
-	return w
 }
 
 // growStack gives a new coroutine the stack that a generated function needs down to here. Otherwise it would grow step by
@@ -53,6 +58,9 @@ var stackUse []byte
 func (w *runner) resume() {
 	w.resuming.Lock()
 	defer w.resuming.Unlock()
+	if w.next == nil {
+		w.start()
+	}
 	w.next()
 }
 
@@ -66,7 +74,7 @@ func (w *runner) run() {
 		if !completed {
 			w.interrupted(recover())
 		}
-		w.exchange.leave()
+		w.exchange.leave(w)
 	}()
 	for {
 		i, ok := w.call.take(&w.lane)
@@ -84,6 +92,7 @@ func (w *runner) runUnit(i int) {
 	for w.attempt = c.attempt; ; w.attempt++ {
 		h := newHandle(&w.lane, i)
 		h.exchange, h.runner = w.exchange, w
+		h.follow()
 		w.now.Store(h)
 		err := c.run(&h.ctx, i, h)
 		again := w.end(h, err)
@@ -152,17 +161,23 @@ func (w *runner) interrupted(v any) {
 		p = &PanicError{Value: v, Stack: debug.Stack()}
 	}
 	c.fail(p)
-	if h != nil {
-		w.exchange.doom(h)
-		if abandoned, _ := h.finish(); abandoned != nil {
-			<-abandoned
-		}
-		h.mu.Lock()
-		if h.alone {
-			h.giveBack()
-		}
-		h.mu.Unlock()
+	if h == nil {
+		return
 	}
+	if c.outer == nil {
+		w.exchange.doom(h)
+	}
+	if abandoned, _ := h.finish(); abandoned != nil {
+		<-abandoned
+	}
+	if c.outer != nil {
+		h.handUp()
+	}
+	h.mu.Lock()
+	if h.alone {
+		h.giveBack()
+	}
+	h.mu.Unlock()
 }
 
 // replace starts another runner in place of one that is lost with the goroutine of its driver.
@@ -170,7 +185,10 @@ func (x *exchange) replace(w *runner) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.live++
-	x.runOn(w.driver, newRunner(x))
+	if w.call.outer != nil {
+		w.call.runners++
+	}
+	x.runOn(w.driver, newRunner(w.call, x))
 	w.driver.detach()
 }
 
@@ -192,7 +210,7 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 		ctx, err = h.begin(ctx, statementName(sql), 1)
 		return ctx, nil, err
 	}
-	t := h.call.shared.statements.get(sql)
+	t := h.exchange.call.shared.statements.get(sql) // also for a joined call: lanes tell texts apart by identity
 	if !h.shares(t, args, exec) {
 		ctx, err = h.begin(ctx, t.name, 1)
 		return ctx, nil, err

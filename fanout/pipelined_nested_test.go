@@ -1,0 +1,715 @@
+package fanout_test
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// nestedLookUps is a query of m look-ups in a nested call, after a statement of its own if first is set.
+func nestedLookUps(src fanout.Source[*db.Queries], m int, first bool) fanout.Query[*db.Queries, db.A] {
+	return func(ctx context.Context, q *db.Queries) ([]db.A, error) {
+		if first {
+			if _, err := q.CountA(ctx); err != nil {
+				return nil, err
+			}
+		}
+		lists, err := fanout.Collect(ctx, src, lookUps(m)...)
+		return slices.Concat(lists...), err
+	}
+}
+
+// The nested calls of many functions travel together, whether or not their functions have sent anything before.
+func TestNestedTravelsTogether(t *testing.T) {
+	const n, m = 8, 4
+	for _, first := range []bool{false, true} {
+		for _, snapshot := range []bool{false, true} {
+			t.Run(fmt.Sprintf("first=%v/snapshot=%v", first, snapshot), func(t *testing.T) {
+				way := &traffic{latency: 2 * time.Millisecond}
+				pool := pgtest.Pool(t, 1, way.attach)
+				fill(t, pool, m)
+				src := fanout.New(pool, db.New)
+				serial, err := fanout.Collect(t.Context(), src, repeated(n, nestedLookUps(src, m, first))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
+				least, quickest := int64(1000), time.Hour
+				for range 40 { // until it is known what the statements cost, and the way
+					before, start := way.writes.Load(), time.Now()
+					lists, err := fanout.Collect(t.Context(), src, repeated(n, nestedLookUps(src, m, first))...)
+					if err != nil {
+						t.Fatal(err)
+					}
+					least, quickest = min(least, way.writes.Load()-before), min(quickest, time.Since(start))
+					if diff := gocmp.Diff(serial, lists); diff != "" {
+						t.Fatalf("(-serial +got)\n%s", diff)
+					}
+				}
+				t.Logf("%d nested calls of %d look-ups: %d writes, %v", n, m, least, quickest)
+				if least > 10 { // one by one it would be at least 32
+					t.Errorf("%d nested calls of %d look-ups took at least %d writes", n, m, least)
+				}
+			})
+		}
+	}
+}
+
+// levels is a query whose function makes a nested call of width such queries, depth levels in all, with a statement of its
+// own before and after. It returns the number of functions that have run.
+func levels(src fanout.Source[fanout.DBTX], width, depth int) fanout.Query[fanout.DBTX, int32] {
+	return func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		if depth%2 == 0 {
+			if _, err := pid(ctx, tx); err != nil {
+				return nil, err
+			}
+		}
+		n := int32(1)
+		if depth > 0 {
+			lists, err := fanout.Collect(ctx, src, repeated(width, levels(src, width, depth-1))...)
+			if err != nil {
+				return nil, err
+			}
+			for _, list := range lists {
+				n += list[0]
+			}
+		}
+		_, err := pid(ctx, tx)
+		return []int32{n}, err
+	}
+}
+
+func TestNestedLevels(t *testing.T) {
+	for _, conns := range []int{1, 3} {
+		for _, snapshot := range []bool{false, true} {
+			sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+				src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
+				lists, err := fanout.Collect(inTime(t), src, repeated(5, levels(src, 3, 4))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, list := range lists {
+					if list[0] != 1+3+9+27+81 {
+						t.Errorf("%d functions ran", list[0])
+					}
+				}
+			})
+		}
+	}
+}
+
+// More nested calls than an exchange has runners for, each with more queries than run at once.
+func TestNestedManyQueries(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	src := pipelined(pool)
+	lists, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		lists, err := fanout.Collect(ctx, src, repeated(2000, pid)...)
+		return slices.Concat(lists...), err
+	})
+	if err != nil || len(lists[0]) != 2000 {
+		t.Errorf("%d rows, %v", len(lists[0]), err)
+	}
+	many := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		lists, err := fanout.Collect(ctx, src, repeated(40, levels(src, 2, 1))...)
+		return slices.Concat(lists...), err
+	}
+	lists, err = fanout.Collect(inTime(t), src, repeated(40, fanout.Query[fanout.DBTX, int32](many))...)
+	if err != nil || len(lists[39]) != 40 || lists[39][39] != 3 {
+		t.Errorf("%v", err)
+	}
+	serves(t, pool)
+}
+
+// A span of a nested query says how it ran; errors name the query, siblings keep their results.
+func TestNestedPartial(t *testing.T) {
+	for _, conns := range []int{1, 3} {
+		for _, snapshot := range []bool{false, true} {
+			sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+				src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
+				inner := src
+				inner.Partial = true
+				var spans, failed int
+				inner.Observe = func(_ context.Context, s fanout.Span) {
+					spans++
+					if s.Strategy != fanout.Pipelined || s.Name != "Boom" || s.Statements != 1 || s.PID == 0 || (s.Err != nil) != (s.Index == 2) {
+						t.Errorf("%+v", s)
+					}
+					if s.Err != nil {
+						failed++
+					}
+				}
+				one := statement[int32](boomSQL, 1)
+				query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					lists, err := fanout.Collect(ctx, inner, one, one, boom, one)
+					var errs fanout.Errors
+					if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 2 || errs[0].Name != "Boom" || sqlState(errs[0]) != "22012" {
+						return nil, fmt.Errorf("nested: %w", err)
+					}
+					return append(slices.Concat(lists...), 4), nil
+				}
+				lists, err := fanout.Collect(inTime(t), src, repeated(10, fanout.Query[fanout.DBTX, int32](query))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, list := range lists {
+					if !slices.Equal(list, []int32{1, 1, 1, 4}) {
+						t.Errorf("%v", list)
+					}
+				}
+				if spans != 40 || failed != 10 {
+					t.Errorf("%d spans, %d of them failed", spans, failed)
+				}
+			})
+		}
+	}
+}
+
+// A failing nested query ends its siblings, at whatever they are, and nothing else: the outer function and the others go on.
+func TestNestedFailureEndsSiblings(t *testing.T) {
+	cause := errors.New("the cause")
+	fails := map[string]fanout.Query[fanout.DBTX, string]{
+		"statement": statement[string](boomSQL, 0),
+		"function": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			_, _ = pid(ctx, tx)
+			return nil, cause
+		},
+		"no statement": func(context.Context, fanout.DBTX) ([]string, error) { return nil, cause },
+		"late": func(context.Context, fanout.DBTX) ([]string, error) {
+			time.Sleep(20 * time.Millisecond) // busy with something else: not a synchronisation
+			return nil, cause
+		},
+	}
+	siblings := map[string]fanout.Query[fanout.DBTX, string]{
+		"quick":     statement[string]("select 'quick'"),
+		"sleeping":  sleep,
+		"streaming": statement[string]("select repeat('x', 100) from generate_series(1, 20000)"),
+		"own lane": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			b := &pgx.Batch{}
+			b.Queue(sleepSQL, 10)
+			return nil, tx.SendBatch(ctx, b).Close()
+		},
+		"nested": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			lists, err := fanout.Collect(ctx, pipelined(poolOf[fanout.DBTX](ctx)), repeated(3, sleep)...)
+			return slices.Concat(lists...), err
+		},
+	}
+	for _, conns := range []int{1, 3} {
+		pool := pgtest.Pool(t, conns)
+		src := pipelined(pool)
+		for name, bad := range fails {
+			for kind, sibling := range siblings {
+				if slow := kind != "quick" && kind != "streaming"; slow && name != "late" && name != "no statement" {
+					continue // it may be sent behind them
+				}
+				t.Run(fmt.Sprintf("conns=%d/%s/%s", conns, name, kind), func(t *testing.T) {
+					query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+						_, err := fanout.Collect(ctx, src, sibling, sibling, bad, sibling)
+						if e := asError(t, err); e.Index != 2 || errors.Is(err, context.Canceled) || !errors.Is(err, cause) && sqlState(err) != "22012" {
+							t.Errorf("nested: %v", err)
+						}
+						return pid(ctx, tx)
+					}
+					queries := repeated(6, pid)
+					queries[1], queries[4] = query, query
+					lists, err := fanout.Collect(withPool(inTime(t), pool), src, queries...)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for i, list := range lists {
+						if len(list) != 1 {
+							t.Errorf("query %d: %v", i, list)
+						}
+					}
+				})
+			}
+		}
+		serves(t, pool)
+		if n := pool.Stat().NewConnsCount(); n > int64(conns) {
+			t.Errorf("%d connections were opened in all", n)
+		}
+	}
+}
+
+// The nested call's ctx ends, by a timeout of the outer function's or with the whole call: whoever waits goes on.
+func TestNestedCtxEnds(t *testing.T) {
+	for _, conns := range []int{1, 3} {
+		for _, snapshot := range []bool{false, true} {
+			for _, whole := range []bool{false, true} {
+				t.Run(fmt.Sprintf("conns=%d/snapshot=%v/whole=%v", conns, snapshot, whole), func(t *testing.T) {
+					sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+						src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
+						knownToBeSlow(t, src)
+						inner := src
+						inner.Partial = true
+						deep := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+							lists, err := fanout.Collect(ctx, src, repeated(3, sleep)...)
+							return slices.Concat(lists...), err
+						}
+						query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+							own, cancel := ctx, context.CancelFunc(func() {})
+							if !whole {
+								own, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
+							}
+							defer cancel()
+							for _, nested := range []fanout.Source[fanout.DBTX]{src, inner} {
+								queries := repeated(40, sleep)
+								queries[3] = deep
+								_, err := fanout.Collect(own, nested, queries...)
+								if !errors.Is(err, own.Err()) {
+									t.Errorf("%v", err)
+								}
+							}
+							return pid(ctx, tx)
+						}
+						ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+						if whole {
+							ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+						}
+						defer cancel()
+						start := time.Now()
+						_, err := fanout.Collect(ctx, src, repeated(4, fanout.Query[fanout.DBTX, int32](query))...)
+						if whole && !errors.Is(err, context.DeadlineExceeded) || !whole && err != nil {
+							t.Error(err)
+						}
+						if d := time.Since(start); d > 4*time.Second {
+							t.Errorf("took %v", d)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// A panic in a nested function is the outer call's, unless the outer function recovers: then nobody else is concerned.
+func TestNestedPanic(t *testing.T) {
+	panics := map[string]fanout.Query[fanout.DBTX, int32]{
+		"at once": func(context.Context, fanout.DBTX) ([]int32, error) { panic("boom") },
+		"after a statement": func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			_, _ = pid(ctx, tx)
+			panic("boom")
+		},
+		"with rows": func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			_, _ = tx.Query(ctx, "select generate_series(1, 100000)")
+			panic("boom")
+		},
+		"with the lane": func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			_, _ = tx.Exec(ctx, "begin")
+			panic("boom")
+		},
+		"encoder": statement[int32]("select length($1::text)", valuer(func() (driver.Value, error) { panic("boom") })),
+		"encoder, alone": func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			b := &pgx.Batch{}
+			b.Queue("select $1::text", valuer(func() (driver.Value, error) { panic("boom") }))
+			return nil, tx.SendBatch(ctx, b).Close()
+		},
+	}
+	for _, conns := range []int{1, 3} {
+		pool := pgtest.Pool(t, conns)
+		src := pipelined(pool)
+		src.Partial = true
+		for name, bad := range panics {
+			for i := range 4 {
+				first, recovers := i&1 != 0, i&2 != 0
+				if recovers && name == "encoder, alone" {
+					continue // pgx leaves the connection busy
+				}
+				t.Run(fmt.Sprintf("conns=%d/%s/first=%v/recovers=%v", conns, name, first, recovers), func(t *testing.T) {
+					query := func(ctx context.Context, tx fanout.DBTX) (_ []int32, err error) {
+						if first {
+							if _, err := pid(ctx, tx); err != nil {
+								return nil, err
+							}
+						}
+						defer func() {
+							if !recovers {
+								return
+							}
+							if p, ok := recover().(*fanout.PanicError); !ok || p.Value != "boom" {
+								t.Errorf("recovered %v", p)
+							}
+							_, err = tx.Exec(ctx, "rollback")
+						}()
+						_, err = fanout.Collect(ctx, src, pid, levels(src, 3, 1), bad, pid)
+						return nil, err
+					}
+					for range 3 {
+						queries := repeated(8, levels(src, 3, 1))
+						queries[3], queries[6] = query, query
+						ctx := inTime(t)
+						if recovers {
+							lists, err := fanout.Collect(ctx, src, queries...)
+							if err != nil || lists[7][0] != 4 {
+								t.Fatalf("%v", err)
+							}
+						} else if p := panicked(t, func() { _, _ = fanout.Collect(ctx, src, queries...) }); p == nil || p.Value != "boom" {
+							t.Fatalf("%v", p)
+						}
+					}
+				})
+			}
+		}
+		serves(t, pool)
+	}
+}
+
+func TestNestedGoexit(t *testing.T) {
+	for _, conns := range []int{1, 3} {
+		for _, snapshot := range []bool{false, true} {
+			for _, late := range []bool{false, true} {
+				pool := pgtest.Pool(t, conns)
+				src := pipelined(pool)
+				src.Partial, src.Snapshot = true, snapshot
+				exit := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					if _, err := pid(ctx, tx); err != nil {
+						return nil, err
+					}
+					if late {
+						time.Sleep(5 * time.Millisecond) // longer than the others wait for it: not a synchronisation
+					}
+					runtime.Goexit()
+					return nil, nil
+				}
+				query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					lists, err := fanout.Collect(ctx, src, pid, exit, pid, exit, pid, exit)
+					var errs fanout.Errors
+					if !errors.As(err, &errs) || len(errs) != 3 || errs[1].Index != 3 || len(lists[4]) != 1 {
+						return nil, fmt.Errorf("nested: %v, %w", lists, err)
+					}
+					mention(t, err, "runtime.Goexit")
+					return pid(ctx, tx)
+				}
+				lists, err := fanout.Collect(inTime(t), src, repeated(6, fanout.Query[fanout.DBTX, int32](query))...)
+				if err != nil || len(lists[5]) != 1 {
+					t.Errorf("%v", err)
+				}
+				serves(t, pool)
+			}
+		}
+	}
+}
+
+// Nested calls join those of a Snapshot call, and see what it sees; one that wants a snapshot where the outer call has none
+// still has it.
+func TestNestedSnapshots(t *testing.T) {
+	sameBackends(t, 3, func(src fanout.Source[fanout.DBTX]) {
+		src.Strategy = fanout.Pipelined
+		snapshot := src
+		snapshot.Snapshot = true
+		see := func(inner fanout.Source[fanout.DBTX], first bool) fanout.Query[fanout.DBTX, string] {
+			return func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				if first {
+					if _, err := inSnapshot(ctx, tx); err != nil {
+						return nil, err
+					}
+				}
+				lists, err := fanout.Collect(ctx, inner, repeated(5, inSnapshot)...)
+				return slices.Concat(lists...), err
+			}
+		}
+		for range 10 {
+			for _, inner := range []fanout.Source[fanout.DBTX]{src, snapshot} {
+				queries := append(repeated(6, see(inner, true)), repeated(6, see(inner, false))...)
+				lists, err := fanout.Collect(inTime(t), snapshot, queries...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, seen := range slices.Concat(lists...) {
+					if seen != lists[0][0] {
+						t.Fatalf("%v", lists)
+					}
+				}
+				mention(t, lists[0][0], "repeatable read on")
+			}
+			lists, err := fanout.Collect(inTime(t), src, repeated(6, see(snapshot, true))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, list := range lists {
+				if len(list) != 5 || slices.Min(list) != slices.Max(list) {
+					t.Errorf("%v", list)
+				}
+				mention(t, list[0], "repeatable read on")
+			}
+		}
+	})
+}
+
+// In the caller's transaction nested calls join by either Source, and one that fails on this side leaves it usable.
+func TestNestedOn(t *testing.T) {
+	way := &traffic{}
+	pool := pgtest.Pool(t, 2, way.attach)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	plain := pipelined(pool)
+	on := plain.On(tx)
+	if _, err := tx.Exec(t.Context(), "create temp table seen (n int) on commit drop"); err != nil {
+		t.Fatal(err)
+	}
+	spans := 0
+	plain.Observe = func(_ context.Context, s fanout.Span) {
+		spans++
+		if s.Strategy != fanout.Pipelined || s.Statements > 0 && s.PID != tx.Conn().PgConn().PID() {
+			t.Errorf("%+v", s)
+		}
+	}
+	write := statement[int32]("insert into seen values ($1) returning n", 1)
+	missing := fanout.One(func(tx fanout.DBTX, ctx context.Context, n int) (int, error) {
+		err := tx.QueryRow(ctx, "select n from seen where n = $1", n).Scan(&n)
+		return n, err
+	}, -1)
+	failing := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		err := fanout.Run(ctx, plain, fanout.IntoFunc(new([]string), statement[string]("select pg_sleep(0.02)::text")),
+			fanout.IntoFunc(new([]int), missing), fanout.IntoFunc(new([]string), statement[string]("select pg_sleep(0.02)::text")))
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return nil, fmt.Errorf("missing: %w", err)
+		}
+		return write(ctx, tx)
+	}
+	query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		lists, err := fanout.Collect(ctx, plain, write, write, func(ctx context.Context, _ fanout.DBTX) ([]int32, error) {
+			lists, err := fanout.Collect(ctx, on, write, write)
+			return slices.Concat(lists...), err
+		})
+		return slices.Concat(lists...), err
+	}
+	queries := repeated(8, fanout.Query[fanout.DBTX, int32](query))
+	queries = append(queries, failing, failing)
+	if _, err := fanout.Collect(inTime(t), on, queries...); err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	if err := tx.QueryRow(t.Context(), "select count(*) from seen").Scan(&n); err != nil || n != 8*4+2 {
+		t.Errorf("%d rows, %v", n, err)
+	}
+	if spans != 8*3+2*3 {
+		t.Errorf("%d spans", spans)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// What needs the connection alone has it alone in a nested function as well.
+func TestNestedAlone(t *testing.T) {
+	for _, conns := range []int{1, 3} {
+		sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+			src.Strategy = fanout.Pipelined
+			shapes := functions(t, src, false)
+			query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				lists, err := fanout.Collect(ctx, src, shapes...)
+				return slices.Concat(lists...), err
+			}
+			for range 3 {
+				lists, err := fanout.Collect(inTime(t), src, repeated(5, fanout.Query[fanout.DBTX, int32](query))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, list := range lists {
+					if len(list) != len(shapes) || list[3] != 3 {
+						t.Errorf("%v", list)
+					}
+				}
+			}
+			err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+				_, err := fanout.Collect(ctx, src, pid, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					_, err := tx.Exec(ctx, "begin")
+					return nil, err
+				})
+				if e := asError(t, err); e.Index != 1 {
+					t.Error(err)
+				}
+				mention(t, err, "left a transaction open")
+				_, err = statement[int32]("select 1 where pg_current_xact_id_if_assigned() is null")(ctx, tx)
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// The outer function of a nested Stream takes results while others are still to come, may leave the loop, and cannot use
+// its q meanwhile.
+func TestNestedStream(t *testing.T) {
+	for _, conns := range []int{1, 3} {
+		sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+			src.Strategy = fanout.Pipelined
+			knownToBeSlow(t, src)
+			query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				n := 0
+				for r, err := range fanout.Stream(ctx, src, repeated(20, pid)...) {
+					if err != nil || len(r.Rows) != 1 {
+						return nil, err
+					}
+					n++
+					if _, err := pid(ctx, tx); err != nil { // else the nested call has ended already
+						mention(t, err, "while a nested call runs on the query function's connection")
+					}
+				}
+				if n != 20 {
+					return nil, fmt.Errorf("%d results", n)
+				}
+				slow := statement[string](sleepSQL, 0.2) // it may come to stand in front of the quick one
+				for range fanout.Stream(ctx, src, statement[string]("select 'quick'"), slow, slow) {
+					break
+				}
+				return pid(ctx, tx)
+			}
+			for range 3 {
+				lists, err := fanout.Collect(inTime(t), src, repeated(6, fanout.Query[fanout.DBTX, int32](query))...)
+				if err != nil || len(lists[5]) != 1 {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestNestedMisuse(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	src := pipelined(pool)
+	const lent = "while a nested call runs on the query function's connection"
+	err := do(t, src, func(ctx context.Context, outer fanout.DBTX) error {
+		_, err := fanout.Collect(ctx, src, func(inner context.Context, tx fanout.DBTX) ([]int32, error) {
+			_, err := outer.Exec(inner, "select 1")
+			mention(t, err, lent)
+			_, err = fanout.Collect(ctx, src, pid)
+			mention(t, err, lent)
+			return pid(inner, tx)
+		})
+		if err != nil {
+			return err
+		}
+		rows, err := outer.Query(ctx, "select generate_series(1, 3)")
+		if err != nil {
+			return err
+		}
+		_, err = fanout.Collect(ctx, src, pid)
+		mention(t, err, "are still open")
+		rows.Close()
+		_, err = fanout.Collect(ctx, src, pid)
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	// The nested call outlives its outer function.
+	err = do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		begun := make(chan struct{})
+		go func() {
+			_, _ = fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				close(begun)
+				return sleep(ctx, tx)
+			})
+		}()
+		<-begun
+		return nil
+	})
+	mention(t, err, "still")
+	serves(t, pool)
+}
+
+// A lost connection fails the nested queries that wait, and their outer functions; those of others go on.
+func TestNestedLostConnection(t *testing.T) {
+	for _, conns := range []int{1, 3} {
+		for _, snapshot := range []bool{false, true} {
+			for _, partial := range []bool{false, true} {
+				t.Run(fmt.Sprintf("conns=%d/snapshot=%v/partial=%v", conns, snapshot, partial), func(t *testing.T) {
+					w := &wire{}
+					pool := pgtest.Pool(t, conns, w.attach)
+					src := pipelined(pool)
+					src.Snapshot, src.Partial = snapshot, partial
+					if _, err := fanout.Collect(inTime(t), src, repeated(10, levels(src, 3, 2))...); err != nil {
+						t.Fatal(err)
+					}
+					for round := range 20 {
+						var cuts atomic.Int32
+						cutting := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+							if cuts.Add(1) == 5 {
+								w.arm(cut, int64(1+round*100))
+							}
+							return pid(ctx, tx)
+						}
+						query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+							if round%2 == 0 {
+								if _, err := pid(ctx, tx); err != nil {
+									return nil, err
+								}
+							}
+							lists, err := fanout.Collect(ctx, src, levels(src, 3, 1), cutting, pid, pid)
+							return slices.Concat(lists...), err
+						}
+						_, err := fanout.Collect(inTime(t), src, repeated(10, fanout.Query[fanout.DBTX, int32](query))...)
+						if errors.Is(err, context.DeadlineExceeded) {
+							t.Fatalf("round %d: %v", round, err)
+						}
+						w.disarm()
+					}
+					serves(t, pool)
+				})
+			}
+		}
+	}
+}
+
+// A nested query is not run again by itself; a Snapshot call starts again as a whole.
+func TestNestedRetries(t *testing.T) {
+	w := &wire{}
+	pool := pgtest.Pool(t, 1, w.attach)
+	src := pipelined(pool)
+	src.Retries = 3
+	var runs atomic.Int32
+	err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		if _, err := pid(ctx, tx); err != nil {
+			return err
+		}
+		_, err := fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			runs.Add(1)
+			w.arm(cut, 1)
+			return pid(ctx, tx)
+		})
+		return err
+	})
+	if err == nil || runs.Load() != 1 {
+		t.Errorf("ran %d times: %v", runs.Load(), err)
+	}
+	w.disarm()
+	serves(t, pool)
+
+	src.Snapshot = true
+	runs.Store(0)
+	err = do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		if _, err := pid(ctx, tx); err != nil {
+			return err
+		}
+		_, err := fanout.Collect(ctx, src, pid, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			if runs.Add(1) == 1 {
+				w.arm(cut, 1)
+			}
+			return pid(ctx, tx)
+		})
+		return err
+	})
+	if err != nil || runs.Load() != 2 {
+		t.Errorf("ran %d times: %v", runs.Load(), err)
+	}
+	serves(t, pool)
+}
