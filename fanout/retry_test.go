@@ -255,7 +255,9 @@ func TestRetriesDoNotRepeatNestedCalls(t *testing.T) {
 				_, err = tx.Exec(ctx, "select 1")
 				return err
 			})
-			if err == nil || runs != 1 {
+			// A function whose nested call has joined has no connection yet: its statement can be sent by another one.
+			joined := s >= fanout.Pipelined && inner >= fanout.Pipelined
+			if (err == nil) != joined || runs != 1 {
 				t.Errorf("%v in %v: ran %d times: %v", inner, s, runs, err)
 			}
 			serves(t, pool)
