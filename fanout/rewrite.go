@@ -77,9 +77,10 @@ func shapeOf(sql string) *shape {
 	if s.highest == 0 || len(numbers) < s.highest || !balanced(sql, list) {
 		return nil
 	}
-	topMatters := slices.ContainsFunc(list, func(t token) bool {
-		return t.is(sql, "order") || t.is(sql, "group") || t.is(sql, "distinct")
-	})
+	topMatters := false
+	for i, t := range list {
+		topMatters = topMatters || t.is(sql, "order") || t.is(sql, "group") || i > 0 && t.is(sql, "on") && list[i-1].is(sql, "distinct")
+	}
 	for i, t := range list {
 		if t.kind == parameterToken && namesColumn(sql, list, i, topMatters) {
 			return nil
@@ -269,8 +270,10 @@ func closing(sql string, list []token, i int) int {
 // for its length. So a plan does not depend on how many executions there happen to be. A small table gets a hash join and
 // a large one a look-up in its index per execution, for two executions and for ten thousand.
 //
-// Elements that need a cast are cast by a sub-select of their own that the planner does not dissolve, once for each
-// execution: so that a value which the type refuses is an error although no row needs it, as it is in the original.
+// Elements that need a cast are cast once for each execution, and all of them, although no row may need one: what the type
+// refuses is an error, as it is in the original. So both the casts and the statement are sub-selects that the planner does
+// not dissolve; for else it might begin with the statement's tables, and not cast anything if they have no rows. Only where
+// it sees that there can be none, whatever the arguments, nothing is cast.
 func (s *shape) rewrite(parameters []parameter) string {
 	var arrays, columns, casts strings.Builder
 	cast := false
@@ -295,10 +298,12 @@ func (s *shape) rewrite(parameters []parameter) string {
 	b.WriteString("select " + args + "." + ord + ", " + rows + ".* from ")
 	// More than one argument in parentheses of unnest are a special form of the unqualified name only.
 	source := "rows from (" + arrays.String() + ") with ordinality " + args + "(" + columns.String() + ", " + ord + ")"
+	opening, closing := ", lateral (\n", "\n) "+rows
 	if cast {
 		source = "(select " + ord + ", " + casts.String() + " from " + source + " offset 0) " + args
+		opening, closing = ", lateral (select * from (\n", closing+" offset 0) "+rows
 	}
-	b.WriteString(source + ", lateral (\n")
+	b.WriteString(source + opening)
 	end := 0
 	for _, t := range s.parameters {
 		b.WriteString(s.body[end:t.start])
@@ -306,6 +311,6 @@ func (s *shape) rewrite(parameters []parameter) string {
 		end = t.end
 	}
 	b.WriteString(s.body[end:])
-	b.WriteString("\n) " + rows)
+	b.WriteString(closing)
 	return b.String()
 }

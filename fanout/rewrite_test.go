@@ -1,0 +1,550 @@
+package fanout
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+func TestShapeOfWhatCannotBeCoalesced(t *testing.T) {
+	for _, sql := range []string{
+		"",
+		";",
+		"-- select $1",
+		"select 1",
+		"select '$1'",
+		"select $2",
+		"select $1, $3",
+		"select $1; select $1",
+		"select $1;;",
+		"; select $1",
+		"insert into t values ($1)",
+		"update t set id = $1",
+		"delete from t where id = $1",
+		"with x as (insert into t values ($1) returning *) select * from x",
+		"with x as (UPDATE t set id = $1 returning *) select * from x",
+		"with x as (Delete from t returning *) select * from x where id = $1",
+		"with x as (select $1 as a) merge into t using x on false when matched then do nothing",
+		"select $1 as a into t",
+		"select * from t where id = $1 for update",
+		"select * from t where id = $1 FOR /* */ No Key update",
+		"select * from t where id = $1 for\nshare",
+		"select * from t where id = $1 for key share",
+		"select * from (select * from t for share) x where id = $1",
+		"select * from t tablesample system (10) where id = $1",
+		"explain select $1",
+		"call p($1)",
+		"execute x($1)",
+		"declare c cursor for select $1",
+		"show $1",
+		`select * from U&"d\0061t" where id = $1`,
+		"select $1 as " + strings.Repeat("x", 64),
+		"select count(*) from t group by rollup ($1)",
+		"select count(*) from t group by cube ($1)",
+		"select count(*) from t group by grouping sets ($1, ())",
+		"select $1) q, (select 1",
+		"select ($1",
+		"select $1)",
+
+		// Columns that have their names from parameters.
+		"select row_to_json(s) from (select $1) s",
+		"select row_to_json(s) from (select $1::int) s",
+		"select row_to_json(s) from (select (($1)::int)) s",
+		"select row_to_json(s) from (select data, $1::int from t) s",
+		"select row_to_json(s) from (select distinct $1::int) s",
+		"select row_to_json(s) from (select distinct on (id) $1::int from t) s",
+		"select row_to_json(s) from (select all $1::int) s",
+		"select row_to_json(s) from (select cast($1 as int)) s",
+		"select row_to_json(s) from (select cast(($1) as int)) s",
+		"select row_to_json(s) from (select case when true then 1 else $1 end) s",
+		"select row_to_json(s) from (select case when true then 1 else case when true then 2 else $1::int end end) s",
+		"select row_to_json(s) from (select $1::text collate \"C\") s",
+		"select row_to_json(s) from (select ($1::int[])[1]) s",
+		"select row_to_json(s) from ((select 1) union (select 1, $1)) s",
+		"select row_to_json(s) from (with x as (select 1) select $1 from x) s",
+		"with s as (select $1::int) select row_to_json(s) from s",
+		"select (select int4 from (select $1::int) s) from (values (7)) t(int4)",
+		"select * from (select $1::int) a natural join (select 1::int) b",
+		"select * from cast($1 as int) natural join (select 1::int) b",
+		"select * from t, cast($1 as int) natural join (select 1::int) b",
+		"select * from t, lateral cast($1 as int) natural join (select 1::int) b",
+		"select $1::int from (values (2), (1)) t(int4) order by int4",
+		"select $1::int, count(*) from (values (2), (1)) t(a) group by int4",
+	} {
+		if s := shapeOf(sql); s != nil {
+			t.Errorf("%s: has a shape", sql)
+		}
+	}
+}
+
+func TestShape(t *testing.T) {
+	s := shapeOf(`SELECT "T"."a ""b", Größe FROM T WHERE id=$2 AND id!=$1 AND id = $2; -- $3`)
+	if s == nil {
+		t.Fatal("no shape")
+	}
+	want := []string{"select", "T", `a "b`, "größe", "from", "t", "where", "id", "and"}
+	if !slices.Equal(s.names, want) {
+		t.Errorf("names %q, want %q", s.names, want)
+	}
+	if want := []string{"=", "<>"}; !slices.Equal(s.operators, want) {
+		t.Errorf("operators %q, want %q", s.operators, want)
+	}
+	// The server lowers only ASCII in UTF-8, and more in some other encodings.
+	if s := shapeOf("select Ä($1)"); !slices.Equal(s.names, []string{"select", "Ä", "ä"}) {
+		t.Errorf("names %q", s.names)
+	}
+}
+
+func TestRewrite(t *testing.T) {
+	for _, test := range []struct {
+		sql        string
+		parameters []parameter
+		want       string
+	}{
+		{
+			"-- name: Get :one\nselect * from a where id = $1; -- that is all", []parameter{{array: 1007}},
+			"select p_args.p_ord, p_rows.* from rows from (pg_catalog.unnest((select $1))) with ordinality p_args(p_1, p_ord), lateral (\n" +
+				"-- name: Get :one\nselect * from a where id = (p_args.p_1) -- that is all\n) p_rows",
+		},
+		{
+			"select $2::text[], $1, $2[1]", []parameter{{array: 1007}, {array: 1009, cast: `"pg_catalog"."_text"`}},
+			"select p_args.p_ord, p_rows.* from (select p_ord, p_1, p_2::\"pg_catalog\".\"_text\" as p_2 from rows from (" +
+				"pg_catalog.unnest((select $1)), pg_catalog.unnest((select $2))) with ordinality p_args(p_1, p_2, p_ord) offset 0) p_args, lateral (select * from (\n" +
+				"select (p_args.p_2)::text[], (p_args.p_1), (p_args.p_2)[1]\n) p_rows offset 0) p_rows",
+		},
+		{
+			`select p_1, "xP0_", "p0_" from t where p_1 = $1`, []parameter{{array: 1007}},
+			"select p1_args.p1_ord, p1_rows.* from rows from (pg_catalog.unnest((select $1))) with ordinality p1_args(p1_1, p1_ord), lateral (\n" +
+				`select p_1, "xP0_", "p0_" from t where p_1 = (p1_args.p1_1)` + "\n) p1_rows",
+		},
+	} {
+		s := shapeOf(test.sql)
+		if s == nil {
+			t.Errorf("%s: no shape", test.sql)
+		} else if got := s.rewrite(test.parameters); got != test.want {
+			t.Errorf("%s:\n got %s\nwant %s", test.sql, got, test.want)
+		}
+	}
+}
+
+// rewriteTables are what the statements below read.
+const rewriteTables = `
+	create type mood as enum ('sad', 'ok');
+	create type pair as (a int, b text);
+	create domain positive as int check (value > 0);
+	create domain short as int[] check (cardinality(value) < 3);
+	create domain plain as text collate "C";
+	create domain plains as text[] collate "C";
+	create type couple as (a text, b text collate "C");
+	create table t (id int primary key, data text, tags text[], doc jsonb, mood mood, pair pair, n numeric);
+	insert into t select i, 'a_' || i % 5, array['x', 'y' || i % 3], jsonb_build_object('a', i), (array['sad', 'ok'])[1 + i % 2]::mood,
+		row(i, 'p')::pair, i / 3.0 from generate_series(1, 20) i;
+	create table p (id int, p int);
+	insert into p values (1, 1), (2, 2), (3, 1);
+	create table none ();
+	insert into none default values;
+	insert into none default values;
+	create view some_t as select id, data from t where id < 10;
+`
+
+// rewritten are statements with two executions' arguments each, all of which can be coalesced.
+var rewritten = []struct {
+	sql  string
+	args [2][]string
+}{
+	{"select * from t where id = $1", [2][]string{{"1"}, {"2"}}},
+	{"select * from t where id = $1;", [2][]string{{"1"}, {"1"}}},
+	{"select * from t where id = $1 -- comment", [2][]string{{"1"}, {"99"}}},
+	{"select * from t where id = $1 /* $2 */;", [2][]string{{"1"}, {"7"}}},
+	{"select * from t where id = $1 and data = $2 or data = $2", [2][]string{{"1", "a_1"}, {"2", "x"}}},
+	{"select p.p from p p where p.id = $1", [2][]string{{"1"}, {"3"}}},
+	{"select p.* from p, t where p.id = $1 and p.p = t.id", [2][]string{{"1"}, {"3"}}},
+	{"select p from p where p = $1", [2][]string{{"1"}, {"2"}}},
+	{"select p_1.p_ord from p p_1(p_1, p_ord) where p_1 = $1", [2][]string{{"1"}, {"2"}}},
+	{"select q.id, ord from t q, generate_series(1, 2) ord where id = $1", [2][]string{{"1"}, {"2"}}},
+	{"select from none where $1::int = 1", [2][]string{{"1"}, {"2"}}},
+	{"select $1::int", [2][]string{{"1"}, {"2"}}},
+	{"select $1 || 'x', $2::text, '$1'", [2][]string{{"1", "ä'\"\\,{}"}, {"", ""}}},
+	{"values ($1::int, $2), (1, 'x')", [2][]string{{"1", "a"}, {"2", "b"}}},
+	{"table t order by id limit $1", [2][]string{{"1"}, {"3"}}},
+	{"(select id from t where id < $1) union all (select id from p)", [2][]string{{"4"}, {"2"}}},
+	{"select id from t where id < $1 union select p from p except select 2 order by id desc", [2][]string{{"4"}, {"2"}}},
+	{"select id from t where id > $1 order by data, id desc", [2][]string{{"4"}, {"2"}}},
+	{"select id from t order by id limit $1 offset $2", [2][]string{{"4", "1"}, {"2", "15"}}},
+	{"select id from t order by id offset $1 rows fetch first $2 rows only", [2][]string{{"4", "2"}, {"2", "1"}}},
+	{"select data from t order by data fetch first $1 rows with ties", [2][]string{{"1"}, {"6"}}},
+	{"select data, count(*) from t where id > $1 group by $2::text, data having $3", [2][]string{{"0", "3", "t"}, {"9", "1", "f"}}},
+	{"select $1::int as x, count(*) as n, sum(count(*)) over () from t group by 1", [2][]string{{"0"}, {"9"}}},
+	{"select distinct on ($1::int, id) id from t order by $1::int, id", [2][]string{{"0"}, {"9"}}},
+	{"select id from t order by case when $1 then id else -id end limit 3", [2][]string{{"t"}, {"f"}}},
+	{"select data, count(*) from t where id > $1 group by data having count(*) > $2", [2][]string{{"0", "3"}, {"9", "1"}}},
+	{"select count(*), sum(id), $1::text as x from t where id < $2", [2][]string{{"a", "3"}, {"b", "0"}}},
+	{"select sum(id * $1) from t", [2][]string{{"1"}, {"3"}}},
+	{"select count(*) filter (where id > $1) from t", [2][]string{{"1"}, {"13"}}},
+	{"select distinct on (data) data, id from t where id > $1 order by data, id desc", [2][]string{{"1"}, {"13"}}},
+	{"select id, row_number() over (order by id desc), lag(id, $2) over (order by id) from t where id > $1", [2][]string{{"1", "1"}, {"13", "2"}}},
+	{"select id, sum(id) over (order by id rows between $1 preceding and current row) from t", [2][]string{{"1"}, {"3"}}},
+	{"select generate_series(1, $1::int), id from t where id < 3", [2][]string{{"1"}, {"4"}}},
+	{"select * from generate_series(1, $1::int) g(g), unnest($2::int[]) with ordinality", [2][]string{{"1", "{1,2}"}, {"2", "{}"}}},
+	{"select id from t where id = any ($1::int[])", [2][]string{{"{1,2,3}"}, {"{4}"}}},
+	{"select id from t where id <> all ($1::int[])", [2][]string{{"{1,2,3}"}, {"{{4,5},{6,7}}"}}},
+	{"select ($1::int[])[2], ($1)[1:2]", [2][]string{{"{1,2,3}"}, {"{4}"}}},
+	{"select id from t where tags && $1 order by id", [2][]string{{"{y1}"}, {`{"a\"b",y2,NULL}`}}},
+	{"select ($1::pair).a, ($1).b, pair = $1 as same from t", [2][]string{{`(1,"x,y")`}, {`(2,)`}}},
+	{"select id from t where pair = any ($1::pair[])", [2][]string{{`{"(1,p)"}`}, {`{"(2,p)","(3,p)"}`}}},
+	{"select id from t where mood = $1", [2][]string{{"sad"}, {"ok"}}},
+	{"select id from t where doc @> $1 or doc ? $2", [2][]string{{`{"a": 1}`, "b"}, {`{"a": 2}`, "c"}}},
+	{"select $1::positive + 1, $2::short", [2][]string{{"1", "{1}"}, {"2", "{1,2}"}}},
+	{"select x from unnest(array['a', 'B']) x where x < $1::plain order by x collate \"C\"", [2][]string{{"Z"}, {"z"}}},
+	{"select box($1::point, $2::point), $3::box", [2][]string{{"1,2", "3,4", "(1,2),(0,0)"}, {"1,1", "0,0", "(3,3),(1,1)"}}},
+	{"select $1::int4range, $2::\"char\", $3::name", [2][]string{{"[1,3)", "a", "n"}, {"empty", "b", ""}}},
+	{"select exists (select from t where id = $1), array (select id from t where id < $1)", [2][]string{{"2"}, {"99"}}},
+	{"select (select max(id) from t where id < $1), t.id from t where id in (1, $1)", [2][]string{{"2"}, {"5"}}},
+	{"select (select count(t.id + $1) from p limit 1) from t", [2][]string{{"2"}, {"5"}}},
+	{"with x as (select id from t where id < $1) select count(*) from x, x y", [2][]string{{"2"}, {"5"}}},
+	{"with x as materialized (select 1 as one) select one from x where one < $1", [2][]string{{"2"}, {"1"}}},
+	{"with x as (select $1::int as unused) select 1 as one order by 1", [2][]string{{"2"}, {"1"}}},
+	{"with recursive r(n) as (select $1 + 0 union all select n + 1 from r where n < $2) select * from r", [2][]string{{"1", "4"}, {"7", "7"}}},
+	{"select id from some_t s left join lateral (select 1 one where s.id = $1) x on true where one is null", [2][]string{{"2"}, {"5"}}},
+	{"select id from t where case when id = $1 then true else id = $2 end", [2][]string{{"2", "4"}, {"1", "1"}}},
+	{"select id from t where (id, data) = ($1, $2)", [2][]string{{"2", "a_2"}, {"1", "1"}}},
+	{"select id from t where id between $1 and $2 and data like $3 escape $4", [2][]string{{"2", "9", "a%", "!"}, {"1", "1", "%", "x"}}},
+	{"select extract(year from $1::date), position($2 in 'abc'), substring('abc' from $3 for 1), trim(both $2 from 'cab')",
+		[2][]string{{"2020-01-01", "c", "1"}, {"1999-01-01", "a", "2"}}},
+	{"select json_build_object('a', $1::int), row($1, 2), row_to_json(row($1))", [2][]string{{"1"}, {"2"}}},
+	{"select row_to_json(s) from (select $1::int as a, -$1 as b, coalesce((select 1), $1) from t where id = 1) s", [2][]string{{"1"}, {"2"}}},
+	{"select percentile_disc($1) within group (order by id) from t", [2][]string{{"0.1"}, {"0.9"}}},
+	{"select string_agg(data, $1 order by id) from t", [2][]string{{","}, {"; "}}},
+	{"select $1::numeric(5,2), $2::varchar(2), n + $1 from t where id < 3", [2][]string{{"1.005", "abc"}, {"2", "x"}}},
+	{"select id from t where $1::text is null or data = $1", [2][]string{{"null"}, {"a_1"}}},
+	{"select id from t where $1::int[] is null or id = any ($1)", [2][]string{{"null"}, {"{3}"}}},
+	{"select xmlelement(name a, $1::text)", [2][]string{{"1"}, {"<"}}},
+	{"select id from t where id operator(pg_catalog.=) $1", [2][]string{{"1"}, {"2"}}},
+	{"select id+-$1::int, @$2::int, id*/**/$1 from t where id <$1", [2][]string{{"1", "-1"}, {"3", "2"}}},
+	{"select 'a' where $1 ~ E'^\\\\d+\\'?$$1$'", [2][]string{{"1"}, {"3"}}},
+	{"select collation for ($1::plain), collation for ($2::name), collation for ($3::text), collation for ($4::text[])",
+		[2][]string{{"a", "b", "c", "{d}"}, {"", "", "", "{}"}}},
+	{"select collation for ($1::plains), collation for (($2::couple).b), collation for (($2).a)", [2][]string{{"{a}", "(b,c)"}, {"{}", "(,)"}}},
+	{"select $1 = 1, $2 = id, $3 || data, coalesce($4, n), greatest($5, 1.5), pg_typeof($1), pg_typeof($2), pg_typeof($3) from t", [2][]string{
+		{"1", "2", "c", "3.0", "1"}, {"2", "3", "", "null", "null"}}},
+	{"select case when id = 1 then $1 else 1.5 end, pg_typeof($1), array[$2, 1], concat($3::text, $4::int) from t", [2][]string{{"1", "2", "c", "3"}, {"2.50", "3", "", "null"}}},
+	{"select $1 as x union select 'a' order by 1", [2][]string{{"b"}, {"a"}}},
+	{"select $1 = $2, $1 < $2, $1 in ($2, 'x')", [2][]string{{"b", "B"}, {"a", "a"}}},
+	{"select n = $1, n::float8 = $2, n::text = $3 from t", [2][]string{{"1.00", "1", "a"}, {"1", "1.00", "1.0000000000000000"}}},
+	{"select distinct $1::numeric from t", [2][]string{{"1.00"}, {"1"}}},
+	{"select i::text from (values (interval '1 day'), ('24:00')) v(i) where i = $1", [2][]string{{"1 day"}, {"24:00"}}},
+	{"select id, $1::interval + '0' from t where id in (1, 2)", [2][]string{{"1 day"}, {"24:00"}}},
+	{"select x.id, y.data from t x join lateral (select data || $1 as data from t where id = x.id) y on true where x.id < 4", [2][]string{{"1"}, {"01"}}},
+	{"select $1::jsonb, $2::timestamptz, $3::bytea, $4::bit(3), $5::char(4), $6::bool", [2][]string{
+		{`{"b": [1, 2], "a": "x"}`, "2020-01-01 00:00:00+02", `\xdeadbeef`, "101", "a", "t"}, {"null", "infinity", "", "000", "b   ", "f"}}},
+	{"select $$ $1 $$, $1::text, $_$ it's $1 $_$", [2][]string{{"1"}, {"3"}}},
+}
+
+// argument is one of these, where null is none.
+func argument(text string) []byte {
+	if text == "null" {
+		return nil
+	}
+	return []byte(text)
+}
+
+// alone runs one execution, of which it returns the rows in text.
+func alone(conn *pgconn.PgConn, sql string, args []string) ([]string, error) {
+	values := make([][]byte, len(args))
+	for i, arg := range args {
+		values[i] = argument(arg)
+	}
+	return jsonRows(conn.ExecParams(context.Background(), sql, values, nil, nil, nil).Read())
+}
+
+// together runs several executions as one. It returns the rows of each.
+func together(conn *pgconn.PgConn, s *shape, parameters []parameter, executions [][]string) ([][]string, error) {
+	arrays := make([][]byte, len(parameters))
+	types := make([]uint32, len(parameters))
+	for i, p := range parameters {
+		var elements []string
+		for _, args := range executions {
+			if argument(args[i]) == nil {
+				elements = append(elements, "null")
+			} else {
+				quoted := textArray(args[i : i+1])
+				elements = append(elements, string(quoted[1:len(quoted)-1]))
+			}
+		}
+		types[i] = p.array
+		arrays[i] = []byte("{" + strings.Join(elements, string(p.delimiter)) + "}")
+	}
+	rows, err := jsonRows(conn.ExecParams(context.Background(), s.rewrite(parameters), arrays, types, nil, nil).Read())
+	lists := make([][]string, len(executions))
+	for _, row := range rows {
+		var values []*string
+		if err := json.Unmarshal([]byte(row), &values); err != nil {
+			return nil, err
+		}
+		var ord int
+		if _, err := fmt.Sscan(*values[0], &ord); err != nil {
+			return nil, err
+		}
+		rest, _ := json.Marshal(values[1:])
+		lists[ord-1] = append(lists[ord-1], string(rest))
+	}
+	return lists, err
+}
+
+// jsonRows are the rows of a result as JSON arrays of strings.
+func jsonRows(result *pgconn.Result) ([]string, error) {
+	var rows []string
+	for _, row := range result.Rows {
+		values := make([]*string, len(row))
+		for i, value := range row {
+			if value != nil {
+				text := string(value)
+				values[i] = &text
+			}
+		}
+		text, err := json.Marshal(values)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, string(text))
+	}
+	return rows, result.Err
+}
+
+var errAlone = errors.New("fails alone only")
+
+// sameRows compares what a statement's executions return alone and together. Where one fails, nothing is to be compared:
+// together they must fail then, and do it again alone.
+func sameRows(conn *pgconn.PgConn, sql string, s *shape, parameters []parameter, executions [][]string) error {
+	lists, err := together(conn, s, parameters, executions)
+	for i, args := range executions {
+		want, aloneErr := alone(conn, sql, args)
+		switch {
+		case aloneErr != nil && err == nil:
+			return fmt.Errorf("%v %w: %w", args, errAlone, aloneErr)
+		case aloneErr != nil:
+			return nil
+		case err != nil:
+			continue
+		}
+		got := lists[i]
+		if !strings.Contains(strings.ToLower(sql), "order by") {
+			slices.Sort(got)
+			slices.Sort(want)
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("%v: got %s, want %s", args, got, want)
+		}
+	}
+	return err
+}
+
+func TestRewriteReturnsTheSameRows(t *testing.T) {
+	conn := coalescing(t, rewriteTables)
+	for _, test := range rewritten {
+		p := prove(t, conn, test.sql)
+		if !p.pure || p.parameters == nil {
+			t.Errorf("%s: %q, %v", test.sql, p.why, p.parameters)
+			continue
+		}
+		s := shapeOf(test.sql)
+		if err := sameRows(conn, test.sql, s, p.parameters, [][]string{test.args[0], test.args[1], test.args[0]}); err != nil {
+			t.Errorf("%s\n%s\n%v", test.sql, s.rewrite(p.parameters), err)
+		}
+	}
+}
+
+// What the server does not take when it is rewritten is not a mistake, because lanes remember it. But it must be refused.
+func TestRewriteOfAggregatesOverParametersIsRefused(t *testing.T) {
+	conn := coalescing(t, rewriteTables)
+	for _, sql := range []string{
+		"select sum($1::int) from t",
+		"select (select sum($1::int) from p) as x from t",
+		"select count(*) filter (where $1::bool) from t",
+		"select string_agg('x', $1) from t",
+		"select data from t group by data having max($1::int) > 0",
+	} {
+		p := prove(t, conn, sql)
+		_, err := conn.Prepare(context.Background(), "", shapeOf(sql).rewrite(p.parameters), []uint32{p.parameters[0].array})
+		const groupingError = "42803"
+		if pgErr := (*pgconn.PgError)(nil); !errors.As(err, &pgErr) || pgErr.Code != groupingError {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+}
+
+// An argument that its type refuses is an error, although no row needs it.
+func TestRewriteChecksArgumentsThatNobodyNeeds(t *testing.T) {
+	conn := coalescing(t, rewriteTables)
+	for sql, bad := range map[string]string{
+		"select id from t where id < 0 and id = any ($1::short)": "{1,2,3}",
+		"select id from t where id < 0 and id = $1::positive":    "-1",
+		"select id from t where id < 0 and pair = $1::pair":      "(x,)",
+		"select id from t where id < 0 and mood = any ($1)":      "{happy}",
+	} {
+		p := prove(t, conn, sql)
+		if _, err := together(conn, shapeOf(sql), p.parameters, [][]string{{bad}}); err == nil {
+			t.Errorf("%s: no error", sql)
+		}
+	}
+}
+
+// The plan is the same for two executions and for many, custom or generic.
+func TestRewritePlans(t *testing.T) {
+	conn := coalescing(t, `
+		create table small (id int primary key, data text);
+		insert into small select i, i from generate_series(1, 200) i;
+		create table big (id int primary key, data text);
+		insert into big select i, i from generate_series(1, 100000) i;
+		analyze;
+	`)
+	for sql, want := range map[string]string{
+		"select * from small where id = $1":                        "Hash Join",
+		"select * from big where id = $1":                          "Nested Loop",
+		"select * from big where id = $1 and data = $2":            "Nested Loop",
+		"select * from small where id = $1 and data <> $2":         "Hash Join",
+		"select * from big where id = $1 and 1 <> all ($2::int[])": "Nested Loop",
+	} {
+		p := prove(t, conn, sql)
+		types := []uint32{}
+		for _, parameter := range p.parameters {
+			types = append(types, parameter.array)
+		}
+		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+			script(t, conn, "set plan_cache_mode = "+mode)
+			for _, n := range []int{2, 30, 10000} {
+				name := fmt.Sprintf("s%d", rand.Uint32())
+				var declared []string
+				for _, oid := range types {
+					declared = append(declared, fmt.Sprintf("%d::regtype", oid))
+				}
+				list := texted(t, conn, "select string_agg(x::text, ',') from unnest(array["+strings.Join(declared, ",")+"]) x")
+				script(t, conn, "prepare "+name+"("+list+") as "+shapeOf(sql).rewrite(p.parameters))
+				array := "'{" + strings.Repeat("1,", n-1) + "1}'"
+				plan := texted(t, conn, "explain execute "+name+"("+strings.Repeat(array+", ", len(types)-1)+array+")")
+				if !strings.Contains(plan, want) {
+					t.Errorf("%s, %s, %d executions: %s", sql, mode, n, plan)
+				}
+			}
+		}
+	}
+}
+
+// texted is the first value of a statement's result.
+func texted(t testing.TB, conn *pgconn.PgConn, sql string) string {
+	t.Helper()
+	results, err := conn.Exec(context.Background(), sql).ReadAll()
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return string(results[0].Rows[0][0])
+}
+
+// FuzzRewrite lets the server judge: whatever it takes, and shapeOf and the proof allow, returns the same rows when two
+// executions are one.
+func FuzzRewrite(f *testing.F) {
+	for _, test := range rewritten {
+		f.Add(test.sql, strings.Join(test.args[0], "\x1f"), strings.Join(test.args[1], "\x1f"))
+	}
+	conn := coalescing(f, rewriteTables, "set default_transaction_read_only = on")
+	f.Fuzz(func(t *testing.T, sql, first, second string) {
+		s := shapeOf(sql)
+		if s == nil {
+			return
+		}
+		description, err := conn.Prepare(context.Background(), "", sql, nil)
+		if err != nil || len(description.ParamOIDs) != s.highest {
+			return
+		}
+		executions := [][]string{strings.Split(first, "\x1f"), strings.Split(second, "\x1f")}
+		if len(executions[0]) == s.highest && len(executions[1]) == s.highest {
+			judge(t, conn, sql, s, description.ParamOIDs, executions)
+		}
+	})
+}
+
+// FuzzRewriteOfTokens is FuzzRewrite with statements that are put together from parts of those above, which the server
+// takes more often than random changes.
+func FuzzRewriteOfTokens(f *testing.F) {
+	var parts, values []string
+	for _, test := range rewritten {
+		list, _ := tokens(test.sql)
+		for i, token := range list {
+			parts = append(parts, test.sql[token.start:token.end])
+			if i > 0 {
+				parts = append(parts, test.sql[list[i-1].start:token.end])
+			}
+		}
+		for _, args := range test.args {
+			values = append(values, args...)
+		}
+	}
+	for seed := range uint64(50) {
+		f.Add(seed)
+	}
+	conn := coalescing(f, rewriteTables, "set default_transaction_read_only = on")
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		base := rewritten[random.IntN(len(rewritten))]
+		for range 20 {
+			list, _ := tokens(base.sql)
+			from := random.IntN(len(list))
+			to := min(from+random.IntN(4), len(list)-1)
+			start, end := list[from].start, list[to].end
+			replacement := parts[random.IntN(len(parts))]
+			if other := rewritten[random.IntN(len(rewritten))].sql; random.IntN(3) == 0 {
+				replacement = "(" + strings.TrimSuffix(strings.TrimSpace(other), ";") + "\n)"
+			}
+			sql := base.sql[:start] + " " + replacement + " " + base.sql[end:]
+			s := shapeOf(sql)
+			if s == nil {
+				continue
+			}
+			description, err := conn.Prepare(context.Background(), "", sql, nil)
+			if err != nil {
+				continue
+			}
+			executions := make([][]string, 2)
+			for i := range executions {
+				for j := range s.highest {
+					if given := base.args[i]; j < len(given) && random.IntN(4) > 0 {
+						executions[i] = append(executions[i], given[j])
+					} else {
+						executions[i] = append(executions[i], values[random.IntN(len(values))])
+					}
+				}
+			}
+			judge(t, conn, sql, s, description.ParamOIDs, executions)
+			if random.IntN(2) == 0 {
+				base.sql = sql // and on from there
+			}
+		}
+	})
+}
+
+// judge runs a statement that may be anything.
+func judge(t *testing.T, conn *pgconn.PgConn, sql string, s *shape, params []uint32, executions [][]string) {
+	t.Helper()
+	p := askProof(t, conn, s, params)
+	if lower := strings.ToLower(sql); !p.pure || p.parameters == nil || len(p.parameters) != s.highest ||
+		strings.Contains(lower, "limit") || strings.Contains(lower, "fetch") || strings.Contains(lower, "offset") ||
+		strings.Contains(lower, " over") {
+		return // which rows these return depends on an order that the statement may leave open
+	}
+	script(t, conn, "set statement_timeout = '100ms'")
+	err := sameRows(conn, sql, s, p.parameters, executions)
+	script(t, conn, "reset statement_timeout")
+	if pgErr := (*pgconn.PgError)(nil); err == nil || errors.As(err, &pgErr) {
+		// What the server refuses when it is rewritten runs alone. And what fails alone need not fail together: the planner
+		// may compute what no row needs, if it knows the arguments.
+		return
+	}
+	t.Errorf("%s\n%s\n%v", sql, s.rewrite(p.parameters), err)
+}
