@@ -166,7 +166,7 @@ func calls(sql string, list []token, i int, scalars map[string]bool) (any, attri
 }
 
 // scalarAliases are the names by which the statement may refer to the single value that a function in FROM returns: the
-// function's own, or an alias of it. Sub-selects in FROM look the same here. Some functions are written without parentheses.
+// function's own, or an alias of it. Some functions are written without parentheses.
 func scalarAliases(sql string, list []token) map[string]bool {
 	aliases := map[string]bool{}
 	for i, t := range list {
@@ -177,14 +177,48 @@ func scalarAliases(sql string, list []token) map[string]bool {
 		if before > 0 && list[before].is(sql, "as") {
 			before--
 		}
-		if i+1 < len(list) && list[i+1].is(sql, "(") || slices.Contains(bareFunctions, t.name) ||
-			before >= 0 && (list[before].is(sql, ")") || slices.Contains(bareFunctions, list[before].name)) {
+		scalar := slices.Contains(bareFunctions, t.name)
+		switch {
+		case before >= 0 && list[before].is(sql, ")"):
+			scalar = scalar || endsCall(sql, list, before)
+		case before >= 0 && list[before].isName() && slices.Contains(bareFunctions, list[before].name):
+			scalar = true
+		case i+1 < len(list) && list[i+1].is(sql, "("):
+			scalar = scalar || !namesQuery(sql, list, i)
+		}
+		if scalar {
 			for _, name := range t.names() {
 				aliases[name] = true
 			}
 		}
 	}
 	return aliases
+}
+
+// endsCall reports whether the parenthesis list[i] may be the last of a function in FROM, rather than of a sub-select or a
+// join.
+func endsCall(sql string, list []token, i int) bool {
+	open := enclosing(sql, list, i)
+	if open < 1 || !list[open-1].isName() || list[open-1].is(sql, "join") || list[open-1].is(sql, "lateral") {
+		return false
+	}
+	return !list[open-1].is(sql, "from") || open > 1 && list[open-2].is(sql, "rows")
+}
+
+// namesQuery reports whether list[i], which a parenthesis follows, is x of with x(a, b) as (…).
+func namesQuery(sql string, list []token, i int) bool {
+	if i > 0 && (list[i-1].is(sql, "with") || list[i-1].is(sql, "recursive")) {
+		return true
+	}
+	end := closing(sql, list, i+1)
+	if end < 0 || end+1 >= len(list) || !list[end+1].is(sql, "as") {
+		return false
+	}
+	k := end + 2
+	for k < len(list) && (list[k].is(sql, "not") || list[k].is(sql, "materialized")) {
+		k++
+	}
+	return k < len(list) && list[k].is(sql, "(")
 }
 
 var bareFunctions = []string{
@@ -363,7 +397,7 @@ before:
 			return false // an operand
 		}
 	}
-	if !topMatters && !function && enclosing(sql, list, k) < 0 {
+	if !topMatters && !function && enclosing(sql, list, k) < 0 || !function && isRenamed(sql, list, k) {
 		return false
 	}
 
@@ -386,6 +420,60 @@ before:
 		}
 	}
 	return true
+}
+
+// isRenamed reports whether what follows the select or the comma list[k] is a column that gets another name: with x(a, b) as
+// (select … , … ), or (select … , … ) x(a, b). In the select itself nothing may take notice of the name it had.
+func isRenamed(sql string, list []token, k int) bool {
+	open := enclosing(sql, list, k)
+	if open < 0 || !list[open].is(sql, "(") || !list[open+1].is(sql, "select") {
+		return false
+	}
+	end, column := closing(sql, list, open), 0
+	for i := open + 1; i < end; i++ {
+		switch t := list[i]; {
+		case t.is(sql, "order"), t.is(sql, "group"), t.is(sql, "distinct"):
+			return false
+		case t.is(sql, "select") && i > open+1 && i <= k && enclosing(sql, list, i) == open:
+			return false // a part of a union other than the first
+		case t.is(sql, "*") && i <= k:
+			return false // any number of columns
+		case t.is(sql, ",") && i <= k && enclosing(sql, list, i) == open:
+			column++
+		}
+	}
+	names := end + 2 // where the names may begin
+	if names < len(list) && list[names-1].is(sql, "as") {
+		names++
+	}
+	if end < 0 || names >= len(list) || !list[names-1].isName() || !list[names].is(sql, "(") {
+		// Is it x(a, b) as [not] [materialized] (select …)?
+		before := open - 1
+		for before > 0 && (list[before].is(sql, "materialized") || list[before].is(sql, "not")) {
+			before--
+		}
+		if before < 4 || !list[before].is(sql, "as") || !list[before-1].is(sql, ")") {
+			return false
+		}
+		names = enclosing(sql, list, before-1)
+		if names < 2 || !list[names-1].isName() ||
+			!list[names-2].is(sql, "with") && !list[names-2].is(sql, "recursive") && !list[names-2].is(sql, ",") {
+			return false
+		}
+	} else if before := list[max(open-1, 0)]; !before.is(sql, "from") && !before.is(sql, "join") && !before.is(sql, "lateral") ||
+		list[names-1].kind == wordToken && slices.Contains(afterTables, list[names-1].name) {
+		return false
+	}
+	for i := names + 1; i+1 < len(list) && list[i].isName() && column > 0 && list[i+1].is(sql, ","); i += 2 {
+		column--
+	}
+	return column == 0
+}
+
+// afterTables are the key words that may stand between a sub-select without an alias and a parenthesis.
+var afterTables = []string{
+	"where", "union", "except", "intersect", "all", "having", "limit", "offset", "fetch", "join", "on", "using", "tablesample",
+	"window", "for", "from", "group", "order", "left", "right", "full", "inner", "cross", "natural", "as",
 }
 
 // holdsSelect reports whether the parenthesis list[open] may be around a select, rather than around a list of expressions.
