@@ -415,7 +415,7 @@ before:
 		case opened > 0:
 		case t.kind == operatorToken, t.is(sql, "as"):
 			return false
-		case t.is(sql, ","), t.is(sql, "from"):
+		case t.is(sql, ","), t.kind == wordToken && slices.Contains(afterSelectList, t.name):
 			return true
 		}
 	}
@@ -475,6 +475,10 @@ var afterTables = []string{
 	"where", "union", "except", "intersect", "all", "having", "limit", "offset", "fetch", "join", "on", "using", "tablesample",
 	"window", "for", "from", "group", "order", "left", "right", "full", "inner", "cross", "natural", "as",
 }
+
+// afterSelectList are the key words that may follow a select list.
+var afterSelectList = []string{"from", "where", "group", "having", "window", "union", "intersect", "except", "order", "limit",
+	"offset", "fetch", "for"}
 
 // holdsSelect reports whether the parenthesis list[open] may be around a select, rather than around a list of expressions.
 func holdsSelect(sql string, list []token, open int) bool {

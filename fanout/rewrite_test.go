@@ -69,6 +69,11 @@ func TestShapeOfWhatCannotBeCoalesced(t *testing.T) {
 		"select row_to_json(s) from (select ($1::int[])[1]) s",
 		"select row_to_json(s) from ((select 1) union (select 1, $1)) s",
 		"select row_to_json(s) from (with x as (select 1) select $1 from x) s",
+		"select row_to_json(s) from (select $1::int where 1 = 1) s",
+		"select row_to_json(s) from (select $1::int union select 2 as x) s",
+		"select row_to_json(s) from (select $1::int order by 1 + 1) s",
+		"select row_to_json(s) from (select $1::int limit 1 + 1) s",
+		"select row_to_json(s) from (select $1::int having 1 = 1) s",
 		"with s as (select $1::int) select row_to_json(s) from s",
 		"with s(a) as (select 1, $1::int) select row_to_json(s) from s",
 		"with s(a, b) as (select t.*, $1::int from t) select row_to_json(s) from s",
@@ -611,7 +616,12 @@ func judge(t *testing.T, conn *pgconn.PgConn, sql string, s *shape, params []uin
 	}
 	script(t, conn, "set statement_timeout = '100ms'")
 	err := sameRows(conn, sql, s, p.parameters, executions)
-	script(t, conn, "reset statement_timeout")
+	for range 2 { // the first may be hit by a timeout that came late
+		result := conn.ExecParams(context.Background(), "reset statement_timeout", nil, nil, nil, nil).Read()
+		if result.Err == nil {
+			break
+		}
+	}
 	if pgErr := (*pgconn.PgError)(nil); err == nil || errors.As(err, &pgErr) {
 		// What the server refuses when it is rewritten runs alone. And what fails alone need not fail together: the planner
 		// may compute what no row needs, if it knows the arguments.
