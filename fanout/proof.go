@@ -15,21 +15,30 @@ type proof struct {
 	parameters []parameter // nil if one of the types cannot travel
 }
 
-// proofSQL asks the catalog about a shape. The parameters are its names (text[]), its operators (text[]) and the types of
-// its parameters (oid[]), as proofArgs makes them. The result is one row, for readProof.
+// proofSQL asks the catalog about a shape. The parameters are its names (text[]), its operators (text[]), the types of its
+// parameters (oid[]), those of the names that may call any function and those that may call one of a row (text[]), and the
+// types that anything is cast to, that parameters of types of somebody's own are, and that literals and other parameters are
+// (text[]), as proofArgs makes them. The result is one row, for readProof.
 //
 // It goes by names alone, in whatever schema and with whatever arguments: what a name means in the statement, only the
 // server's parser could tell, and depends on the search_path. So it can find too much, such as a volatile function that is
-// called like a column, but not too little. From the names it follows what the server would evaluate, at any depth:
+// called like a column of a sub-select, but not too little. From the names it follows what the server would evaluate, at
+// any depth:
 //
 //   - the relations' children and, where they are views or have row security, the stored trees of these;
 //   - the functions' default arguments, also stored trees;
 //   - the functions behind the operators that are written and those that SQL's own syntax stands for;
 //   - the functions that an aggregate is made of.
 //
-// What may be evaluated without being named is looked at in the whole database: checks of domains, functions of casts and of
-// types, and those that sort and hash. Those that came with the server (their OID is below 16384) are known not
-// to be volatile there.
+// Some things are evaluated without being named: checks of domains, functions of casts and of types, and those that sort and
+// hash. They take part if their types do. A type takes part if it is named, which the row types of relations are too, if it
+// is one of the parameters', of a function's arguments and results, of an operator's, or occurs in a tree; or if it is made
+// of such a type or such a type of it, as a column, an element, a bound of a range or what a domain restricts; or if such a
+// type, or one that came with the server, becomes one by itself. Types that came with the server (their OID is below 16384)
+// always take part, so nothing is asked about these.
+//
+// A cast that nobody else does is done where it is written only, and to the type that is written or what that is made of,
+// and by functions that make JSON. But those that assignments do are done by conditions, limits and subscripts too.
 //
 // Trees are read by a regular expression, because pg_depend does not know of what came with the server, such as random(). In
 // a tree a space within a name is escaped, so nobody's name looks like a field.
@@ -40,8 +49,9 @@ type proof struct {
 // Sets are passed on as arrays where they would do as tables: the planner takes an array for ten elements, and would otherwise
 // multiply its guesses until the statement seemed worth compiling, for a second.
 //
-// It reads world-readable columns that PostgreSQL 13 to 18 all have. It names the schema of everything, so it means the same
-// under every search_path, and it contains no backslash, so under every standard_conforming_strings.
+// It reads world-readable columns that PostgreSQL 13 to 18 all have; one of multiranges, which 13 does not know, as JSON. It
+// names the schema of everything, so it means the same under every search_path, and it contains no backslash, so under every
+// standard_conforming_strings.
 const proofSQL = `
 with recursive reach(class, object) as (
 	select pg_catalog.split_part(seed, ' ', 1), pg_catalog.split_part(seed, ' ', 2)::pg_catalog.oid
@@ -52,15 +62,76 @@ with recursive reach(class, object) as (
 		union all
 		select pg_catalog.concat('function ', p.oid)
 		from pg_catalog.pg_proc p
-		where p.proname operator(pg_catalog.=) any ($1::pg_catalog.text[]::pg_catalog.name[])
+		where p.proname operator(pg_catalog.=) any ($4::pg_catalog.text[]::pg_catalog.name[])
 			-- Procedures, trigger functions, handlers and what takes an internal argument cannot be called by a query.
 			and p.prokind operator(pg_catalog.<>) 'p'
 			and p.prorettype operator(pg_catalog.<>) all ('{269,325,2279,2280,2281,3115,3310,3838}'::pg_catalog.oid[])
 			and not (2281::pg_catalog.oid operator(pg_catalog.=) any (p.proargtypes))
 		union all
-		select pg_catalog.concat('check ', k.oid)
-		from pg_catalog.pg_constraint k
-		where k.contypid operator(pg_catalog.>) 0::pg_catalog.oid
+		-- An attribute that a row does not have is a function of the row, or of what a row becomes by itself.
+		select pg_catalog.concat('function ', p.oid)
+		from pg_catalog.pg_proc p
+		join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) case
+			when p.pronargs operator(pg_catalog.=) 1::pg_catalog.int2 and p.provariadic operator(pg_catalog.<>) 0::pg_catalog.oid
+			then p.provariadic else p.proargtypes[0] end
+		where p.proname operator(pg_catalog.=) any ($5::pg_catalog.text[]::pg_catalog.name[])
+			and p.prokind operator(pg_catalog.<>) 'p'
+			and p.pronargs operator(pg_catalog.>=) 1::pg_catalog.int2
+			and p.pronargs operator(pg_catalog.-) p.pronargdefaults operator(pg_catalog.<=) 1::pg_catalog.int2
+			and (t.typcategory operator(pg_catalog.=) any ('{C,P}'::pg_catalog."char"[]) and t.oid operator(pg_catalog.<>) 2281::pg_catalog.oid
+				or exists (
+					select from pg_catalog.pg_cast c
+					join pg_catalog.pg_type y on y.oid operator(pg_catalog.=) c.castsource
+					where c.casttarget operator(pg_catalog.=) t.oid and c.castcontext operator(pg_catalog.=) 'i'
+						and y.typcategory operator(pg_catalog.=) 'C'))
+		union all
+		-- AT TIME ZONE, EXTRACT, OVERLAPS and so on are functions of pg_catalog, where an extension may have put others.
+		select pg_catalog.concat('function ', p.oid)
+		from pg_catalog.pg_proc p
+		where p.proname operator(pg_catalog.=) any ('{timezone,overlaps,extract,date_part,overlay,position,substring,btrim,
+				ltrim,rtrim,normalize,is_normalized,pg_collation_for,like_escape,similar_to_escape,similar_escape,
+				xmlexists,unnest}'::pg_catalog.name[])
+			and p.pronamespace operator(pg_catalog.=) 11::pg_catalog.oid and p.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
+		union all
+		select pg_catalog.concat('type ', t.oid)
+		from pg_catalog.pg_type t
+		where t.typname operator(pg_catalog.=) any ($1::pg_catalog.text[]::pg_catalog.name[])
+			and t.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
+		union all
+		select pg_catalog.concat(class, ' ', t.oid)
+		from pg_catalog.unnest('{type,parameter}'::pg_catalog.text[]) class
+		cross join pg_catalog.unnest($3::pg_catalog.oid[]) t(oid)
+		where t.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
+		union all
+		-- Of two literals, the operators that text has too take these for text, unless the operator's schema is written. So if
+		-- such an operator is of one type alone, one of its operands is of this type by another way.
+		select pg_catalog.concat('type ', t.oid)
+		from pg_catalog.pg_operator o
+		cross join lateral pg_catalog.unnest(case
+			when o.oprleft operator(pg_catalog.=) o.oprright
+				and o.oprname operator(pg_catalog.=) any ('{=,<>,<,<=,>,>=,~,!~,~*,!~*,~~,!~~,~~*,!~~*}'::pg_catalog.name[])
+				and 'operator' operator(pg_catalog.<>) all ($1::pg_catalog.text[])
+			then array[o.oprresult] else array[o.oprleft, o.oprright, o.oprresult] end) t(oid)
+		where o.oid operator(pg_catalog.>=) 16384::pg_catalog.oid and t.oid operator(pg_catalog.>=) 16384::pg_catalog.oid and (
+			o.oprname operator(pg_catalog.=) any ($2::pg_catalog.text[]::pg_catalog.name[])
+			or o.oprname operator(pg_catalog.=) any ('{=,<>,<,<=,>,>=,~,!~,~*,!~*,~~,!~~,~~*,!~~*,^}'::pg_catalog.name[]))
+		union all
+		select pg_catalog.concat('type ', c.casttarget)
+		from pg_catalog.pg_cast c
+		where c.castcontext operator(pg_catalog.=) 'i' and c.castsource operator(pg_catalog.<) 16384::pg_catalog.oid
+			and c.casttarget operator(pg_catalog.>=) 16384::pg_catalog.oid
+		union all
+		select pg_catalog.concat('target ', t.oid)
+		from pg_catalog.pg_type t
+		where t.typname operator(pg_catalog.=) any ($6::pg_catalog.text[]::pg_catalog.name[])
+		union all
+		select pg_catalog.concat('parametertarget ', t.oid)
+		from pg_catalog.pg_type t
+		where t.typname operator(pg_catalog.=) any ($7::pg_catalog.text[]::pg_catalog.name[])
+		union all
+		select pg_catalog.concat('literaltarget ', t.oid)
+		from pg_catalog.pg_type t
+		where t.typname operator(pg_catalog.=) any ($8::pg_catalog.text[]::pg_catalog.name[])
 	)) seed
 	union
 	select pg_catalog.split_part(found, ' ', 1), pg_catalog.split_part(found, ' ', 2)::pg_catalog.oid
@@ -70,14 +141,28 @@ with recursive reach(class, object) as (
 		from pg_catalog.pg_inherits i
 		where r.class operator(pg_catalog.=) 'relation' and i.inhparent operator(pg_catalog.=) r.object
 		union all
-		select pg_catalog.concat(
-			case
-				when m[1] is not null then m[1]
-				when m[2] operator(pg_catalog.=) 'relid' then 'relation'
-				when m[2] operator(pg_catalog.=) any ('{opno,opnos,eqop,sortop,cycle_mark_neop}'::pg_catalog.text[]) then 'operator'
-				else 'function'
-			end, ' ', pg_catalog.unnest(pg_catalog.string_to_array(coalesce(pg_catalog.btrim(m[3]), '0'), ' ')))
-		from (
+		select pg_catalog.unnest(array(
+			select pg_catalog.concat(
+				case
+					when m[1] is not null then m[1]
+					when m[2] operator(pg_catalog.=) 'relid' then 'relation'
+					when m[2] operator(pg_catalog.=) any ('{opno,opnos,eqop,sortop,cycle_mark_neop}'::pg_catalog.text[]) then 'operator'
+					else 'function'
+				end, ' ', pg_catalog.unnest(pg_catalog.string_to_array(coalesce(pg_catalog.btrim(m[3]), '0'), ' ')))
+			from pg_catalog.regexp_matches(tree collate pg_catalog."default",
+				'[{](ROWMARKCLAUSE|TABLESAMPLECLAUSE|NEXTVALUEEXPR) |:(relid'
+				'|funcid|opfuncid|hashfuncid|negfuncid|aggfnoid|winfnoid|startInRangeFunc|endInRangeFunc'
+				'|opno|opnos|eqop|sortop|cycle_mark_neop) (?:[(]o )?([0-9][0-9 ]*)', 'g') m
+			union all
+			-- Numbers from 10000 on: there are thousands of others. In lists there are few.
+			select pg_catalog.concat('type ', o.id)
+			from pg_catalog.regexp_matches(tree collate pg_catalog."default",
+				'[tT]ype?s?(?:[iI]d)? ([0-9]{5,}|[(]o [0-9 ]+)', 'g') m
+			cross join lateral pg_catalog.unnest(
+				pg_catalog.string_to_array(pg_catalog.btrim(m[1], '(o '), ' ')::pg_catalog.oid[]) o(id)
+			where o.id operator(pg_catalog.>=) 16384::pg_catalog.oid
+		))
+		from pg_catalog.unnest(array(
 			select w.ev_action::pg_catalog.text
 			from pg_catalog.pg_rewrite w
 			join pg_catalog.pg_class c on c.oid operator(pg_catalog.=) w.ev_class
@@ -95,12 +180,45 @@ with recursive reach(class, object) as (
 			union all
 			select k.conbin::pg_catalog.text
 			from pg_catalog.pg_constraint k
-			where r.class operator(pg_catalog.=) 'check' and k.oid operator(pg_catalog.=) r.object
-		) trees(tree)
-		cross join lateral pg_catalog.regexp_matches(tree collate pg_catalog."default",
-			'[{](ROWMARKCLAUSE|TABLESAMPLECLAUSE|NEXTVALUEEXPR) |:(relid'
-			'|funcid|opfuncid|hashfuncid|negfuncid|aggfnoid|winfnoid|startInRangeFunc|endInRangeFunc'
-			'|opno|opnos|eqop|sortop|cycle_mark_neop) (?:[(]o )?([0-9][0-9 ]*)', 'g') m
+			where r.class operator(pg_catalog.=) 'type' and k.contypid operator(pg_catalog.=) r.object
+		)) tree
+		union all
+		-- Of a function that came with the server, so did the types.
+		select pg_catalog.concat('type ', t.oid)
+		from pg_catalog.pg_proc p
+		left join pg_catalog.pg_aggregate a on a.aggfnoid::pg_catalog.oid operator(pg_catalog.=) p.oid
+		cross join lateral pg_catalog.unnest(p.proallargtypes operator(pg_catalog.||) p.proargtypes::pg_catalog.oid[]
+			operator(pg_catalog.||) array[p.prorettype, p.provariadic, a.aggtranstype, a.aggmtranstype]) t(oid)
+		where r.class operator(pg_catalog.=) 'function' and r.object operator(pg_catalog.>=) 16384::pg_catalog.oid
+			and p.oid operator(pg_catalog.=) r.object and t.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
+		union all
+		select pg_catalog.concat('type ', c.casttarget)
+		from pg_catalog.pg_cast c
+		where r.class operator(pg_catalog.=) 'type' and c.castsource operator(pg_catalog.=) r.object
+			and c.castcontext operator(pg_catalog.=) 'i' and c.casttarget operator(pg_catalog.>=) 16384::pg_catalog.oid
+		union all
+		select pg_catalog.concat(r.class, ' ', t.oid)
+		from (
+			select pg_catalog.unnest(array[y.typbasetype, y.typelem, y.typarray])
+			from pg_catalog.pg_type y
+			where y.oid operator(pg_catalog.=) r.object
+			union all
+			select a.atttypid
+			from pg_catalog.pg_type y
+			join pg_catalog.pg_attribute a on a.attrelid operator(pg_catalog.=) y.typrelid
+			where y.oid operator(pg_catalog.=) r.object and y.typrelid operator(pg_catalog.<>) 0::pg_catalog.oid
+				and a.attnum operator(pg_catalog.>) 0::pg_catalog.int2
+			union all
+			select pg_catalog.unnest(array[g.rngtypid, g.rngsubtype, m.oid])
+			from pg_catalog.pg_type y
+			cross join pg_catalog.pg_range g
+			cross join lateral (select (pg_catalog.to_jsonb(g.*) operator(pg_catalog.->>) 'rngmultitypid')::pg_catalog.oid) m(oid)
+			where y.oid operator(pg_catalog.=) r.object and y.typtype operator(pg_catalog.=) any ('{r,m}'::pg_catalog."char"[])
+				and y.oid operator(pg_catalog.=) any (array[g.rngtypid, m.oid])
+		) t(oid)
+		where r.class operator(pg_catalog.=) any ('{type,parameter,target,parametertarget,literaltarget}'::pg_catalog.text[])
+			and t.oid operator(pg_catalog.>=) case when r.class operator(pg_catalog.=) any ('{type,parameter}'::pg_catalog.text[])
+				then 16384::pg_catalog.oid else 1::pg_catalog.oid end
 	)) found
 ), functions(oid) as (
 	select r.object from reach r where r.class operator(pg_catalog.=) 'function'
@@ -116,38 +234,55 @@ with recursive reach(class, object) as (
 		o.oprname operator(pg_catalog.=) any ($2::pg_catalog.text[]::pg_catalog.name[])
 		or o.oprname operator(pg_catalog.=) any ('{=,<>,<,<=,>,>=,~,!~,~*,!~*,~~,!~~,~~*,!~~*,^}'::pg_catalog.name[]))
 	union
-	-- AT TIME ZONE, EXTRACT, OVERLAPS and so on are functions of pg_catalog, where an extension may have put others.
-	select p.oid
-	from pg_catalog.pg_proc p
-	where p.proname operator(pg_catalog.=) any ('{timezone,overlaps,extract,date_part,overlay,position,substring,btrim,
-			ltrim,rtrim,normalize,is_normalized,pg_collation_for,like_escape,similar_to_escape,similar_escape,
-			xmlexists,unnest}'::pg_catalog.name[])
-		and p.pronamespace operator(pg_catalog.=) 11::pg_catalog.oid and p.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
-	union
 	select f.oid
 	from pg_catalog.pg_type t
 	cross join lateral pg_catalog.unnest(array[t.typinput, t.typoutput, t.typreceive, t.typsend, t.typmodin,
 		t.typmodout]::pg_catalog.oid[]) f(oid)
-	where greatest(t.typinput::pg_catalog.oid, t.typoutput::pg_catalog.oid, t.typreceive::pg_catalog.oid,
-		t.typsend::pg_catalog.oid, t.typmodin::pg_catalog.oid, t.typmodout::pg_catalog.oid)
-		operator(pg_catalog.>=) 16384::pg_catalog.oid
+	where t.oid operator(pg_catalog.=) any (array(select object from reach where class operator(pg_catalog.=) 'type'))
+	union
+	select f.oid
+	from pg_catalog.pg_range g
+	cross join lateral pg_catalog.unnest(array[g.rngcanonical, g.rngsubdiff]::pg_catalog.oid[]) f(oid)
+	where g.rngtypid operator(pg_catalog.=) any (array(select object from reach where class operator(pg_catalog.=) 'type'))
 	union
 	select c.castfunc
 	from pg_catalog.pg_cast c
-	where c.castfunc operator(pg_catalog.>=) 16384::pg_catalog.oid
+	where c.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
+		and (c.castsource operator(pg_catalog.<) 16384::pg_catalog.oid
+			or c.castsource operator(pg_catalog.=) any (array(select object from reach where class operator(pg_catalog.=) 'type')))
+		and case
+			when c.castcontext operator(pg_catalog.<>) 'e' or c.castsource operator(pg_catalog.=) c.casttarget
+				or c.casttarget operator(pg_catalog.=) any ('{114,3802}'::pg_catalog.oid[])
+			then c.casttarget operator(pg_catalog.<) 16384::pg_catalog.oid or c.casttarget operator(pg_catalog.=)
+				any (array(select object from reach where class operator(pg_catalog.=) 'type'))
+			else c.casttarget operator(pg_catalog.=) any (array(select object from reach where class operator(pg_catalog.=) 'target'))
+				or c.casttarget operator(pg_catalog.=)
+					any (array(select object from reach where class operator(pg_catalog.=) 'parametertarget'))
+				and (c.castsource operator(pg_catalog.<) 16384::pg_catalog.oid or c.castsource operator(pg_catalog.=)
+					any (array(select object from reach where class operator(pg_catalog.=) 'parameter')))
+				or c.casttarget operator(pg_catalog.=)
+					any (array(select object from reach where class operator(pg_catalog.=) 'literaltarget'))
+				and c.castsource operator(pg_catalog.<) 16384::pg_catalog.oid
+		end
 	union
 	-- The access methods btree and hash: what sorts, groups and finds duplicates, whether or not there is an index.
 	select a.amproc::pg_catalog.oid
 	from pg_catalog.pg_amproc a
 	join pg_catalog.pg_opfamily y on y.oid operator(pg_catalog.=) a.amprocfamily
-	where a.amproc::pg_catalog.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
+	where a.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
 		and y.opfmethod operator(pg_catalog.=) any ('{403,405}'::pg_catalog.oid[])
+		and not exists (select from pg_catalog.unnest(array[a.amproclefttype, a.amprocrighttype]) t(oid)
+			where t.oid operator(pg_catalog.>=) 16384::pg_catalog.oid and t.oid operator(pg_catalog.<>)
+				all (array(select object from reach where class operator(pg_catalog.=) 'type')))
 	union
 	select o.oprcode::pg_catalog.oid
 	from pg_catalog.pg_amop a
 	join pg_catalog.pg_operator o on o.oid operator(pg_catalog.=) a.amopopr
-	where a.amopopr operator(pg_catalog.>=) 16384::pg_catalog.oid
+	where a.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
 		and a.amopmethod operator(pg_catalog.=) any ('{403,405}'::pg_catalog.oid[])
+		and not exists (select from pg_catalog.unnest(array[a.amoplefttype, a.amoprighttype]) t(oid)
+			where t.oid operator(pg_catalog.>=) 16384::pg_catalog.oid and t.oid operator(pg_catalog.<>)
+				all (array(select object from reach where class operator(pg_catalog.=) 'type')))
 ), parts(oid) as (
 	select oid from functions
 	union
@@ -183,7 +318,8 @@ with recursive reach(class, object) as (
 		when r.class operator(pg_catalog.=) 'TABLESAMPLECLAUSE' then 'a view samples a table'
 		else 'a sequence is advanced' end
 	from reach r
-	where r.class operator(pg_catalog.<>) all ('{relation,function,operator,check}'::pg_catalog.text[])
+	where r.class operator(pg_catalog.<>) all ('{relation,function,operator,type,parameter,target,parametertarget,
+		literaltarget}'::pg_catalog.text[])
 ), arguments(parameters) as (
 	select case when pg_catalog.bool_and(a."array" is not null)
 		then pg_catalog.json_agg(pg_catalog.json_build_array(a."array"::pg_catalog.int8, a.name, a.delimiter) order by a.ord)
@@ -219,13 +355,31 @@ with recursive reach(class, object) as (
 select r.why is null, coalesce(r.why, ''), coalesce(a.parameters::pg_catalog.text, '')
 from (select pg_catalog.min(why) from reasons) r(why), arguments a`
 
+// firstNormalOID is the first of those that did not come with the server.
+const firstNormalOID = 16384
+
 // proofArgs are proofSQL's parameters in text format, for parameters of these types.
 func (s *shape) proofArgs(params []uint32) [][]byte {
 	types := make([]string, len(params))
 	for i, oid := range params {
 		types[i] = strconv.FormatUint(uint64(oid), 10)
 	}
-	return [][]byte{textArray(s.names), textArray(s.operators), textArray(types)}
+	// Of a literal, the type comes with the server: it gets it from the cast, or is a number.
+	var targets, parameterTargets, literalTargets []string
+	for _, c := range s.casts {
+		switch {
+		case c.operand == anyOperand:
+			targets = append(targets, c.target...)
+		case c.operand == parameterOperand && c.number <= len(params) && params[c.number-1] >= firstNormalOID:
+			parameterTargets = append(parameterTargets, c.target...)
+		default:
+			literalTargets = append(literalTargets, c.target...)
+		}
+	}
+	return [][]byte{
+		textArray(s.names), textArray(s.operators), textArray(types), textArray(s.called), textArray(s.attributes),
+		textArray(targets), textArray(parameterTargets), textArray(literalTargets),
+	}
 }
 
 // textArray is an array in text format.

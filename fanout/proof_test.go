@@ -239,25 +239,24 @@ func TestProofOfTheStatement(t *testing.T) {
 	}
 }
 
-// What nobody names in a statement can be anywhere in the database.
+// What nobody names in a statement, nor what has to do with it, can be anywhere in the database.
 func TestProofOfTheDatabase(t *testing.T) {
 	const sql = "select id from t where id = $1"
 	conn := coalescing(t, proofTables+
-		"create function mood_is(mood, int) returns bool volatile language plpgsql as 'begin return true; end'")
+		"create type proof_pair as (a int); create function mood_is(mood, int) returns bool volatile language plpgsql as 'begin return true; end'")
 	for name, test := range map[string]struct{ setup, why string }{
-		"domain":               {"create domain lucky as int check (value > random() * 10)", "random()" + volatile},
-		"domain of a function": {"create domain lucky as int check (chance(value) = 1)", "chance(integer)" + volatile},
-		"domain of a default":  {"create domain lucky as int check (defaulted(value) = 1)", "random()" + volatile},
-		"stable domain":        {"create domain late as timestamptz check (value > now())", ""},
-		"cast": {"create function to_mood(int) returns mood volatile language sql as $$ select 'ok'::mood $$;" +
-			"create cast (int as mood) with function to_mood(int)", "to_mood(integer)" + volatile},
-		"stable cast": {"create function to_mood(int) returns mood stable language sql as $$ select 'ok'::mood $$;" +
-			"create cast (int as mood) with function to_mood(int)", ""},
-		"cast without function": {"create cast (int as mood) with inout", ""},
+		"domain": {"create domain lucky as int check (value > random() * 10)", ""},
+		"implicit cast": {"create function to_text(int) returns text volatile language sql as $$ select '' $$;" +
+			"create cast (int as text) with function to_text(int) as implicit", "to_text(integer)" + volatile},
+		"cast that conditions do": {"create function is_so(text) returns bool volatile language sql as 'select true';" +
+			"create cast (text as bool) with function is_so(text) as assignment", "is_so(text)" + volatile},
+		"cast that nobody writes": {"create function is_so(text) returns bool volatile language sql as 'select true';" +
+			"create cast (text as bool) with function is_so(text)", ""},
+		"implicit cast to what is nowhere else": {"create function to_mood(int) returns mood volatile language sql as $$ select 'ok'::mood $$;" +
+			"create cast (int as mood) with function to_mood(int) as implicit", "to_mood(integer)" + volatile},
+		"cast between what is nowhere": {"create function to_pair(mood) returns proof_pair volatile language sql as $$ select null::proof_pair $$;" +
+			"create cast (mood as proof_pair) with function to_pair(mood) as implicit", ""},
 		"type": {"create type own; create function own_in(cstring) returns own volatile strict language internal as 'textin';" +
-			"create function own_out(own) returns cstring immutable strict language internal as 'textout';" +
-			"create type own (input = own_in, output = own_out)", "own_in(cstring)" + volatile},
-		"stable type": {"create type own; create function own_in(cstring) returns own stable strict language internal as 'textin';" +
 			"create function own_out(own) returns cstring immutable strict language internal as 'textout';" +
 			"create type own (input = own_in, output = own_out)", ""},
 		"operator":                   {"create operator = (leftarg = mood, rightarg = int, function = mood_is);", "mood_is(mood,integer)" + volatile},
@@ -268,7 +267,7 @@ func TestProofOfTheDatabase(t *testing.T) {
 		"equality of an operator class": {"create function mood_same(mood, mood) returns bool volatile language internal as 'enum_eq';" +
 			"create operator =-= (leftarg = mood, rightarg = mood, function = mood_same);" +
 			"create operator class moods for type mood using hash as operator 1 =-=, function 1 hashenum(anyenum)",
-			"mood_same(mood,mood)" + volatile},
+			""},
 		"extension in pg_catalog": {"set allow_system_table_mods = on; create function pg_catalog.overlaps(mood, mood, mood, mood)" +
 			" returns bool volatile language sql as 'select true'; reset allow_system_table_mods", `"overlaps"(mood,mood,mood,mood)` + volatile},
 		"others": {"create table busy (id int default nextval('numbers'), at timestamptz default clock_timestamp());" +
@@ -284,6 +283,228 @@ func TestProofOfTheDatabase(t *testing.T) {
 				t.Errorf("got %q, want %q", p.why, test.why)
 			}
 		})
+	}
+}
+
+// Types take part in statements in many ways.
+func TestProofOfTypes(t *testing.T) {
+	conn := coalescing(t, proofTables, `
+		create domain lucky as int check (chance(value) = 1);
+		create domain by_default as int check (defaulted(value) = 1);
+		create domain late as timestamptz check (value > now());
+		create domain luckier as lucky;
+		create type pair as (a int, b lucky);
+		create type deeper as (c pair[]);
+		create type span as range (subtype = lucky, subtype_opclass = int4_ops);
+		create table lucks (id int, luck lucky);
+		create table dropped (id int, luck lucky);
+		alter table dropped drop luck;
+		create table pairs (id int, pair deeper);
+		create table arrays (id int, list lucky[]);
+		create table spans (id int, span span);
+		create view luck_view as select 1 as id from t where id::lucky = 1;
+		create view plain_lucks as select id from lucks;
+		create table luck_policy (id int);
+		alter table luck_policy enable row level security;
+		create policy few on luck_policy using (null::lucky is null);
+		create function of_luck(lucky) returns int stable language plpgsql as 'begin return 1; end';
+		create function to_luck(int) returns lucky stable language plpgsql as 'begin return 1; end';
+		create function all_luck(int, out a int, out b lucky) stable language plpgsql as 'begin end';
+		create function lucky_default(a int, b int default null::lucky) returns int stable language plpgsql as 'begin return 1; end';
+		create function table_luck(int) returns table (l lucky) stable language plpgsql as 'begin end';
+		create function lucky_add(lucky, int) returns lucky immutable language plpgsql as 'begin return 1; end';
+		create aggregate lucky_sum(int) (sfunc = lucky_add, stype = lucky, initcond = '1');
+		create function luck_of(int, text) returns lucky stable language plpgsql as 'begin return 1; end';
+		create operator #=# (leftarg = int, rightarg = text, function = luck_of);
+		create type own;
+		create function own_in(cstring) returns own volatile strict language internal as 'textin';
+		create function own_out(own) returns cstring immutable strict language internal as 'textout';
+		create type own (input = own_in, output = own_out);
+		create table owns (id int, own own);
+		create function mood_same(mood, mood) returns bool volatile language internal as 'enum_eq';
+		create operator =-= (leftarg = mood, rightarg = mood, function = mood_same);
+		create operator class moods for type mood using hash as operator 1 =-=, function 1 hashenum(anyenum);
+		create table moods (id int, mood mood);
+		create function same(own, own) returns bool immutable language internal as 'texteq';
+		create operator = (leftarg = own, rightarg = own, function = same);
+		create operator =~= (leftarg = own, rightarg = own, function = same);
+	`)
+	const (
+		chance = "chance(integer)" + volatile
+		own    = "own_in(cstring)" + volatile
+	)
+	for sql, why := range map[string]string{
+		"select id from t where id = $1":                            "",
+		"select id from dropped where id = $1":                      "",
+		"select id from plain_lucks where id = $1":                  "",
+		"select $1::late":                                           "",
+		"select 'ok'::mood where $1":                                "mood_same(mood,mood)" + volatile,
+		"select id from lucks where id = $1":                        chance,
+		"select id from pairs where id = $1":                        chance,
+		"select id from arrays where id = $1":                       chance,
+		"select id from spans where id = $1":                        chance,
+		"select id from owns where id = $1":                         own,
+		"select id from moods where id = $1":                        "mood_same(mood,mood)" + volatile,
+		"select id from luck_view where id = $1":                    chance,
+		"select id from luck_policy where id = $1":                  chance,
+		"select $1::lucky":                                          chance,
+		"select $1::luckier":                                        chance,
+		"select $1::lucky[]":                                        chance,
+		"select $1::_lucky":                                         chance,
+		"select $1::public.pair":                                    chance,
+		`select $1::"deeper"`:                                       chance,
+		"select $1::by_default":                                     "random()" + volatile,
+		"select cast('1' as lucky), $1::int":                        chance,
+		"select lucky '1', $1::int":                                 chance,
+		"select span '[1,2]', $1::int":                              chance,
+		"select '{}'::_span, $1::int":                               chance,
+		"select lucky($1::text)":                                    chance,
+		"select of_luck($1)":                                        chance,
+		"select to_luck($1)":                                        chance,
+		"select all_luck($1)":                                       chance,
+		"select table_luck($1)":                                     chance,
+		"select lucky_sum(id) from t where id = $1":                 chance,
+		"select lucky_default($1)":                                  chance,
+		"select id #=# 'x' from t where id = $1":                    chance,
+		"select 'a' =~= 'b' from t where id = $1":                   own,
+		"select 'a' operator(public.=) 'b' from t where id = $1":    own,
+		"select json_populate_record(null::lucks, $1)":              chance,
+		"select json_populate_record(null::t, $1)":                  "",
+		"select * from json_to_recordset($1) as x(a int, b lucky)":  chance,
+		"select * from json_to_recordset($1) as x(a int, b text)":   "",
+		"select * from json_populate_recordset(null::arrays, $1) x": chance,
+	} {
+		if p := prove(t, conn, sql); p.pure != (why == "") || !strings.Contains(p.why, why) {
+			t.Errorf("%s\n got %q, want %q", sql, p.why, why)
+		}
+	}
+
+	// A parameter's type need not be named.
+	if p := askProof(t, conn, shapeOf("select $1"), []uint32{oid(t, conn, "lucky")}); p.why != "function "+chance {
+		t.Errorf("got %q", p.why)
+	}
+	if p := askProof(t, conn, shapeOf("select $1"), []uint32{oid(t, conn, "deeper")}); p.why != "function "+chance {
+		t.Errorf("got %q", p.why)
+	}
+	if conn.ParameterStatus("server_version") >= "14" {
+		if p := prove(t, conn, "select '{}'::span_multirange, $1::int"); p.why != "function "+chance {
+			t.Errorf("got %q", p.why)
+		}
+	}
+}
+
+// Casts that are to be written are done if they are; others always.
+func TestProofOfCasts(t *testing.T) {
+	conn := coalescing(t, proofTables, `
+		create type rank as enum ('low');
+		create type hue as enum ('red');
+		create domain counted as int;
+		create type pair as (a int, b text);
+		create table moods (id int, mood mood, rank rank, hue hue);
+		create function mood_int(mood) returns int volatile language plpgsql as 'begin return 1; end';
+		create cast (mood as int) with function mood_int(mood);
+		create function rank_json(rank) returns json volatile language plpgsql as 'begin return 1; end';
+		create cast (rank as json) with function rank_json(rank);
+		create view mood_view as select id, mood::int m from moods;
+		create view plain_mood_view as select id from moods;
+		create table hues (id int, hue hue);
+		create function hue_bool(hue) returns bool volatile language plpgsql as 'begin return true; end';
+		create table plain_moods (id int, mood mood);
+	`)
+	const mood = "mood_int(mood)" + volatile
+	for sql, why := range map[string]string{
+		"select * from plain_moods where id = $1":                         "",
+		"select * from plain_moods where id = $1::int":                    "",
+		"select * from plain_moods where mood = $1 and id = $2::int":      "",
+		"select * from plain_moods where mood = $1::mood and id = 1::int": "",
+		"select id::text from plain_moods where mood = $1":                "",
+		"select * from plain_moods where id = cast($1 as int)":            "",
+		"select * from t where id = $1 and data::int = 1":                 "",
+		"select mood::int from plain_moods where id = $1":                 mood,
+		"select mood::integer from plain_moods where id = $1":             mood,
+		"select mood::int4 from plain_moods where id = $1":                mood,
+		"select mood::pg_catalog.int4 from plain_moods where id = $1":     mood,
+		"select cast(mood as int) from plain_moods where id = $1":         mood,
+		"select cast((mood) as int) from plain_moods where id = $1":       mood,
+		"select mood::counted from plain_moods where id = $1":             mood,
+		"select array[mood]::int[] from plain_moods where id = $1":        mood,
+		"select array[mood]::_int4 from plain_moods where id = $1":        mood,
+		"select row(mood, '')::pair from plain_moods where id = $1":       mood,
+		"select array_agg(mood)::int[] from plain_moods where id = $1":    mood,
+		"select $1::mood::int":                                            mood,
+		"select from plain_moods where mood = $1 and $1::int = 1":         mood,
+		"select from plain_moods where mood = $1 and cast($1 as int) = 1": mood,
+		"select mood 'ok'::int, $1::int":                                  mood,
+		"select m from mood_view where id = $1":                           mood,
+		"select id from plain_mood_view where id = $1":                    "",
+		"select to_json(x) from (select rank from moods where id = $1) x": "rank_json(rank)" + volatile,
+		"select to_json(data) from t where id = $1":                       "",
+	} {
+		if p := prove(t, conn, sql); p.pure != (why == "") || !strings.Contains(p.why, why) {
+			t.Errorf("%s\n got %q, want %q", sql, p.why, why)
+		}
+	}
+	script(t, conn, "create cast (hue as bool) with function hue_bool(hue) as assignment")
+	if p := prove(t, conn, "select id from hues where hue and id = $1"); !strings.Contains(p.why, "hue_bool(hue)") {
+		t.Errorf("got %q", p.why)
+	}
+	if p := prove(t, conn, "select id from plain_moods where id = $1"); !p.pure {
+		t.Errorf("got %q", p.why)
+	}
+}
+
+// A name without parentheses is that of a function only as an attribute.
+func TestProofOfAttributes(t *testing.T) {
+	conn := coalescing(t, proofTables, `
+		create type pair as (a int, b text);
+		create domain good_pair as pair;
+		create table base (id int, note text);
+		create table derived (more int) inherits (base);
+		create function note(text) returns text volatile language plpgsql as 'begin return $1; end';
+		create function loud(text) returns text volatile language plpgsql as 'begin return $1; end';
+		create function data(int, int) returns int volatile language plpgsql as 'begin return 1; end';
+		create function noted(base) returns int volatile language plpgsql as 'begin return 1; end';
+		create function good(good_pair) returns int volatile language plpgsql as 'begin return 1; end';
+		create function general(anyelement) returns int volatile language plpgsql as 'begin return 1; end';
+		create function further(base, int default 1) returns int volatile language plpgsql as 'begin return 1; end';
+		create function listed(variadic base[]) returns int volatile language plpgsql as 'begin return 1; end';
+		create function pair_add(int, pair) returns int volatile language plpgsql as 'begin return 1; end';
+		create aggregate added(pair) (sfunc = pair_add, stype = int);
+		create function nought() returns int volatile language plpgsql as 'begin return 1; end';
+	`)
+	for sql, why := range map[string]string{
+		"select base.note, t.data from base, t where base.id = $1":                              "",
+		"select note, data from base, t where base.id = $1":                                     "",
+		"select noted, further as good from (values (1, 2)) x(noted, further) where noted = $1": "",
+		"select noted as general, $1::int from (select 1 noted) x":                              "",
+		"select b.nought, $1::int from (select 1 nought) b":                                     "",
+		"select (data).note, $1::int from t":                                                    "note(text)" + volatile,
+		"select x.note from unnest(array['a', $1]) x":                                           "note(text)" + volatile,
+		"select unnest.note from unnest(array['a', $1])":                                        "note(text)" + volatile,
+		"select x.general, $1::int from current_date x":                                         "general(anyelement)" + volatile,
+		"select note(data) from t where id = $1":                                                "note(text)" + volatile,
+		"select b.noted from base b where id = $1":                                              "noted(base)" + volatile,
+		"select derived.noted from derived where id = $1":                                       "noted(base)" + volatile,
+		`select public.base."noted" from public.base where id = $1`:                             "noted(base)" + volatile,
+		"select b.general from base b where id = $1":                                            "general(anyelement)" + volatile,
+		"select b.further from base b where id = $1":                                            "further(base,integer)" + volatile,
+		"select b.listed from base b where id = $1":                                             "listed(base[])" + volatile,
+		"select ($1::good_pair).good":                                                           "good(good_pair)" + volatile,
+		"select ($1::pair).added":                                                               "pair_add(integer,pair)" + volatile,
+	} {
+		if p := prove(t, conn, sql); p.pure != (why == "") || !strings.Contains(p.why, why) {
+			t.Errorf("%s\n got %q, want %q", sql, p.why, why)
+		}
+	}
+
+	// What a row becomes by itself has attributes too.
+	const loud = "select b.loud from base b where id = $1"
+	if p := askProof(t, conn, shapeOf(loud), []uint32{23}); !p.pure {
+		t.Errorf("got %q", p.why)
+	}
+	script(t, conn, "create cast (base as text) with inout as implicit")
+	if p := prove(t, conn, loud); p.why != "function loud(text)"+volatile {
+		t.Errorf("got %q", p.why)
 	}
 }
 

@@ -13,6 +13,10 @@ type shape struct {
 	names     []string // every identifier and key word in it, as the catalog would have it; each once
 	operators []string // each once
 
+	called     []string // those of the names that may be of functions with any arguments
+	attributes []string // those that may be of functions of a row
+	casts      []typeCast
+
 	body       string // the statement without its final semicolon
 	parameters []token
 	highest    int    // the greatest parameter number; every other up to it occurs too
@@ -25,6 +29,21 @@ type parameter struct {
 	cast      string // what its elements are cast to, if it is not their type: a qualified, quoted name
 	delimiter byte   // between elements in the array's text form
 }
+
+// A typeCast is a cast in a statement's text.
+type typeCast struct {
+	operand castOperand
+	number  int      // a parameter's
+	target  []string // the names that the type may have
+}
+
+type castOperand int
+
+const (
+	anyOperand castOperand = iota
+	literalOperand
+	parameterOperand
+)
 
 // shapeOf returns what is known of a statement from its text, or nil if its executions cannot be coalesced whatever the
 // catalog says. They cannot if it writes, locks rows or samples tables, if it has no parameter, and if a column somewhere
@@ -51,17 +70,23 @@ func shapeOf(sql string) *shape {
 		}
 	}
 	numbers := map[int]bool{}
+	scalars := scalarAliases(sql, list)
 	for i, t := range list {
 		switch t.kind {
-		case wordToken:
-			if refused(sql, list[i:]) {
+		case wordToken, quotedToken:
+			if t.kind == wordToken && refused(sql, list[i:]) {
 				return nil
 			}
-			// In single-byte encodings the server lowers letters beyond ASCII, as its locale has them.
-			add(&s.names, "name ", t.name)
-			add(&s.names, "name ", strings.Map(unicode.ToLower, t.name))
-		case quotedToken:
-			add(&s.names, "name ", t.name)
+			called, attribute := calls(sql, list, i, scalars)
+			for _, name := range t.names() {
+				add(&s.names, "name ", name)
+				if called {
+					add(&s.called, "called ", name)
+				}
+				if attribute {
+					add(&s.attributes, "attribute ", name)
+				}
+			}
 		case operatorToken:
 			add(&s.operators, "operator ", t.name)
 		case parameterToken:
@@ -72,6 +97,11 @@ func shapeOf(sql string) *shape {
 			if t.is(sql, ";") {
 				return nil
 			}
+		}
+	}
+	for i := range list {
+		if c := castAt(sql, list, i); len(c.target) > 0 {
+			s.casts = append(s.casts, c)
 		}
 	}
 	if s.highest == 0 || len(numbers) < s.highest || !balanced(sql, list) {
@@ -101,10 +131,186 @@ func refused(sql string, list []token) bool {
 	switch list[0].name {
 	case "insert", "update", "delete", "merge", "into", "tablesample", "rollup", "cube", "sets":
 		return true
+	case "treat": // is not a cast, but calls a function that is named by the type
+		return len(list) > 1 && list[1].is(sql, "(")
 	case "for":
 		return len(list) > 1 && (list[1].is(sql, "no") || list[1].is(sql, "share") || list[1].is(sql, "key"))
 	}
 	return false
+}
+
+// names are what the catalog may have the identifier as: in single-byte encodings the server lowers letters beyond ASCII, as
+// its locale has them.
+func (t token) names() []string {
+	if lower := strings.Map(unicode.ToLower, t.name); t.kind == wordToken && lower != t.name {
+		return []string{t.name, lower}
+	}
+	return []string{t.name}
+}
+
+func (t token) isName() bool { return t.kind == wordToken || t.kind == quotedToken }
+
+// calls reports whether the name list[i] may be of a function that is called: of any, by name (…), (value).name and, where
+// the value is a function's in FROM, alias.name; or of one whose only argument is a row, by alias.name.
+func calls(sql string, list []token, i int, scalars map[string]bool) (any, attribute bool) {
+	switch {
+	case i+1 < len(list) && list[i+1].is(sql, "("):
+		return true, false
+	case i < 2 || !list[i-1].is(sql, "."):
+		return false, false
+	case !list[i-2].isName():
+		return true, false
+	}
+	any = slices.ContainsFunc(list[i-2].names(), func(name string) bool { return scalars[name] })
+	return any, !any
+}
+
+// scalarAliases are the names by which the statement may refer to the single value that a function in FROM returns: the
+// function's own, or an alias of it. Some functions are written without parentheses.
+func scalarAliases(sql string, list []token) map[string]bool {
+	aliases := map[string]bool{}
+	for i, t := range list {
+		if !t.isName() {
+			continue
+		}
+		before := i - 1
+		if before > 0 && list[before].is(sql, "as") {
+			before--
+		}
+		scalar := slices.Contains(bareFunctions, t.name)
+		switch {
+		case before >= 0 && list[before].is(sql, ")"):
+			scalar = scalar || endsCall(sql, list, before)
+		case before >= 0 && list[before].isName() && slices.Contains(bareFunctions, list[before].name):
+			scalar = true
+		case i+1 < len(list) && list[i+1].is(sql, "("):
+			scalar = scalar || !namesQuery(sql, list, i)
+		}
+		if scalar {
+			for _, name := range t.names() {
+				aliases[name] = true
+			}
+		}
+	}
+	return aliases
+}
+
+// endsCall reports whether the parenthesis list[i] may be the last of a function in FROM, rather than of a sub-select or a
+// join.
+func endsCall(sql string, list []token, i int) bool {
+	open := enclosing(sql, list, i)
+	if open < 1 || !list[open-1].isName() || list[open-1].is(sql, "join") || list[open-1].is(sql, "lateral") {
+		return false
+	}
+	return !list[open-1].is(sql, "from") || open > 1 && list[open-2].is(sql, "rows")
+}
+
+// namesQuery reports whether list[i], which a parenthesis follows, is x of with x(a, b) as (…).
+func namesQuery(sql string, list []token, i int) bool {
+	if i > 0 && (list[i-1].is(sql, "with") || list[i-1].is(sql, "recursive")) {
+		return true
+	}
+	end := closing(sql, list, i+1)
+	if end < 0 || end+1 >= len(list) || !list[end+1].is(sql, "as") {
+		return false
+	}
+	k := end + 2
+	for k < len(list) && (list[k].is(sql, "not") || list[k].is(sql, "materialized")) {
+		k++
+	}
+	return k < len(list) && list[k].is(sql, "(")
+}
+
+var bareFunctions = []string{
+	"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_role", "current_user",
+	"session_user", "system_user", "user", "current_catalog", "current_schema",
+}
+
+// castAt returns the cast at list[i]; without a target if there is none. That something is cast to an array, the name of
+// its elements' type says.
+func castAt(sql string, list []token, i int) (c typeCast) {
+	switch t := list[i]; {
+	case t.is(sql, "::"):
+		if i > 0 {
+			c.operand, c.number = operandAt(sql, list, i-1)
+		}
+		c.target = typeNames(sql, list, i+1)
+	case t.is(sql, "cast") && i+1 < len(list) && list[i+1].is(sql, "("):
+		end := closing(sql, list, i+1)
+		for k := i + 2; k < end; k++ {
+			if !list[k].is(sql, "as") || enclosing(sql, list, k) != i+1 {
+				continue
+			}
+			if k == i+3 {
+				c.operand, c.number = operandAt(sql, list, i+2)
+			}
+			c.target = typeNames(sql, list, k+1)
+			break
+		}
+	case t.is(sql, "returning"): // of functions that read and make JSON
+		c.target = typeNames(sql, list, i+1)
+	case t.is(sql, "default"): // of such functions, which return one of these if nothing else is said
+		c.target = []string{"text", "json", "jsonb"}
+	case t.is(sql, "json_table"): // whose columns have types
+		for _, t := range list {
+			if t.isName() {
+				c.target = append(append(c.target, t.names()...), standardTypes[t.name]...)
+			}
+		}
+	}
+	return c
+}
+
+// typeNames are the names that the type written at list[i] may have.
+func typeNames(sql string, list []token, i int) (names []string) {
+	if i < len(list) && list[i].is(sql, "setof") {
+		i++
+	}
+	for ; i < len(list) && list[i].isName(); i += 2 {
+		names = append(names, list[i].names()...)
+		if list[i].kind == wordToken {
+			names = append(names, standardTypes[list[i].name]...)
+		}
+		if i+1 == len(list) || !list[i+1].is(sql, ".") {
+			break
+		}
+	}
+	return names
+}
+
+// standardTypes are the types that standard SQL has other names for, by the first word of these.
+var standardTypes = map[string][]string{
+	"bigint": {"int8"}, "bit": {"varbit"}, "boolean": {"bool"}, "char": {"bpchar", "varchar"},
+	"character": {"bpchar", "varchar"}, "dec": {"numeric"}, "decimal": {"numeric"}, "double": {"float8"},
+	"float": {"float4", "float8"}, "int": {"int4"}, "integer": {"int4"}, "national": {"bpchar", "varchar"},
+	"nchar": {"bpchar", "varchar"}, "real": {"float4"}, "smallint": {"int2"}, "time": {"timetz"},
+	"timestamp": {"timestamptz"},
+}
+
+// operandAt returns what list[i] is as all of an operand of a cast. It is a literal only if no type of its own is written in
+// front of it.
+func operandAt(sql string, list []token, i int) (operand castOperand, number int) {
+	switch t := list[i]; t.kind {
+	case parameterToken:
+		return parameterOperand, t.number
+	case numberToken:
+		return literalOperand, 0
+	case wordToken:
+		if (t.name == "null" || t.name == "true" || t.name == "false") && (i == 0 || !list[i-1].is(sql, ".")) {
+			return literalOperand, 0
+		}
+	case stringToken:
+		before := list[max(i-1, 0)]
+		switch {
+		case before.kind == operatorToken, before.is(sql, "("), before.is(sql, ","), before.is(sql, "["):
+			return literalOperand, 0
+		case before.kind == wordToken: // that no type can be called
+			if slices.Contains([]string{"select", "and", "or", "not", "in", "between", "when", "then", "else", "where", "as"}, before.name) {
+				return literalOperand, 0
+			}
+		}
+	}
+	return anyOperand, 0
 }
 
 // balanced reports whether every parenthesis that opens closes, and the other way round: what follows the statement must
@@ -191,7 +397,7 @@ before:
 			return false // an operand
 		}
 	}
-	if !topMatters && !function && enclosing(sql, list, k) < 0 {
+	if !topMatters && !function && enclosing(sql, list, k) < 0 || !function && isRenamed(sql, list, k) {
 		return false
 	}
 
@@ -214,6 +420,60 @@ before:
 		}
 	}
 	return true
+}
+
+// isRenamed reports whether what follows the select or the comma list[k] is a column that gets another name: with x(a, b) as
+// (select … , … ), or (select … , … ) x(a, b). In the select itself nothing may take notice of the name it had.
+func isRenamed(sql string, list []token, k int) bool {
+	open := enclosing(sql, list, k)
+	if open < 0 || !list[open].is(sql, "(") || !list[open+1].is(sql, "select") {
+		return false
+	}
+	end, column := closing(sql, list, open), 0
+	for i := open + 1; i < end; i++ {
+		switch t := list[i]; {
+		case t.is(sql, "order"), t.is(sql, "group"), t.is(sql, "distinct"):
+			return false
+		case t.is(sql, "select") && i > open+1 && i <= k && enclosing(sql, list, i) == open:
+			return false // a part of a union other than the first
+		case t.is(sql, "*") && i <= k:
+			return false // any number of columns
+		case t.is(sql, ",") && i <= k && enclosing(sql, list, i) == open:
+			column++
+		}
+	}
+	names := end + 2 // where the names may begin
+	if names < len(list) && list[names-1].is(sql, "as") {
+		names++
+	}
+	if end < 0 || names >= len(list) || !list[names-1].isName() || !list[names].is(sql, "(") {
+		// Is it x(a, b) as [not] [materialized] (select …)?
+		before := open - 1
+		for before > 0 && (list[before].is(sql, "materialized") || list[before].is(sql, "not")) {
+			before--
+		}
+		if before < 4 || !list[before].is(sql, "as") || !list[before-1].is(sql, ")") {
+			return false
+		}
+		names = enclosing(sql, list, before-1)
+		if names < 2 || !list[names-1].isName() ||
+			!list[names-2].is(sql, "with") && !list[names-2].is(sql, "recursive") && !list[names-2].is(sql, ",") {
+			return false
+		}
+	} else if before := list[max(open-1, 0)]; !before.is(sql, "from") && !before.is(sql, "join") && !before.is(sql, "lateral") ||
+		list[names-1].kind == wordToken && slices.Contains(afterTables, list[names-1].name) {
+		return false
+	}
+	for i := names + 1; i+1 < len(list) && list[i].isName() && column > 0 && list[i+1].is(sql, ","); i += 2 {
+		column--
+	}
+	return column == 0
+}
+
+// afterTables are the key words that may stand between a sub-select without an alias and a parenthesis.
+var afterTables = []string{
+	"where", "union", "except", "intersect", "all", "having", "limit", "offset", "fetch", "join", "on", "using", "tablesample",
+	"window", "for", "from", "group", "order", "left", "right", "full", "inner", "cross", "natural", "as",
 }
 
 // afterSelectList are the key words that may follow a select list.

@@ -75,6 +75,13 @@ func TestShapeOfWhatCannotBeCoalesced(t *testing.T) {
 		"select row_to_json(s) from (select $1::int limit 1 + 1) s",
 		"select row_to_json(s) from (select $1::int having 1 = 1) s",
 		"with s as (select $1::int) select row_to_json(s) from s",
+		"with s(a) as (select 1, $1::int) select row_to_json(s) from s",
+		"with s(a, b) as (select t.*, $1::int from t) select row_to_json(s) from s",
+		"with s(a) as (select $1::int order by int4) select row_to_json(s) from s",
+		"select row_to_json(s) from (select 1, $1::int) s(a)",
+		"select int4 from (select $1::int) where (true)",
+		"select 1, (select $1::int) from (values (1)) x(int4) order by int4",
+		"select row_to_json(s) from (select * from (select $1::int) x) s(a)",
 		"select (select int4 from (select $1::int) s) from (values (7)) t(int4)",
 		"select * from (select $1::int) a natural join (select 1::int) b",
 		"select * from cast($1 as int) natural join (select 1::int) b",
@@ -104,6 +111,68 @@ func TestShape(t *testing.T) {
 	// The server lowers only ASCII in UTF-8, and more in some other encodings.
 	if s := shapeOf("select Ä($1)"); !slices.Equal(s.names, []string{"select", "Ä", "ä"}) {
 		t.Errorf("names %q", s.names)
+	}
+}
+
+func TestShapeOfCalls(t *testing.T) {
+	for sql, want := range map[string][2][]string{
+		"select a, b.c from b where d = $1":                          {nil, {"c"}},
+		`select F (1), "G"/* */(2), s . h -- (` + "\n(3), $1":        {{"f", "G", "h"}, nil},
+		"select a, (b).c, d[1].e, $1.f, g.h.i from j":                {{"c", "e", "f"}, {"h", "i"}},
+		"select x.a, y.b, z.c, $1 from f(1) x, g() as y, z":          {{"a", "b", "f", "g"}, {"c"}},
+		"select f.a, $1 from f(1)":                                   {{"a", "f"}, nil},
+		"select x.a, y.b, $1 from current_date x, current_user AS y": {{"a", "b"}, nil},
+		"with x(i) as (select 1), y(j) as not materialized (values (1)) select x.a, y.b, z.c, v.d, $1 from x, y, (select 1) z(k) join (x join y on true) as v": {{"x", "as", "y", "materialized", "values", "z", "join"}, {"a", "b", "c", "d"}},
+		"select x.a, y.b, $1 from rows from (f(1)) x, f(2) y(i)": {{"a", "b", "from", "f", "y"}, nil},
+		`select "user".a, $1 from user`:                          {{"a"}, nil},
+		"select X.a, $1 from f(1) as x":                          {{"a", "f"}, nil},
+	} {
+		s := shapeOf(sql)
+		if s == nil {
+			t.Errorf("%s: no shape", sql)
+		} else if !slices.Equal(s.called, want[0]) || !slices.Equal(s.attributes, want[1]) {
+			t.Errorf("%s: called %q, attributes %q, want %q", sql, s.called, s.attributes, want)
+		}
+	}
+	if shapeOf("select treat($1 as int)") != nil {
+		t.Error("treat calls the function that is called like the type")
+	}
+}
+
+func TestShapeOfCasts(t *testing.T) {
+	for sql, want := range map[string][]typeCast{
+		"select a from t where b = $1": nil,
+		"select $1::int + 0":           {{parameterOperand, 1, []string{"int", "int4"}}},
+		`select -5 :: /**/ s."T"[]`:    {{literalOperand, 0, []string{"s", "T"}}},
+		"select 'a'::b, ('c'::d), array['e'::f], null::g": {{literalOperand, 0, []string{"b"}},
+			{literalOperand, 0, []string{"d"}}, {literalOperand, 0, []string{"f"}}, {literalOperand, 0, []string{"g"}}},
+		"select mood 'a'::b":                {{anyOperand, 0, []string{"b"}}},
+		"select numeric(3) '1'::b":          {{anyOperand, 0, []string{"b"}}},
+		"select mood 'a'\n'b'::c":           {{anyOperand, 0, []string{"c"}}},
+		"select a::b":                       {{anyOperand, 0, []string{"b"}}},
+		"select t.null::b":                  {{anyOperand, 0, []string{"b"}}},
+		"select (1)::b":                     {{anyOperand, 0, []string{"b"}}},
+		"select a[1]::b":                    {{anyOperand, 0, []string{"b"}}},
+		"select $1::mood::double precision": {{parameterOperand, 1, []string{"mood"}}, {anyOperand, 0, []string{"double", "float8"}}},
+		"select cast($1 as b), cast(c as d), cast(cast('x' as e) || f(1) as g)": {{parameterOperand, 1, []string{"b"}},
+			{anyOperand, 0, []string{"d"}}, {anyOperand, 0, []string{"g"}}, {literalOperand, 0, []string{"e"}}},
+		"select cast((select a as b) as c)":                    {{anyOperand, 0, []string{"c"}}},
+		"select json_value(a, 'b' returning c.d)":              {{anyOperand, 0, []string{"c", "d"}}},
+		"select json_value(a, 'b' default f(1) on empty)":      {{anyOperand, 0, []string{"text", "json", "jsonb"}}},
+		"select timestamp(3) with time zone 'a', b::timestamp": {{anyOperand, 0, []string{"timestamp", "timestamptz"}}},
+	} {
+		sql += ", $1"
+		s := shapeOf(sql)
+		if s == nil {
+			t.Errorf("%s: no shape", sql)
+		} else if !slices.EqualFunc(s.casts, want, func(a, b typeCast) bool {
+			return a.operand == b.operand && a.number == b.number && slices.Equal(a.target, b.target)
+		}) {
+			t.Errorf("%s: casts %v, want %v", sql, s.casts, want)
+		}
+	}
+	if s := shapeOf("select a.b from json_table($1, '$' columns (b int path '$.c')) a"); len(s.casts) != 1 || !slices.Contains(s.casts[0].target, "int4") {
+		t.Errorf("casts %v", s.casts)
 	}
 }
 
@@ -217,6 +286,8 @@ var rewritten = []struct {
 	{"with x as materialized (select 1 as one) select one from x where one < $1", [2][]string{{"2"}, {"1"}}},
 	{"with x as (select $1::int as unused) select 1 as one order by 1", [2][]string{{"2"}, {"1"}}},
 	{"with recursive r(n) as (select $1 + 0 union all select n + 1 from r where n < $2) select * from r", [2][]string{{"1", "4"}, {"7", "7"}}},
+	{"with recursive r(n) as (select $1::int union all select n + 1 from r where n < $2) select row_to_json(r) from r", [2][]string{{"1", "4"}, {"7", "7"}}},
+	{"with x(a, b) as materialized (select 1, $1::int, 3) select row_to_json(x), row_to_json(y), row_to_json(z) from x cross join (select $2::text, 1) y(c) join lateral (select $2::text) as z(d) on true", [2][]string{{"1", "4"}, {"7", "7"}}},
 	{"select id from some_t s left join lateral (select 1 one where s.id = $1) x on true where one is null", [2][]string{{"2"}, {"5"}}},
 	{"select id from t where case when id = $1 then true else id = $2 end", [2][]string{{"2", "4"}, {"1", "1"}}},
 	{"select id from t where (id, data) = ($1, $2)", [2][]string{{"2", "a_2"}, {"1", "1"}}},
