@@ -18,8 +18,7 @@ import (
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
-// corpusStrategy is the strategy that the corpus compares with Serial. It becomes Coalesced as soon as a call with that
-// is not refused; what the shapes say of being coalesced is only asserted then.
+// corpusStrategy is the strategy that the corpus compares with Serial.
 var corpusStrategy = fanout.Coalesced
 
 // A coalescing says whether executions of a shape may, and must, become one statement.
