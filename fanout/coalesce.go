@@ -40,6 +40,9 @@ const (
 	// jointWork is the least work that is worth being divided among statements.
 	jointWork = time.Millisecond
 
+	// memberWork is about what a query function takes to go on with an answer, until it asks again or returns.
+	memberWork = 4 * time.Microsecond
+
 	// jointBase is what a statement costs the server besides its executions.
 	jointBase = 50 * time.Microsecond
 )
@@ -153,7 +156,7 @@ func (p *pipeline) unproven() *text {
 		return nil
 	}
 	t := queue[0].text
-	if t.description.Load() == nil || p.state.descriptions[t.sql] == nil {
+	if p.state.descriptions[t.sql] == nil {
 		return nil
 	}
 	if j := t.joint.Load(); j != nil && time.Since(j.found) < jointLasts {
@@ -168,9 +171,10 @@ func (p *pipeline) unproven() *text {
 // prove finds out whether t can be coalesced: by its text, and in a round trip by the catalog. The connection is at rest.
 func (p *pipeline) prove(t *text) {
 	defer t.proving.Store(false)
-	j := &joint{found: time.Now(), why: "its text", original: t.description.Load()}
+	d := p.state.descriptions[t.sql]
+	j := &joint{found: time.Now(), why: "its text", original: &sourceDescription{params: d.ParamOIDs, fields: d.Fields}}
 	s := shapeOf(t.sql)
-	if s == nil || j.original == nil {
+	if s == nil {
 		t.joint.Store(j)
 		return
 	}

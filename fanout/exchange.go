@@ -57,6 +57,10 @@ const (
 	// startTogether is how many functions are started before a lane looks what they have asked for.
 	startTogether = 8
 
+	// levelTogether is startTogether where functions may have statements in common: as many as one has, mostly, who writes a
+	// loop within a loop. More than that keep the server waiting.
+	levelTogether = 128
+
 	// laneWork is the least work that is worth a lane's taking part: what waking it, its system calls and the server's
 	// process cost is about a fifth of that.
 	laneWork = 250 * time.Microsecond
@@ -114,7 +118,7 @@ func (x *exchange) bear(d *driver) bool {
 	defer x.mu.Unlock()
 	n := startTogether
 	if x.call.coalesced {
-		n = x.ahead // to be together for as many statements as they may have in common
+		n = levelTogether
 	}
 	n = min(n, x.unborn)
 	x.unborn -= n

@@ -278,6 +278,10 @@ func (p *pipeline) pick() []*request {
 		load += r.cost
 	}
 	trip := x.call.shared.trip.time()
+	if under > 0 {
+		// The server is not to wait while the functions go on that the first answer is for.
+		trip += time.Duration(len(p.inflight[0].members)) * memberWork
+	}
 	only := x.call.width() == 1 // no other lane could run what is not sent
 	if under > 0 && load > trip+max(laneWork/2, min(trip, p.inflight[0].cost)) && !only {
 		return nil

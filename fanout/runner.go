@@ -47,7 +47,7 @@ func (w *runner) start() {
 //
 //go:noinline
 func growStack() byte {
-	var stack [5 << 10]byte
+	var stack [2500]byte
 	return stack[len(stackUse)]
 }
 
