@@ -30,7 +30,8 @@ func Example_nPlusOne() {
 	var statements float64
 	src.Observe = func(_ context.Context, s fanout.Span) {
 		functions++
-		statements += float64(s.Statements) / float64(1+s.Shared)
+		n := float64(s.Statements)
+		statements += n / (1 + float64(s.Shared)/n) // its part of those that it has shared
 	}
 
 	type order struct {
