@@ -1,10 +1,10 @@
 -- name: Scan :many
 -- Scan reads all of the small table and returns the rows whose data equals the argument.
-select id, data from small where data = $1 order by id;
+select id, data from small where data = $1;
 
 -- name: ScanAny :many
 -- ScanAny is Scan for many arguments in one statement, as one writes it by hand.
-select id, data from small where data = any(sqlc.arg(datas)::text[]) order by id;
+select id, data from small where data = any(sqlc.arg(datas)::text[]);
 
 -- name: LookUp :many
 -- LookUp returns the row with this id, by index.

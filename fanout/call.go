@@ -147,6 +147,9 @@ func (c *call) borrow() (giveBack func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	if outer.call.auto && outer.exchange == nil {
+		c.shared.nesting.Store(true)
+	}
 	if joined {
 		c.outer, c.exchange = outer, outer.exchange
 		return outer.takeBack, nil
@@ -195,7 +198,13 @@ func (c *call) runLanes() error {
 // pipelines reports whether statements go by pipelines: the call's own lanes or, if it is joined, the outer call's. Any
 // other nested call has its statements sent one by one.
 func (c *call) pipelines() bool {
-	return c.pipelined && (c.borrowed == nil || c.tx != nil && c.borrowed.conn != nil)
+	switch {
+	case c.borrowed != nil:
+		return c.pipelined && c.tx != nil && c.borrowed.conn != nil
+	case c.auto && c.n == 1 && c.exchange == nil:
+		return c.shared.nesting.Load() // otherwise there is nothing to send it with
+	}
+	return c.pipelined
 }
 
 // guest reports whether the call runs on connections that are not its own.
@@ -226,11 +235,11 @@ func (c *call) width() int {
 // strategy is the one that the units really run by.
 func (c *call) strategy() Strategy {
 	switch {
-	case c.pipelines() && c.auto:
+	case c.exchange != nil && c.auto:
 		return Auto
-	case c.pipelines() && c.coalesced:
+	case c.exchange != nil && c.coalesced:
 		return Coalesced
-	case c.pipelines():
+	case c.exchange != nil:
 		return Pipelined
 	case c.serial || c.borrowed != nil:
 		return Serial

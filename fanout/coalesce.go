@@ -78,8 +78,8 @@ func (p *pipeline) provable(r *request) bool {
 
 func sameType(a, b pgconn.FieldDescription) bool { return a.DataTypeOID == b.DataTypeOID }
 
-// join makes one request of r and of the others that wait for the same statement: at most as many as may be expected to
-// take no longer than d. It is called with mu held, and r still in its queue.
+// join makes one request of r and of the others that wait for the same statement: of those that another lane could take, at
+// most as many as may be expected to take no longer than d. It is called with mu held, and r still in its queue.
 func (p *pipeline) join(r *request, j *joint, d time.Duration) *request {
 	x := p.exchange
 	cost, counted := j.text.expected()
@@ -91,8 +91,9 @@ func (p *pipeline) join(r *request, j *joint, d time.Duration) *request {
 		most = min(most, max(1, int((d-jointBase)/cost)))
 	}
 	var members []*request
+	room := jointMost
 	taken := func(q *request) bool {
-		if q.text != r.text || len(members) == most || q.abandoned || !p.mayJoin(q) {
+		if q.text != r.text || len(members) >= room || q.abandoned || !p.mayJoin(q) {
 			return false
 		}
 		members = append(members, q)
@@ -100,6 +101,7 @@ func (p *pipeline) join(r *request, j *joint, d time.Duration) *request {
 	}
 	p.own = slices.DeleteFunc(p.own, taken)
 	first := len(members)
+	room = most
 	x.ready = slices.DeleteFunc(x.ready, taken)
 	for _, q := range members[first:] {
 		x.unready(q)

@@ -59,10 +59,11 @@ type pipeline struct {
 	arrays   arrays
 	runs     []jointRun // in rows
 	tag      pgconn.CommandTag
-	last     time.Time // when the last result had come in
-	spoiled  bool      // an error has aborted the transaction of a snapshot call: what is under way will fail
-	haunted  bool      // a cancel request may yet come to bear on what is under way
-	deadline time.Time // of what follows a cancel request
+	last     time.Time     // when the last result had come in
+	busy     time.Duration // since then, with functions
+	spoiled  bool          // an error has aborted the transaction of a snapshot call: what is under way will fail
+	haunted  bool          // a cancel request may yet come to bear on what is under way
+	deadline time.Time     // of what follows a cancel request
 	timer    *time.Timer
 }
 
@@ -125,7 +126,7 @@ func (p *pipeline) loop(d *driver) error {
 			p.unwind(d, recover())
 		}
 	}()
-	for d.drive() {
+	for p.drive(d) {
 		if p.ended {
 			p.leave()
 			break
@@ -143,6 +144,16 @@ func (p *pipeline) loop(d *driver) error {
 	}
 	completed = true
 	return nil
+}
+
+// drive has d run functions on, and notes what that takes: the server may have its next answer ready meanwhile.
+func (p *pipeline) drive(d *driver) bool {
+	began := time.Now()
+	if !d.drive() {
+		return false
+	}
+	p.busy += time.Since(began)
+	return true
 }
 
 // unwind is called when the lane's goroutine is unwinding: by runtime.Goexit in a function that it ran, which is that
@@ -630,7 +641,7 @@ func (p *pipeline) send(batch []*request) {
 		}
 		p.lost(err)
 	}
-	p.last = time.Now() // what this has taken is not what the next result takes
+	p.last, p.busy = time.Now(), 0 // what this has taken is not what the next result takes
 }
 
 // write puts one request's messages into the connection's buffer: what has to precede it, itself and a Sync.
@@ -825,7 +836,7 @@ func (p *pipeline) receive() {
 		p.haunted = true
 	}
 	p.learn(r, err, now)
-	p.last = now
+	p.last, p.busy = now, 0
 	repeat := p.repeat(r, err)
 	x.mu.Lock()
 	if repeat && r.wanted() && !x.closed {
@@ -1136,7 +1147,7 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	if p.last.After(r.sentAt) { // others were under way before it
 		took = min(took, now.Sub(p.last))
 	}
-	took = max(0, took-r.held)
+	took = max(0, took-r.held-p.busy)
 	if err != nil {
 		p.ran, p.runTook = 0, 0
 	}

@@ -73,6 +73,7 @@ type shared struct {
 	behindPooler atomic.Bool // the backend at work for a connection has been found to be not the one that it names
 
 	calls      atomic.Int64 // in progress, with connections of their own
+	nesting    atomic.Bool  // single queries have made calls of their own: they had better be ready for that
 	statements statements
 	trip       trip
 }

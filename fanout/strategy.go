@@ -61,7 +61,8 @@ const (
 	// them one by one. And a call takes no more than its share of the pool, the pool's size by the number of the Source's calls
 	// in progress, beyond its first connection only such as nobody waits for, and leaves one for the next while others use the pool: a
 	// queue in front of a pool is first come, first served, and whoever takes many connections stands there many times. A share
-	// that shrinks is given back as soon as the statements on a lane have ended.
+	// that shrinks is given back as soon as the statements on a lane have ended. A call of a single query runs as with
+	// Parallel, until one has made a nested call.
 	//
 	// Sources: slow start is TCP's, and Citus's for its connections; that more lanes than the server has time for make
 	// everything slower is queueing theory.

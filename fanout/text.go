@@ -80,7 +80,7 @@ func newText(sql string) *text {
 	return &text{sql: sql, name: statementName(sql), utility: !isQuery(sql)}
 }
 
-// observe adds n executions of d each.
+// observe adds n executions that have taken d each, on average: one observation.
 func (t *text) observe(d time.Duration, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -89,13 +89,11 @@ func (t *text) observe(d time.Duration, n int) {
 		t.mean, t.usual = took, took
 	}
 	t.count += int64(n)
-	for range min(n, 1/costWeight) {
-		t.mean += costWeight * (took - t.mean)
-		if took < t.usual {
-			t.usual += costWeight * 4 * (took - t.usual)
-		} else {
-			t.usual += costWeight * (took - t.usual)
-		}
+	t.mean += costWeight * (took - t.mean)
+	if took < t.usual {
+		t.usual += costWeight * 4 * (took - t.usual)
+	} else {
+		t.usual += costWeight * (took - t.usual)
 	}
 }
 

@@ -868,7 +868,7 @@ func (q *Queries) Range(ctx context.Context, first int32) ([]Big, error) {
 }
 
 const Scan = `-- name: Scan :many
-select id, data from small where data = $1 order by id
+select id, data from small where data = $1
 `
 
 // Scan reads all of the small table and returns the rows whose data equals the argument.
@@ -893,7 +893,7 @@ func (q *Queries) Scan(ctx context.Context, data string) ([]Small, error) {
 }
 
 const ScanAny = `-- name: ScanAny :many
-select id, data from small where data = any($1::text[]) order by id
+select id, data from small where data = any($1::text[])
 `
 
 // ScanAny is Scan for many arguments in one statement, as one writes it by hand.
