@@ -228,8 +228,12 @@ func (x *exchange) share() time.Duration {
 			lanes++
 		}
 	}
-	if soon := x.starting + x.spare; soon > 0 && x.work > laneWork && x.room() {
-		lanes += min(soon, int(x.call.pool.Stat().IdleConns()))
+	soon := x.starting
+	if x.room() {
+		soon += x.spare
+	}
+	if soon > 0 && x.work > laneWork {
+		lanes += min(soon, x.starting+int(x.call.pool.Stat().IdleConns())) // those that start may have theirs
 	}
 	return max(laneWork, x.work/time.Duration(lanes), laneWork*time.Duration(worthwhile(x.work)))
 }
@@ -254,6 +258,7 @@ func (x *exchange) started(p *pipeline, ok bool) {
 	}
 	if context.Cause(p.ctx) == errNotNeeded {
 		x.spare++
+		x.revive() // what a lane had taken that has been lost since, it may have given back
 	} // else another one would fail too
 	x.missing()
 	x.summon()
@@ -266,13 +271,18 @@ func (x *exchange) left(p *pipeline) {
 	x.remove(p)
 	x.leaving--
 	x.spare++
-	if x.live > 0 && len(x.lanes)+x.starting+x.leaving == 0 && x.call.borrowed == nil && x.call.ctx.Err() == nil {
+	x.revive()
+	x.missing()
+	x.summon()
+}
+
+// revive starts a lane where functions are left and no lane is. It is called with mu held.
+func (x *exchange) revive() {
+	if x.live > 0 && x.began && len(x.lanes)+x.starting+x.leaving == 0 && x.call.borrowed == nil && x.call.ctx.Err() == nil {
 		var ctx context.Context
 		ctx, x.stop = context.WithCancelCause(x.call.ctx)
 		x.start(ctx)
 	}
-	x.missing()
-	x.summon()
 }
 
 // remove takes a lane out that picks up nothing any more. It is called with mu held.

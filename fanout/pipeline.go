@@ -441,10 +441,12 @@ func (p *pipeline) fail(err error) {
 			x.answer(r, p.driver)
 		}
 	}
-	for _, unsent := range append(p.again, p.own...) {
+	for i, unsent := range slices.Concat(p.again, p.own) {
 		for r := range unsent.each {
-			if p.call.snapshot != nil && r.waiting {
-				p.unbind(r) // whatever it has read before, it can read the rest elsewhere
+			// Whatever a function has read in a snapshot, it can read the rest elsewhere. And what was to be sent again has
+			// not been executed.
+			if r.waiting && (p.call.snapshot != nil || i < len(p.again) && r.binds && !r.streamed) {
+				p.unbind(r)
 				continue
 			}
 			if !r.abandoned {

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -533,7 +534,8 @@ func TestPipelinedBackendTerminated(t *testing.T) {
 		if !errors.As(err, &errs) || errs[0].Index != round && len(errs) == 1 {
 			t.Fatal(err)
 		}
-		if len(errs) != 1 {
+		// If a write finds the connection gone, there is no telling how far the server has come.
+		if len(errs) != 1 && !strings.Contains(err.Error(), "write failed") {
 			t.Errorf("round %d: %v", round, err)
 			for _, e := range errs {
 				t.Log(e, src.Retries)

@@ -17,11 +17,12 @@ type text struct {
 	name    string
 	utility bool // it is not a query: it may change the session, or have a transaction of its own
 
-	mu    sync.Mutex
-	mean  float64 // moving average of what executions took, in nanoseconds
-	usual float64 // what they take if nothing delays them: a low expectile
-	count int64   // executions in both
-	bytes float64 // moving average of the length of results
+	mu       sync.Mutex
+	mean     float64 // moving average of what executions took, in nanoseconds
+	usual    float64 // what they take if nothing delays them: a low expectile
+	count    int64   // executions in both
+	observed int     // how often something was added to both
+	bytes    float64 // moving average of the length of results
 
 	description atomic.Pointer[sourceDescription]
 	joint       atomic.Pointer[joint]
@@ -89,11 +90,13 @@ func (t *text) observe(d time.Duration, n int) {
 		t.mean, t.usual = took, took
 	}
 	t.count += int64(n)
-	t.mean += costWeight * (took - t.mean)
+	t.observed++
+	weight := max(costWeight, 1/float64(t.observed)) // what is seen first may be far from what follows
+	t.mean += weight * (took - t.mean)
 	if took < t.usual {
-		t.usual += costWeight * 4 * (took - t.usual)
+		t.usual += min(1, weight*4) * (took - t.usual)
 	} else {
-		t.usual += costWeight * (took - t.usual)
+		t.usual += weight * (took - t.usual)
 	}
 }
 
