@@ -474,6 +474,11 @@ func (p *pipeline) lost(err error) {
 	}
 	p.silence()
 	p.link.sever()
+	if pgconn.SafeToRetry(err) {
+		// So it is to what could not be sent now, which has been handed back; not to what was under way before.
+		p.fail(fmt.Errorf("%w: %v", errConnectionLost, err))
+		return
+	}
 	p.fail(fmt.Errorf("%w: %w", errConnectionLost, err))
 }
 
