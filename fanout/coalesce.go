@@ -27,7 +27,7 @@ type joint struct {
 
 const (
 	// jointLasts is how long a proof is relied on: for so long a function that has been made volatile meanwhile, or a
-	// policy or a view that calls one, may go unnoticed. The package's doc names it.
+	// policy or a view that calls one, may go unnoticed. The doc of Coalesced names it.
 	jointLasts = time.Minute
 
 	// jointMost is how many executions one statement stands for, at most.

@@ -269,8 +269,8 @@ func (p *pipeline) dispensable() bool {
 // pick takes what is to be sent now: no more ahead than pays. It is called with mu held.
 //
 // What is under way on a lane, beside what is executing, must last a round trip, or the server waits for it (the
-// bandwidth-delay product); laneWork on top of that spares system calls. Any more would only make statements wait here that another lane could run; so would
-// more than this lane's share of what is ready. As long as little is known of a statement, it may turn out to be slow:
+// bandwidth-delay product); laneWork on top of that spares system calls. Any more would only make statements wait here that
+// another lane could run; so would more than this lane's share of what is ready. As long as little is known of a statement, it may turn out to be slow:
 // nothing is sent behind one of the same text, and at most one statement behind another.
 func (p *pipeline) pick() []*request {
 	x := p.exchange
