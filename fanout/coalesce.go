@@ -247,7 +247,7 @@ func (p *pipeline) learnJoint(g *request, took time.Duration) {
 	t := g.members[0].text
 	t.observeBytes(len(p.rows.data) / len(g.members))
 	joint, counted := g.text.expected()
-	if alone, known := t.expected(); known >= 4 && counted >= 16 && joint > jointBase+2*alone {
+	if alone, known := t.expected(); known >= 4 && counted >= 16 && n*joint > jointWork+2*n*alone {
 		t.refute("coalesced, it takes longer")
 	}
 }
