@@ -52,8 +52,8 @@ func (p *pipeline) jointFor(r *request) *joint {
 	if !p.mayJoin(r) {
 		return nil
 	}
-	j := r.text.joint.Load()
-	if j == nil || j.text == nil || time.Since(j.found) > jointLasts || r.text.bulky() {
+	j := r.text.provenJoint()
+	if j == nil || j.text == nil || r.text.bulky() {
 		return nil
 	}
 	// The proof holds for the types that the statement had when it was described. Where names are resolved in other
@@ -158,10 +158,7 @@ func (p *pipeline) unproven() *text {
 		return nil
 	}
 	t := queue[0].text
-	if p.state.descriptions[t.sql] == nil {
-		return nil
-	}
-	if j := t.joint.Load(); j != nil && time.Since(j.found) < jointLasts {
+	if p.state.descriptions[t.sql] == nil || t.provenJoint() != nil {
 		return nil
 	}
 	if !slices.ContainsFunc(queue[1:], func(r *request) bool { return r.text == t }) || t.proving.Swap(true) {
@@ -208,10 +205,11 @@ func (p *pipeline) prove(t *text) {
 		for _, parameter := range found.parameters {
 			j.arrays = append(j.arrays, parameter.array)
 		}
-		if old := t.joint.Load(); old != nil && old.text != nil && old.text.sql == s.rewrite(j.parameters) {
+		rewritten := s.rewrite(j.parameters)
+		if old := t.joint.Load(); old != nil && old.text != nil && old.text.sql == rewritten {
 			j.text = old.text // with what is known of it
 		} else {
-			j.text = newText(s.rewrite(j.parameters))
+			j.text = newText(rewritten)
 		}
 	}
 	t.joint.Store(j)
@@ -270,12 +268,19 @@ type arrays struct {
 }
 
 // buildJoint encodes the arguments of g's members. Those that cannot be encoded as the others are, are left for being sent
-// alone.
+// alone. It reports whether there are others.
 func (p *pipeline) buildJoint(g *request) bool {
 	j := g.joint
 	a := &p.arrays
 	n := len(j.parameters)
-	*a = arrays{values: resized(a.values, n), formats: resized(a.formats, n), null: resized(a.null, n), format: resized(a.format, n), known: resized(a.known, n), results: a.results[:0]}
+	*a = arrays{
+		values:  resized(a.values, n),
+		formats: resized(a.formats, n),
+		null:    resized(a.null, n),
+		format:  resized(a.format, n),
+		known:   resized(a.known, n),
+		results: a.results[:0],
+	}
 	for k := range n {
 		a.values[k] = append(a.values[k][:0], make([]byte, arrayHeader)...)
 		a.null[k], a.known[k] = false, false
@@ -332,28 +337,24 @@ func (p *pipeline) addToArrays(a *arrays, j *joint, description *pgconn.Statemen
 		a.results = append(append(a.results, pgtype.BinaryFormatCode), b.ResultFormats...)
 	}
 	for k, value := range b.ParamValues {
-		format := b.ParamFormats[k]
 		if value == nil {
 			continue
 		}
-		switch {
-		case j.parameters[k].cast != "":
-			format = pgtype.TextFormatCode
-			if b.ParamFormats[k] != format {
-				text, err := p.conn.TypeMap().Encode(j.original.params[k], pgtype.TextFormatCode, m.args[k], nil)
-				if err != nil || text == nil {
-					return false
-				}
-				b.ParamValues[k] = text
+		oid := j.original.params[k]
+		cast := j.parameters[k].cast != ""
+		if cast && b.ParamFormats[k] != pgtype.TextFormatCode {
+			text, err := p.conn.TypeMap().Encode(oid, pgtype.TextFormatCode, m.args[k], nil)
+			if err != nil || text == nil {
+				return false
 			}
-			format = pgtype.BinaryFormatCode // as an element of a text[]
-		case j.original.params[k] == pgtype.TextOID || j.original.params[k] == pgtype.VarcharOID:
-			format = pgtype.BinaryFormatCode // which is the same
+			b.ParamValues[k] = text
 		}
-		if a.known[k] && format != a.format[k] {
+		if cast || oid == pgtype.TextOID || oid == pgtype.VarcharOID {
+			b.ParamFormats[k] = pgtype.BinaryFormatCode // of a text, which is the same
+		}
+		if a.known[k] && b.ParamFormats[k] != a.format[k] {
 			return false
 		}
-		b.ParamFormats[k] = format
 	}
 	for k, value := range b.ParamValues {
 		if value == nil {
@@ -405,14 +406,7 @@ func (p *pipeline) endArray(a *arrays, k int, j *joint, n int) {
 			text = append(text, "NULL"...)
 			continue
 		}
-		text = append(text, '"')
-		for _, c := range rest[:length] {
-			if c == '"' || c == '\\' {
-				text = append(text, '\\')
-			}
-			text = append(text, c)
-		}
-		text = append(text, '"')
+		text = appendElement(text, string(rest[:length]))
 		rest = rest[length:]
 	}
 	a.values[k] = append(text, '}')
@@ -513,6 +507,6 @@ func (p *pipeline) mayShareSync(r *request) bool {
 	if p.transaction != nil || p.call.tx != nil {
 		return true
 	}
-	j := r.text.joint.Load()
-	return j != nil && j.pure && time.Since(j.found) < jointLasts
+	j := r.text.provenJoint()
+	return j != nil && j.pure
 }

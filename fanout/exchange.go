@@ -193,10 +193,7 @@ func (x *exchange) summon() {
 	if !x.began || x.spare == 0 || x.call.ctx.Err() != nil {
 		return
 	}
-	if x.starting > 0 {
-		return
-	}
-	if !x.room() {
+	if x.starting > 0 || !x.room() {
 		return
 	}
 	var ctx context.Context
@@ -228,12 +225,11 @@ func (x *exchange) share() time.Duration {
 			lanes++
 		}
 	}
-	soon := x.starting
-	if x.room() {
-		soon += x.spare
-	}
-	if soon > 0 && x.work > laneWork {
-		lanes += min(soon, x.starting+int(x.call.pool.Stat().IdleConns())) // those that start may have theirs
+	if x.work > laneWork {
+		lanes += x.starting // which may have their connections
+		if x.spare > 0 && x.room() {
+			lanes += min(x.spare, int(x.call.pool.Stat().IdleConns()))
+		}
 	}
 	return max(laneWork, x.work/time.Duration(lanes), laneWork*time.Duration(worthwhile(x.work)))
 }

@@ -270,8 +270,9 @@ func (p *pipeline) dispensable() bool {
 //
 // What is under way on a lane, beside what is executing, must last a round trip, or the server waits for it (the
 // bandwidth-delay product); laneWork on top of that spares system calls. Any more would only make statements wait here that
-// another lane could run; so would more than this lane's share of what is ready. As long as little is known of a statement, it may turn out to be slow:
-// nothing is sent behind one of the same text, and at most one statement behind another.
+// another lane could run; so would more than this lane's share of what is ready. As long as little is known of a
+// statement, it may turn out to be slow: nothing is sent behind one of the same text, and at most one statement behind
+// another.
 func (p *pipeline) pick() []*request {
 	x := p.exchange
 	if p.doomed {
@@ -342,8 +343,7 @@ func (p *pipeline) pick() []*request {
 			if from == &x.ready {
 				x.unready(r)
 			}
-			p.drop(r)
-			if !r.wanted() {
+			if !p.drop(r) {
 				continue
 			}
 			for m := range r.each {
@@ -365,8 +365,8 @@ func (p *pipeline) pick() []*request {
 	return batch
 }
 
-// drop answers what nobody waits for any more, of what r stands for.
-func (p *pipeline) drop(r *request) {
+// drop answers what nobody waits for any more, of what r stands for. It reports whether there is anything else.
+func (p *pipeline) drop(r *request) bool {
 	for m := range r.each {
 		if m.abandoned {
 			m.answered = true
@@ -376,6 +376,7 @@ func (p *pipeline) drop(r *request) {
 	if r.members != nil {
 		r.members = slices.DeleteFunc(r.members, func(m *request) bool { return m.abandoned })
 	}
+	return r.wanted()
 }
 
 // underWay reports whether a statement of that text is under way, or in batch.
@@ -596,11 +597,11 @@ func (p *pipeline) send(batch []*request) {
 	p.probing = len(p.inflight) == 0 && p.call.shared.trip.due()
 	x.mu.Lock()
 	batch = slices.DeleteFunc(batch, func(r *request) bool {
-		p.drop(r)
+		wanted := p.drop(r)
 		for m := range r.each {
-			m.writing = !m.abandoned
+			m.writing = wanted
 		}
-		return !r.wanted()
+		return !wanted
 	})
 	x.mu.Unlock()
 	p.sending, p.unsynced = p.sending[:0], nil
@@ -1157,16 +1158,9 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	took = max(0, took-r.held-p.busy)
 	if err != nil {
 		p.ran, p.runTook = 0, 0
-	}
-	if err != nil && r.members != nil {
-		if p.transaction != nil {
-			p.spoiled = true
-		}
-		return
-	}
-	if err != nil {
 		var pgErr *pgconn.PgError
-		if expected, _ := r.text.expected(); errors.As(err, &pgErr) && pgErr.Code == "57014" && took > max(expected, time.Millisecond) {
+		if expected, _ := r.text.expected(); r.members == nil && errors.As(err, &pgErr) && pgErr.Code == "57014" &&
+			took > max(expected, time.Millisecond) {
 			r.text.observe(took, 1) // it would have taken even longer
 		}
 		if p.transaction != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 )
 
 // A proof is what the catalog of one database says of a shape.
@@ -266,21 +265,19 @@ with recursive reach(class, object) as (
 		end
 	union
 	-- The access methods btree and hash: what sorts, groups and finds duplicates, whether or not there is an index.
-	select a.amproc::pg_catalog.oid
-	from pg_catalog.pg_amproc a
-	join pg_catalog.pg_opfamily y on y.oid operator(pg_catalog.=) a.amprocfamily
+	select a.function
+	from (
+		select p.oid, p.amproc::pg_catalog.oid, y.opfmethod, array[p.amproclefttype, p.amprocrighttype]
+		from pg_catalog.pg_amproc p
+		join pg_catalog.pg_opfamily y on y.oid operator(pg_catalog.=) p.amprocfamily
+		union all
+		select p.oid, o.oprcode::pg_catalog.oid, p.amopmethod, array[p.amoplefttype, p.amoprighttype]
+		from pg_catalog.pg_amop p
+		join pg_catalog.pg_operator o on o.oid operator(pg_catalog.=) p.amopopr
+	) a(oid, function, method, types)
 	where a.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
-		and y.opfmethod operator(pg_catalog.=) any ('{403,405}'::pg_catalog.oid[])
-		and not exists (select from pg_catalog.unnest(array[a.amproclefttype, a.amprocrighttype]) t(oid)
-			where t.oid operator(pg_catalog.>=) 16384::pg_catalog.oid and t.oid operator(pg_catalog.<>)
-				all (array(select object from reach where class operator(pg_catalog.=) 'type')))
-	union
-	select o.oprcode::pg_catalog.oid
-	from pg_catalog.pg_amop a
-	join pg_catalog.pg_operator o on o.oid operator(pg_catalog.=) a.amopopr
-	where a.oid operator(pg_catalog.>=) 16384::pg_catalog.oid
-		and a.amopmethod operator(pg_catalog.=) any ('{403,405}'::pg_catalog.oid[])
-		and not exists (select from pg_catalog.unnest(array[a.amoplefttype, a.amoprighttype]) t(oid)
+		and a.method operator(pg_catalog.=) any ('{403,405}'::pg_catalog.oid[])
+		and not exists (select from pg_catalog.unnest(a.types) t(oid)
 			where t.oid operator(pg_catalog.>=) 16384::pg_catalog.oid and t.oid operator(pg_catalog.<>)
 				all (array(select object from reach where class operator(pg_catalog.=) 'type')))
 ), parts(oid) as (
@@ -384,12 +381,26 @@ func (s *shape) proofArgs(params []uint32) [][]byte {
 
 // textArray is an array in text format.
 func textArray(elements []string) []byte {
-	escape := strings.NewReplacer(`\`, `\\`, `"`, `\"`)
-	list := make([]string, len(elements))
+	text := []byte{'{'}
 	for i, element := range elements {
-		list[i] = `"` + escape.Replace(element) + `"`
+		if i > 0 {
+			text = append(text, ',')
+		}
+		text = appendElement(text, element)
 	}
-	return []byte("{" + strings.Join(list, ",") + "}")
+	return append(text, '}')
+}
+
+// appendElement appends an element of an array in text format.
+func appendElement(text []byte, element string) []byte {
+	text = append(text, '"')
+	for _, c := range []byte(element) {
+		if c == '"' || c == '\\' {
+			text = append(text, '\\')
+		}
+		text = append(text, c)
+	}
+	return append(text, '"')
 }
 
 // readProof reads proofSQL's row, its values in text format.

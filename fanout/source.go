@@ -118,7 +118,8 @@ func (s Source[Q]) On(tx pgx.Tx) Source[Q] {
 	return s
 }
 
-// check panics if s was not made by New, and returns an error if a setting is out of its range. Nothing is quietly replaced by something else.
+// check panics if s was not made by New, and returns an error if a setting is out of its range. Nothing is quietly replaced
+// by something else.
 func (s *Source[Q]) check(function string) error {
 	if s.shared == nil {
 		panic("fanout: " + function + ": the Source was not made by fanout.New")

@@ -17,18 +17,17 @@ const (
 
 	// Pipelined runs the queries on at most Limit connections, and on each sends the statements of several at once, in one
 	// round trip. Each statement is a transaction of its own, as when it is sent alone, and its error is its own query's;
-	// a lost connection fails all that was under way on it. How many statements go ahead on one connection follows from what they and the round trip have been measured to take,
-	// by all calls of a Source and its copies: a slow one goes alone. At most 32 query functions per connection run at
-	// once, each with a q of its own; one that is busy with something else does not hold up the others for longer than a
-	// few milliseconds. A function has a connection to itself while it copies or sends a batch, and
-	// from its first statement that is not a query (begin, set, declare, …) until it returns; so with pgx's simple
-	// protocol and with QueryExecModeDescribeExec for each statement. A nested call that is Pipelined too joins: the
-	// statements of its queries go by the function's lane with those of others, at most 32 of its functions at once. Any
-	// other nested call has the function's connection to itself, as one does that wants a Snapshot where its outer
-	// call has none. Inside a transaction (Source.On) the statements of
-	// several queries go in one round trip too, in the order of the queries as far as they are asked for together.
-	// Statements of one text that are proved to do nothing but read, as for Coalesced, and are known to be quick, may share
-	// a transaction with each other.
+	// a lost connection fails all that was under way on it. How many statements go ahead on one connection follows from
+	// what they and the round trip have been measured to take, by all calls of a Source and its copies: a slow one goes
+	// alone. At most 32 query functions per connection run at once, each with a q of its own; one that is busy with
+	// something else does not hold up the others for longer than a few milliseconds. A function has a connection to itself
+	// while it copies or sends a batch, and from its first statement that is not a query (begin, set, declare, …) until it
+	// returns; so with pgx's simple protocol and with QueryExecModeDescribeExec for each statement. A nested call that is
+	// Pipelined too joins: the statements of its queries go by the function's lane with those of others, at most 32 of its
+	// functions at once. Any other nested call has the function's connection to itself, as one does that wants a Snapshot
+	// where its outer call has none. Inside a transaction (Source.On) the statements of several queries go in one round
+	// trip too, in the order of the queries as far as they are asked for together. Statements of one text that are proved
+	// to do nothing but read, as for Coalesced, and are known to be quick, may share a transaction with each other.
 	Pipelined
 
 	// Coalesced is Pipelined, and makes one statement of those that wait at the same time and differ only in their
@@ -55,14 +54,14 @@ const (
 	// the round trip, the server's time and the rows of each text, and how much of the pool is in use.
 	//
 	// The law. A lane has under way what lasts a round trip and no more (the bandwidth-delay product). Work that is
-	// expected to take w is given √(w / 250 µs) lanes: the time that it takes falls with their number, what they cost rises
-	// with it, and the sum is least there. Nothing is sent behind a statement of which nothing is known, as in slow start,
-	// but on lanes of its own. Equal statements are coalesced where they can be and as long as it takes less than running
-	// them one by one. And a call takes no more than its share of the pool, the pool's size by the number of the Source's calls
-	// in progress, beyond its first connection only such as nobody waits for, and leaves one for the next while others use the pool: a
-	// queue in front of a pool is first come, first served, and whoever takes many connections stands there many times. A share
-	// that shrinks is given back as soon as the statements on a lane have ended. A call of a single query runs as with
-	// Parallel, until one has made a nested call.
+	// expected to take w is given √(w / 250 µs) lanes: the time that it takes falls with their number, what they cost
+	// rises with it, and the sum is least there. Nothing is sent behind a statement of which nothing is known, as in slow
+	// start, but on lanes of its own. Equal statements are coalesced where they can be and as long as it takes less than
+	// running them one by one. And a call takes no more than its share of the pool, the pool's size by the number of the
+	// Source's calls in progress, beyond its first connection only such as nobody waits for, and leaves one for the next
+	// while others use the pool: a queue in front of a pool is first come, first served, and whoever takes many
+	// connections stands there many times. A share that shrinks is given back as soon as the statements on a lane have
+	// ended. A call of a single query runs as with Parallel, until one has made a nested call.
 	//
 	// Sources: slow start is TCP's, and Citus's for its connections; that more lanes than the server has time for make
 	// everything slower is queueing theory.

@@ -86,18 +86,23 @@ func (t *text) observe(d time.Duration, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	took := float64(d)
-	if t.count == 0 {
-		t.mean, t.usual = took, took
-	}
 	t.count += int64(n)
 	t.observed++
-	weight := max(costWeight, 1/float64(t.observed)) // what is seen first may be far from what follows
+	weight := max(costWeight, 1/float64(t.observed)) // the first is all there is, and may be far from what follows
 	t.mean += weight * (took - t.mean)
 	if took < t.usual {
 		t.usual += min(1, weight*4) * (took - t.usual)
 	} else {
 		t.usual += weight * (took - t.usual)
 	}
+}
+
+// provenJoint is what is known of coalescing the text; nil if nothing is, or if it was found out too long ago.
+func (t *text) provenJoint() *joint {
+	if j := t.joint.Load(); j != nil && time.Since(j.found) < jointLasts {
+		return j
+	}
+	return nil
 }
 
 // observeBytes adds the length of one execution's result.
