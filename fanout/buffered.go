@@ -13,12 +13,13 @@ import (
 // bufferedRows are the rows of a request's result, as pgx's rows are those of a connection: a query function decodes
 // them in its own goroutine, beside the lane, which goes on with other statements.
 type bufferedRows struct {
-	request *request
+	request *request          // nil once closed
+	tag     pgconn.CommandTag // once closed
 	conn    *pgx.Conn
 	state   *connState // whose type map several functions of the lane decode by
 	fields  []pgconn.FieldDescription
 
-	chunk  *chunk
+	chunk  chunk
 	row    int // next in the chunk
 	value  int
 	offset int
@@ -27,6 +28,8 @@ type bufferedRows struct {
 	plans  *scanPlans
 	closed bool
 	err    error
+
+	outer rows // what the function gets, if it has asked for rows; here because both live as long
 }
 
 // scanPlans are how the columns of a result are decoded. They are kept from row to row, as pgx does, and from one execution
@@ -40,10 +43,7 @@ type scanPlans struct {
 
 func (r *bufferedRows) FieldDescriptions() []pgconn.FieldDescription { return r.fields }
 func (r *bufferedRows) CommandTag() pgconn.CommandTag {
-	if !r.closed {
-		return pgconn.CommandTag{}
-	}
-	return r.request.tag
+	return r.tag
 }
 func (r *bufferedRows) Err() error           { return r.err }
 func (r *bufferedRows) RawValues() [][]byte  { return r.values }
@@ -54,17 +54,18 @@ func (r *bufferedRows) Next() bool {
 	if r.closed {
 		return false
 	}
-	if r.chunk == nil || r.row == r.chunk.rows {
-		more, err := r.request.handle.nextChunk(r.request)
-		if more == nil {
+	if r.row == r.chunk.rows {
+		next, more, err := r.request.handle.nextChunk(r.request)
+		if !more {
 			r.finish(err)
 			return false
 		}
-		r.chunk, r.row, r.value, r.offset = more, 0, 0, 0
+		r.chunk, r.row, r.value, r.offset = next, 0, 0, 0
 	}
 	r.row++
 	if r.values == nil {
-		r.values = make([][]byte, len(r.fields))
+		r.values = resized(r.request.values, len(r.fields))
+		r.request.values = r.values
 	}
 	for i := range r.values {
 		n := int(r.chunk.lengths[r.value])
@@ -89,8 +90,8 @@ func (r *bufferedRows) Close() {
 		return
 	}
 	for {
-		more, err := r.request.handle.nextChunk(r.request)
-		if more == nil {
+		_, more, err := r.request.handle.nextChunk(r.request)
+		if !more {
 			r.finish(err)
 			return
 		}
@@ -99,7 +100,10 @@ func (r *bufferedRows) Close() {
 
 func (r *bufferedRows) finish(err error) {
 	r.closed = true
-	r.chunk, r.values, r.plans = nil, nil, nil
+	r.tag = r.request.tag
+	r.request.recycle()
+	r.request = nil
+	r.chunk, r.values, r.plans = chunk{}, nil, nil
 	if r.err == nil {
 		r.err = err
 	}
@@ -128,6 +132,9 @@ func (r *bufferedRows) Scan(dest ...any) error {
 	}
 	if len(dest) != len(r.fields) {
 		return r.fail(fmt.Errorf("number of field descriptions must equal number of destinations, got %d and %d", len(r.fields), len(dest)))
+	}
+	if len(dest) == 0 {
+		return nil
 	}
 	if i, err := r.decode(dest); err != nil {
 		return r.fail(pgx.ScanArgError{ColumnIndex: i, FieldName: r.fields[i].Name, Err: err})

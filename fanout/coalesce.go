@@ -449,16 +449,14 @@ func (p *pipeline) readJoint(g *request, reader *pgconn.ResultReader) error {
 // distribute gives g's members their rows. It is called with mu held.
 func (p *pipeline) distribute(g *request) {
 	whole := p.rows.exact()
-	chunks := make([]chunk, len(p.runs))
 	counts := make([]int, len(g.members))
 	data, lengths := 0, 0
-	for i, run := range p.runs {
-		chunks[i] = chunk{run.rows, whole.data[data:run.data:run.data], whole.lengths[lengths:run.lengths:run.lengths]}
+	for _, run := range p.runs {
+		if m := g.members[run.member]; !m.abandoned {
+			m.chunks = append(m.chunks, chunk{run.rows, whole.data[data:run.data:run.data], whole.lengths[lengths:run.lengths:run.lengths]})
+		}
 		data, lengths = run.data, run.lengths
 		counts[run.member] += run.rows
-		if m := g.members[run.member]; !m.abandoned {
-			m.chunks = append(m.chunks, &chunks[i])
-		}
 	}
 	fields := p.memberFields(g)
 	for i, m := range g.members {

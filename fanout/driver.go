@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -14,7 +15,8 @@ type driver struct {
 	lane     *pipeline // that the goroutine is of; nil if of none
 
 	// Guarded by the exchange's mu.
-	runnable []*runner
+	runnable []*runner // from next on
+	next     int
 	running  bool
 	resumed  int // functions ever
 	seen     int // resumed, when the timer last looked
@@ -32,12 +34,13 @@ func (d *driver) drive() bool {
 			x.mu.Unlock()
 			return false
 		}
-		if len(d.runnable) == 0 {
+		if d.next == len(d.runnable) {
+			d.runnable, d.next = d.runnable[:0], 0
 			x.mu.Unlock()
 			return true
 		}
-		w := d.runnable[0]
-		d.runnable = d.runnable[1:]
+		w := d.runnable[d.next]
+		d.next++
 		d.running = true
 		d.resumed++
 		w.driver = d
@@ -54,8 +57,8 @@ func (d *driver) detach() {
 	}
 	d.detached = true
 	x := d.exchange
-	successor := &driver{exchange: x, lane: d.lane, runnable: d.runnable}
-	d.runnable = nil
+	successor := &driver{exchange: x, lane: d.lane, runnable: d.runnable[d.next:]}
+	d.runnable, d.next = nil, 0
 	if p := d.lane; p != nil {
 		p.driver = successor
 		if p.ended {
@@ -104,19 +107,17 @@ func (x *exchange) lookAfter(d *driver) {
 
 // watch sees to it that drivers are looked after. It is called with mu held.
 func (x *exchange) watch() {
-	if x.timer == nil {
-		x.callbacks.Add(1)
-		x.timer = time.AfterFunc(stallBound, x.look)
+	if !x.watched {
+		x.watched = true
+		x.call.shared.rounds.add(x)
 	}
 }
 
-// look detaches the drivers whose function has been running since it looked before.
-func (x *exchange) look() {
-	defer x.callbacks.Done()
+// look detaches the drivers whose function has been running since it looked before. It reports whether it should look
+// again.
+func (x *exchange) look() (again bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.timer = nil
-	again := false
 	look := func(d *driver) {
 		switch {
 		case !d.running || d.detached:
@@ -133,7 +134,44 @@ func (x *exchange) look() {
 	for _, d := range slices.Clone(x.loose) {
 		look(d)
 	}
-	if again {
-		x.watch()
+	x.watched = again
+	return again
+}
+
+// The rounds of a watchman, who looks at all exchanges of a Source that have a function running. One timer for all of them
+// goes on from call to call: to set one for each call, and stop it, wakes threads that had better be left to the server.
+type rounds struct {
+	mu   sync.Mutex
+	list []*exchange
+	due  bool // a timer is running
+}
+
+// add has x looked at until there is nothing to see.
+func (r *rounds) add(x *exchange) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = append(r.list, x)
+	r.plan()
+}
+
+// plan sets the timer. It is called with mu held.
+func (r *rounds) plan() {
+	if !r.due {
+		r.due = true
+		time.AfterFunc(stallBound, r.make)
+	}
+}
+
+// make makes a round. When a call has ended there is nothing to see of it.
+func (r *rounds) make() {
+	r.mu.Lock()
+	list := r.list
+	r.list, r.due = nil, false
+	r.mu.Unlock()
+	list = slices.DeleteFunc(list, func(x *exchange) bool { return !x.look() })
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.list = append(r.list, list...); len(r.list) > 0 {
+		r.plan()
 	}
 }

@@ -39,10 +39,10 @@ type exchange struct {
 	over     error                   // why there is no lane any more
 	closed   bool                    // the call's ctx has ended
 	loose    []*driver               // that are not a lane's
-	timer    *time.Timer             // looks after the drivers
+	watched  bool                    // the drivers are looked after
 
 	unwatch   func() bool    // stops the watch of the call's ctx
-	callbacks sync.WaitGroup // functions of timers and ctxs that run or may yet
+	callbacks sync.WaitGroup // functions of ctxs that run or may yet
 }
 
 const (
@@ -57,8 +57,8 @@ const (
 	// startTogether is how many functions are started before a lane looks what they have asked for.
 	startTogether = 8
 
-	// levelTogether is startTogether where functions may have statements in common: as many as one has, mostly, who writes a
-	// loop within a loop. More than that keep the server waiting.
+	// levelTogether is startTogether where functions may have statements in common, if these are no more than little work:
+	// as many as one has, mostly, who writes a loop within a loop. More than that keep the server waiting.
 	levelTogether = 128
 
 	// laneWork is the least work that is worth a lane's taking part: what waking it, its system calls and the server's
@@ -84,9 +84,6 @@ func (c *call) runPipelined(width int) {
 func (x *exchange) end() {
 	x.mu.Lock()
 	x.retire()
-	if x.timer != nil && x.timer.Stop() {
-		x.callbacks.Done()
-	}
 	if x.stop != nil {
 		x.stop(nil)
 	}
@@ -118,14 +115,21 @@ func (x *exchange) bear(d *driver) bool {
 	defer x.mu.Unlock()
 	n := startTogether
 	if x.call.coalesced {
-		n = levelTogether
+		n = levelTogether / 2
 	}
 	n = min(n, x.unborn)
 	x.unborn -= n
-	for range n {
-		d.runnable = append(d.runnable, newRunner(x.call, x))
-	}
+	d.runnable = append(d.runnable, newRunners(n, x.call, x)...)
 	return n > 0
+}
+
+// gather has d start the other half of a level before its statements are sent, unless the first is enough to be getting on
+// with.
+func (x *exchange) gather(d *driver) bool {
+	x.mu.Lock()
+	little := x.call.coalesced && len(x.ready) < levelTogether && x.unknown == 0 && x.work < jointBase
+	x.mu.Unlock()
+	return little && x.bear(d)
 }
 
 // park hands in a request, whose function waits from now on. It fails if there is no lane to send it.
@@ -400,7 +404,7 @@ func (x *exchange) forsake(r *request) {
 	}
 	r.abandoned = true
 	r.spared = x.spares(r)
-	r.chunks = nil
+	r.chunks, r.taken = nil, 0
 	r.err = cancelled(ctx, r.sent)
 	p := r.handle.pipeline
 	if i := slices.Index(x.ready, r); i >= 0 {

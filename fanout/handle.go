@@ -40,15 +40,7 @@ type handle struct {
 	open     result        // in state reading: what is to be read or closed
 	quiet    chan struct{} // closed by the end of the use that outlives the function; nil if none does
 
-	// The statement's watch: it ends the statement when ctx ends.
-	watching    bool           // from begin to end
-	stops       [2]func() bool // of the watched ctxs; the second only if the statement has one of its own
-	watchers    sync.WaitGroup // their functions that are running or may yet run
-	interrupted error          // why the statement was cancelled; nil if it was not
-	ended       chan struct{}  // closed when the interrupted statement has ended
-	deadline    time.Time      // of the interrupted statement's grace
-	signals     int            // how often siblings have had it cancelled
-	requested   bool           // cancel requests have been made for it
+	*supervision // of the statement; nil until there is one on a connection that the function has to itself
 
 	// What the spans and errors say. Written in the steps above, under mu.
 	name       string
@@ -57,6 +49,18 @@ type handle struct {
 	shared     int
 	rows       int
 	started    time.Time // only where someone observes
+}
+
+// A supervision is what it takes to end a statement when its ctx ends.
+type supervision struct {
+	watching    bool           // from begin to end
+	stops       [2]func() bool // of the watched ctxs; the second only if the statement has one of its own
+	watchers    sync.WaitGroup // their functions that are running or may yet run
+	interrupted error          // why the statement was cancelled; nil if it was not
+	ended       chan struct{}  // closed when the interrupted statement has ended
+	deadline    time.Time      // of the interrupted statement's grace
+	signals     int            // how often siblings have had it cancelled
+	requested   bool           // cancel requests have been made for it
 }
 
 type handleState int
@@ -75,7 +79,18 @@ type result interface {
 }
 
 func newHandle(l *lane, unit int) *handle {
-	h := &handle{call: l.call, link: l.link, db: l.db, unit: unit}
+	var h *handle
+	if l.call.exchange == nil { // it will have one
+		both := &struct {
+			handle
+			supervision
+		}{}
+		h = &both.handle
+		h.supervision = &both.supervision
+	} else {
+		h = new(handle)
+	}
+	h.call, h.link, h.db, h.unit = l.call, l.link, l.db, unit
 	h.ctx = queryCtx{l.call.ctx, h}
 	return h
 }
@@ -128,6 +143,9 @@ func (h *handle) supervise(ctx context.Context) context.Context {
 	if h.link.conn == nil {
 		return ctx
 	}
+	if h.supervision == nil {
+		h.supervision = new(supervision)
+	}
 	h.watching = true
 	h.watch(0, ctx)
 	if ctx.Done() != h.ctx.Done() {
@@ -164,6 +182,9 @@ func (h *handle) interrupt(cause error) {
 // end is called when a statement has ended with err: its result is read, or will not be. It returns what the query
 // function is to be told, and leaves the connection ready for the next use.
 func (h *handle) end(err error) error {
+	if h.supervision == nil {
+		return h.settled(err)
+	}
 	h.mu.Lock()
 	h.watching = false
 	if h.ended != nil {
@@ -182,10 +203,16 @@ func (h *handle) end(err error) error {
 		h.link.absorb(h.deadline)
 	}
 	err = h.explain(err)
+	h.mu.Lock()
+	h.interrupted, h.ended, h.signals, h.requested = nil, nil, 0, false
+	h.mu.Unlock()
+	return h.settled(err)
+}
 
+// settled is the step back to idle after a statement, about which the function is told err.
+func (h *handle) settled(err error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.interrupted, h.ended, h.signals, h.requested = nil, nil, 0, false
 	h.sent = h.sent || err == nil || !pgconn.SafeToRetry(err)
 	h.rest()
 	return err
@@ -209,7 +236,7 @@ func (h *handle) explain(err error) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.interrupted == nil {
+	if h.supervision == nil || h.interrupted == nil {
 		return err
 	}
 	return fmt.Errorf("%w: %w", h.interrupted, err)
@@ -362,7 +389,12 @@ func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows
 			return pgxRows, err
 		}
 	}
-	r = &rows{Rows: pgxRows, handle: h}
+	if buffered != nil {
+		r = &buffered.outer
+	} else {
+		r = new(rows)
+	}
+	r.Rows, r.handle = pgxRows, h
 	h.read(r)
 	return r, nil
 }

@@ -4,13 +4,15 @@ package fanout
 // earlier ones. No rows give an empty map, never nil. It is what [Gather] does with the lists of [Collect].
 func Merge[K comparable, T any](key func(T) K, lists ...[]T) map[K]T {
 	mustBeSet(key != nil, "Merge", "key")
-	// The longest list is what the map surely has to hold, unless keys repeat in it. The sum of all was decided against:
-	// lists that overlap much, which is what Merge is for, would allocate many times what they need.
-	longest := 0
+	// The longest list is what the map surely has to hold, unless keys repeat in it. The sum of all was decided against where
+	// it is much: lists that overlap, which is what Merge is for, would allocate many times what they need.
+	const little = 1024
+	longest, sum := 0, 0
 	for _, list := range lists {
 		longest = max(longest, len(list))
+		sum += len(list)
 	}
-	merged := make(map[K]T, longest)
+	merged := make(map[K]T, max(longest, min(sum, little)))
 	for _, list := range lists {
 		for _, row := range list {
 			merged[key(row)] = row

@@ -131,6 +131,9 @@ func (p *pipeline) loop(d *driver) error {
 			p.leave()
 			break
 		}
+		if len(p.inflight) == 0 && p.exchange.gather(d) {
+			continue
+		}
 		batch, more := p.next()
 		if !more {
 			p.ended = true // when the functions that this concerns have run on
@@ -829,8 +832,7 @@ func (p *pipeline) receive() {
 		p.lost(err)
 		return
 	}
-	var refused *prologueError
-	if errors.As(err, &refused) {
+	if refused := refusalOf(err); refused != nil {
 		p.refuse(refused)
 		return
 	}
@@ -922,6 +924,14 @@ var errDesync = errors.New("fanout: results out of step with requests")
 type prologueError struct {
 	prologue *prologue
 	err      error
+}
+
+// refusalOf is the prologueError that err is, or nil.
+func refusalOf(err error) (refused *prologueError) {
+	if err != nil {
+		errors.As(err, &refused)
+	}
+	return refused
 }
 
 func (e *prologueError) Error() string { return e.err.Error() }
@@ -1099,13 +1109,13 @@ func (p *pipeline) hand(r *request) {
 	}
 	full := p.rows
 	p.rows = chunk{data: make([]byte, 0, chunkSize+chunkSize/4), lengths: make([]int32, 0, len(full.lengths))}
-	r.chunks = append(r.chunks, &full)
+	r.chunks = append(r.chunks, full)
 	d := &driver{exchange: x} // not the lane's, which has the rest to read
 	x.answer(r, d)
 	x.goDrive(d)
 	began := time.Now()
 	defer func() { r.held += time.Since(began) }()
-	for len(r.chunks) > 1 && !r.abandoned && !r.unbounded {
+	for r.untaken() > 1 && !r.abandoned && !r.unbounded {
 		p.feeding, p.idle = r, true
 		others := len(p.inflight) > 1 || len(p.own) > 0 || len(x.ready) > 0
 		x.mu.Unlock()
@@ -1127,7 +1137,7 @@ func (p *pipeline) hand(r *request) {
 		case <-p.call.ctx.Done():
 			x.mu.Lock()
 			if !r.abandoned {
-				r.abandoned, r.chunks = true, nil
+				r.abandoned, r.chunks, r.taken = true, nil, 0
 				r.err = cancelled(p.call.ctx, true)
 				p.interrupt(r)
 			}
@@ -1206,6 +1216,9 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 
 // forget drops descriptions that err shows to be out of date, as traveller.forget does, or unfit for this connection.
 func (p *pipeline) forget(r *request, err error) {
+	if err == nil {
+		return
+	}
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
 		return
@@ -1239,6 +1252,11 @@ func (p *pipeline) repeat(r *request, err error) bool {
 	if err == nil {
 		return r.described
 	}
+	return p.repeatFailed(r, err)
+}
+
+// repeatFailed is repeat for a request that err came of.
+func (p *pipeline) repeatFailed(r *request, err error) bool {
 	if err == errSkipped {
 		r.apart = true // or a statement that fails each time could hold the others up
 		return true

@@ -3,6 +3,7 @@ package fanout
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,10 +27,13 @@ type request struct {
 	granted   bool      // answered by a lane
 	writing   bool      // a lane is reading its arguments: until then the function must not go on, which may change them
 	late      bool      // its own ctx has ended meanwhile
+	watched   bool      // the exchange has been told of the end of a ctx, or may yet be
 	waiting   bool      // the function waits, for the answer or for more rows
-	chunks    []*chunk  // rows that have come in
+	chunks    []chunk   // rows that have come in
+	taken     int       // of these, by the function
 	sent      bool      // something of it may have reached the server
 	sentAt    time.Time // for the last time
+	values    [][]byte  // of the row that is being read: memory that the next request has use for
 	err       error     // the answer, with fields and tag
 	panicked  any       // instead: an argument's encoder has panicked
 	fields    []pgconn.FieldDescription
@@ -80,6 +84,40 @@ type chunk struct {
 // chunkSize is how much of a result is collected before the function gets it. A smaller result comes in one piece.
 const chunkSize = 64 << 10
 
+// requests are those that nobody has to do with any more. There is one for each statement, and it is the largest thing that
+// a statement costs.
+var requests = sync.Pool{New: func() any { return new(request) }}
+
+func newRequest(h *handle, ctx context.Context, t *text, sql string, args []any) *request {
+	r := requests.Get().(*request)
+	r.handle, r.ctx, r.text, r.sql, r.args = h, ctx, t, sql, args
+	return r
+}
+
+// recycle is called by r's function when it has r's last rows, and knows how it ended. A request that has not gone the usual
+// way is left to the garbage collector: others may refer to it.
+func (r *request) recycle() {
+	if r.abandoned || r.watched || r.streamed || !r.plain && r.group == nil {
+		return
+	}
+	clear(r.values)
+	*r = request{chunks: r.chunks[:0], values: r.values}
+	requests.Put(r)
+}
+
+// untaken is how many chunks the function has not taken yet.
+func (r *request) untaken() int { return len(r.chunks) - r.taken }
+
+// take is the next chunk, of which there must be one.
+func (r *request) take() chunk {
+	c := r.chunks[r.taken]
+	r.chunks[r.taken] = chunk{} // for the garbage collector
+	if r.taken++; r.taken == len(r.chunks) {
+		r.chunks, r.taken = r.chunks[:0], 0
+	}
+	return c
+}
+
 func (c *chunk) add(values [][]byte) {
 	c.rows++
 	for _, v := range values {
@@ -93,8 +131,8 @@ func (c *chunk) add(values [][]byte) {
 }
 
 // exact is a copy without spare memory.
-func (c *chunk) exact() *chunk {
-	return &chunk{c.rows, append([]byte(nil), c.data...), append([]int32(nil), c.lengths...)}
+func (c *chunk) exact() chunk {
+	return chunk{c.rows, append([]byte(nil), c.data...), append([]int32(nil), c.lengths...)}
 }
 
 func (c *chunk) reset() { c.rows, c.data, c.lengths = 0, c.data[:0], c.lengths[:0] }
@@ -114,32 +152,30 @@ func (h *handle) ask(r *request) error {
 	return h.await(r)
 }
 
-// nextChunk returns more rows of r; nil, and how it ended, when there are no more.
-func (h *handle) nextChunk(r *request) (*chunk, error) {
+// nextChunk returns more rows of r, or if there are no more, how it ended.
+func (h *handle) nextChunk(r *request) (c chunk, more bool, err error) {
 	x := h.exchange
 	for {
 		x.mu.Lock()
 		switch {
 		case r.abandoned:
 			x.mu.Unlock()
-			return nil, r.err
-		case len(r.chunks) > 0:
-			c := r.chunks[0]
-			r.chunks[0] = nil // for the garbage collector
-			r.chunks = r.chunks[1:]
+			return chunk{}, false, r.err
+		case r.untaken() > 0:
+			c = r.take()
 			if h.pipeline.feeding == r {
 				h.pipeline.wakeUp()
 			}
 			x.mu.Unlock()
-			return c, nil
+			return c, true, nil
 		case r.answered:
 			x.mu.Unlock()
-			return nil, r.err
+			return chunk{}, false, r.err
 		}
 		if x.closed || h.ctx.Err() != nil {
 			x.forsake(r)
 			x.mu.Unlock()
-			return nil, r.err
+			return chunk{}, false, r.err
 		}
 		r.waiting = true
 		x.mu.Unlock()
@@ -154,10 +190,10 @@ func (h *handle) await(r *request) error {
 	x := h.exchange
 	var stops [2]func() bool
 	if r.ctx.Done() != h.ctx.Done() {
-		stops[0] = x.abandonAfter(r.ctx, r)
+		stops[0], r.watched = x.abandonAfter(r.ctx, r), true
 	}
 	if h.call != x.call {
-		stops[1] = x.abandonAfter(h.ctx.Context, r)
+		stops[1], r.watched = x.abandonAfter(h.ctx.Context, r), true
 	}
 	h.runner.park()
 	for _, stop := range stops {
@@ -170,7 +206,7 @@ func (h *handle) await(r *request) error {
 	if r.panicked != nil {
 		panic(r.panicked)
 	}
-	if r.answered && len(r.chunks) == 0 || r.abandoned {
+	if r.answered && r.untaken() == 0 || r.abandoned {
 		return r.err
 	}
 	return nil

@@ -27,9 +27,14 @@ type runner struct {
 	driver *driver // that runs it; guarded by the exchange's mu
 }
 
-// newRunner is a runner of units of c: the call that x is of, or one that has joined it.
-func newRunner(c *call, x *exchange) *runner {
-	return &runner{exchange: x, lane: lane{call: c}}
+// newRunners are n runners of units of c: the call that x is of, or one that has joined it.
+func newRunners(n int, c *call, x *exchange) []*runner {
+	all, runners := make([]runner, n), make([]*runner, n)
+	for i := range runners {
+		all[i].exchange, all[i].call = x, c
+		runners[i] = &all[i]
+	}
+	return runners
 }
 
 // start makes the coroutine. That is for the driver to do: a query function, which starts the runners of a nested call, may
@@ -188,7 +193,7 @@ func (x *exchange) replace(w *runner) {
 	if w.call.outer != nil {
 		w.call.runners++
 	}
-	x.runOn(w.driver, newRunner(w.call, x))
+	x.runOn(w.driver, newRunners(1, w.call, x)...)
 	w.driver.detach()
 }
 
@@ -211,14 +216,13 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 		return ctx, nil, err
 	}
 	t := h.exchange.call.shared.statements.get(sql) // also for a joined call: lanes tell texts apart by identity
-	if !h.shares(t, args, exec) {
+	if shares, err := h.start(ctx, t, args, exec); err != nil {
+		return nil, nil, err
+	} else if !shares {
 		ctx, err = h.begin(ctx, t.name, 1)
 		return ctx, nil, err
 	}
-	if err := h.start(ctx, t.name); err != nil {
-		return nil, nil, err
-	}
-	r := &request{handle: h, ctx: ctx, text: t, sql: sql, args: args}
+	r := newRequest(h, ctx, t, sql, args)
 	underWay := false
 	defer func() {
 		if !underWay {
@@ -246,10 +250,8 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 
 // shares reports whether a statement can travel with those of other functions. It cannot if it may change the session or
 // have a transaction of its own, which its function then has until it returns; if pgx's options are among the arguments;
-// and if it may be several statements in one.
+// and if it may be several statements in one. It is called with mu held.
 func (h *handle) shares(t *text, args []any, exec bool) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	if t.utility && h.state == idle {
 		h.keeps = true
 	}
@@ -266,20 +268,23 @@ func (h *handle) shares(t *text, args []any, exec bool) bool {
 	return true
 }
 
-// start is begin for a statement that is sent with those of others.
-func (h *handle) start(ctx context.Context, name string) error {
+// start is begin for a statement that shares; for any other it does nothing.
+func (h *handle) start(ctx context.Context, t *text, args []any, exec bool) (shares bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if !h.shares(t, args, exec) {
+		return false, nil
+	}
 	if err := h.refusal(); err != nil {
-		return err
+		return false, err
 	}
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("fanout: the statement was not sent: %w", err)
+		return false, fmt.Errorf("fanout: the statement was not sent: %w", err)
 	}
 	h.state = running
-	h.name = name
+	h.name = t.name
 	h.statements++
-	return nil
+	return true, nil
 }
 
 // reserve gets the function of a Pipelined call a connection to itself. It is called with mu held, which is let go of

@@ -76,6 +76,7 @@ type shared struct {
 	nesting    atomic.Bool  // single queries have made calls of their own: they had better be ready for that
 	statements statements
 	trip       trip
+	rounds     rounds
 }
 
 // New binds a sqlc package's New function to a pool:
