@@ -60,6 +60,7 @@ type call struct {
 	borrowedDB    DBTX      // what its statements are sent to
 	snapshot      *snapshot // nil: each statement sees its own
 	exchange      *exchange // nil: lanes run the units themselves
+	turn          turn      // at being at work, with auto; guarded by the mu of turns
 	outer         *handle   // of the function that a joined call is nested in, whose exchange it has; see join
 	runners       int       // of a joined call, that have not ended; guarded by the exchange's mu
 
@@ -179,6 +180,10 @@ func (c *call) runLanes() error {
 	if c.borrowed == nil {
 		c.shared.calls.Add(1)
 		defer c.shared.calls.Add(-1)
+	}
+	if c.auto && c.borrowed == nil && c.n > 1 {
+		c.turn = c.shared.turns.take(c.acquireCtx)
+		defer c.shared.turns.end(&c.turn)
 	}
 	width := c.width()
 	if c.wantSnapshot && !c.inside() {

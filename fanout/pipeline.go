@@ -1199,6 +1199,13 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	if !r.synced {
 		return
 	}
+	if p.call.auto {
+		base, n := time.Duration(0), p.ran
+		if r.members != nil {
+			base, n = jointBase, len(r.members)
+		}
+		p.call.shared.turns.learn(&p.call.turn, r.text, base, p.runTook, n)
+	}
 	took = p.runTook / time.Duration(p.ran)
 	n := p.ran
 	p.ran, p.runTook = 0, 0

@@ -77,6 +77,7 @@ type shared struct {
 	statements statements
 	trip       trip
 	rounds     rounds
+	turns      turns
 }
 
 // New binds a sqlc package's New function to a pool:
@@ -93,9 +94,13 @@ func New[Q, D any](pool *pgxpool.Pool, newQueries func(D) Q) Source[Q] {
 	mustBeSet(newQueries != nil, "New", "newQueries")
 	mustServe[D]()
 	return Source[Q]{
-		pool:   pool,
-		bind:   func(tx DBTX) Q { return newQueries(tx.(D)) },
-		shared: &shared{maxConns: int(pool.Stat().MaxConns()), severalHosts: severalHosts(pool.Config())},
+		pool: pool,
+		bind: func(tx DBTX) Q { return newQueries(tx.(D)) },
+		shared: &shared{
+			maxConns:     int(pool.Stat().MaxConns()),
+			severalHosts: severalHosts(pool.Config()),
+			turns:        newTurns(int(pool.Stat().MaxConns())),
+		},
 	}
 }
 

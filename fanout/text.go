@@ -24,6 +24,8 @@ type text struct {
 	observed int     // how often something was added to both
 	bytes    float64 // moving average of the length of results
 
+	alone average // of what executions took when a call was at work alone, in nanoseconds; guarded by the mu of turns
+
 	description atomic.Pointer[sourceDescription]
 	joint       atomic.Pointer[joint]
 	proving     atomic.Bool // somebody is about to set joint

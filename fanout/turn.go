@@ -1,0 +1,169 @@
+package fanout
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// turns are what the Auto calls of a Source take, where more of them at once only make each other slower: the server has so
+// many processors and disks, and what is beyond that stands in their queues instead of here, in front of everybody else.
+//
+// How many may be at work at once follows from how long calls take then, as against when one is at work alone: up to crowded
+// times as long is the use of what there is; beyond that it is waiting, and fewer are let in. That is how TCP Vegas tells
+// a queue in the network, and BBR's way of looking now and then at how long things take without one is where alone comes
+// from: every so often one call is at work by itself. Calls are compared by the work that their statements are known to be.
+//
+// A turn is no more than a courtesy. Who has waited for turnPatience goes ahead: calls may depend on each other in ways that
+// are not for this package to know.
+type turns struct {
+	mu      sync.Mutex
+	most    int     // the pool's MaxConns
+	width   float64 // how many may be at work
+	working int
+	begun   int             // ever
+	waiting []chan struct{} // closed when it is their turn
+	alone   bool            // one is at work by itself, so that it can be seen how long things take
+	look    time.Time       // when that is due again
+
+	apart    pace // of calls at work alone
+	together pace // of the others
+}
+
+const (
+	// turnPatience is how long a call waits for its turn, at most. The doc of Auto names it.
+	turnPatience = 100 * time.Millisecond
+
+	// crowded is how many times as long as alone calls may take.
+	crowded = 1.5
+
+	// leastTurns is the part of the pool that may be at work in any case.
+	leastTurns = 0.25
+
+	// aloneLasts is how long it is relied on what calls have taken alone.
+	aloneLasts = 10 * time.Second
+
+	// callWork is what a call takes besides its statements, about.
+	callWork = 50 * time.Microsecond
+)
+
+// A turn is a call's.
+type turn struct {
+	began  time.Time
+	number int           // of the turn, if it began with nobody else at work; otherwise 0
+	work   time.Duration // of the statements so far
+}
+
+// A pace is how long calls have taken for the work that they were: sums that decay.
+type pace struct{ took, work float64 }
+
+func (p *pace) add(took, work time.Duration) {
+	const memory = 15.0 / 16
+	p.took = p.took*memory + float64(took)
+	p.work = p.work*memory + float64(work)
+}
+
+func newTurns(maxConns int) turns {
+	return turns{most: maxConns, width: float64(maxConns)}
+}
+
+// take returns when it is the caller's turn, or ctx has ended. Either way, end is to follow.
+func (t *turns) take(ctx context.Context) (mine turn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.waiting) > 0 || !t.admits() {
+		t.wait(ctx)
+	} else {
+		t.admit()
+	}
+	mine.began = time.Now()
+	if t.working == 1 {
+		mine.number = t.begun
+	}
+	return mine
+}
+
+// wait waits until the caller is admitted. It is called with mu held, which is let go of meanwhile.
+func (t *turns) wait(ctx context.Context) {
+	mine := make(chan struct{})
+	t.waiting = append(t.waiting, mine)
+	t.mu.Unlock()
+	patience := time.NewTimer(turnPatience)
+	defer patience.Stop()
+	select {
+	case <-mine:
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	if i := slices.Index(t.waiting, mine); i >= 0 {
+		t.waiting = slices.Delete(t.waiting, i, i+1)
+		t.admit()
+	}
+}
+
+// admits reports whether one more may be at work.
+func (t *turns) admits() bool {
+	switch {
+	case t.working == 0:
+		return true
+	case t.alone || t.working >= int(t.width):
+		return false
+	}
+	return time.Now().Before(t.look)
+}
+
+// admit lets one more be at work.
+func (t *turns) admit() {
+	t.begun++
+	t.working++
+	t.alone = t.working == 1 && time.Now().After(t.look)
+	if t.alone {
+		t.look = time.Now().Add(aloneLasts)
+	}
+}
+
+// learn notes that n executions of x, and base besides, have taken d together. They are part of a call with turn mine.
+func (t *turns) learn(mine *turn, x *text, base, d time.Duration, n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.working == 1 || x.alone.count == 0 {
+		x.alone.add(float64(max(0, d-base)) / float64(n))
+	}
+	mine.work += base + time.Duration(x.alone.mean*float64(n))
+}
+
+// end is called when the call with turn mine has ended.
+func (t *turns) end(mine *turn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	took := time.Since(mine.began)
+	switch {
+	case mine.number == t.begun: // nobody has come since
+		t.apart.add(took, callWork+mine.work)
+		t.look = time.Now().Add(aloneLasts)
+	case t.apart.work > 0:
+		t.together.add(took, callWork+mine.work)
+		stretch := t.together.took / t.together.work * t.apart.work / t.apart.took
+		t.width += (float64(t.working)*crowded/stretch - t.width) / 8
+		t.width = min(max(t.width, leastTurns*float64(t.most)), float64(t.most))
+	}
+	t.working--
+	for len(t.waiting) > 0 && t.admits() {
+		t.admit()
+		close(t.waiting[0])
+		t.waiting = t.waiting[1:]
+	}
+}
+
+// An average moves with what is added to it.
+type average struct {
+	mean  float64
+	count int
+}
+
+func (a *average) add(v float64) {
+	a.count++
+	a.mean += max(1.0/16, 1/float64(a.count)) * (v - a.mean)
+}

@@ -1,0 +1,124 @@
+package fanout
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// crowd has n callers make calls on t for so long. A call is 1 ms of work for a server that has so many processors, and
+// shares them among those at work. It returns how many calls were made, and the most at work in the second half.
+func crowd(t *turns, n, processors int, long time.Duration) (calls, most int) {
+	var mu sync.Mutex
+	var busy int
+	var wg sync.WaitGroup
+	x := newText("select 1")
+	end := time.Now().Add(long)
+	for range n {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				mine := t.take(context.Background())
+				mu.Lock()
+				busy++
+				if time.Until(end) < long/2 {
+					most = max(most, busy)
+				}
+				mu.Unlock()
+				for range 10 {
+					mu.Lock()
+					share := max(1, float64(busy)/float64(processors))
+					mu.Unlock()
+					time.Sleep(time.Duration(share * float64(100*time.Microsecond)))
+				}
+				mu.Lock()
+				busy--
+				calls++
+				mu.Unlock()
+				t.learn(&mine, x, 0, time.Millisecond, 10)
+				t.end(&mine)
+			}
+		})
+	}
+	wg.Wait()
+	return calls, most
+}
+
+func TestTurnsFollowWhatTheServerCanDo(t *testing.T) {
+	for _, test := range []struct {
+		name       string
+		processors int
+		low, high  int // of how many should be at work
+	}{
+		{"of few processors", 4, 5, 9},
+		{"of as many processors as connections", 64, 60, 64},
+		{"no fewer than a part of the pool", 1, 16, 17},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pool := 64
+				if test.processors == 4 {
+					pool = 20 // a quarter is not what ends it
+				}
+				turns := newTurns(pool)
+				crowd(&turns, 1, test.processors, 100*time.Millisecond)
+				calls, most := crowd(&turns, 64, test.processors, 2*time.Second)
+				if most < test.low || most > test.high {
+					t.Errorf("%d at work, wanted %d to %d", most, test.low, test.high)
+				}
+				if least := test.processors * 2000 * 8 / 10; calls < min(least, 64*2000*8/10) {
+					t.Errorf("%d calls, wanted %d or more", calls, least)
+				}
+			})
+		})
+	}
+}
+
+// Nothing is known before a call has been at work alone; then one is let in by itself.
+func TestTurnsLookHowLongACallTakesAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(20)
+		turns.look = time.Now().Add(time.Hour)
+		if _, most := crowd(&turns, 64, 4, time.Second); most != 20 {
+			t.Errorf("%d at work while nothing was known, wanted 20", most)
+		}
+		turns.look = time.Now()
+		if _, most := crowd(&turns, 64, 4, 2*time.Second); most < 5 || most > 9 {
+			t.Errorf("%d at work, wanted 5 to 9", most)
+		}
+	})
+}
+
+// A call whose turn does not come goes ahead, one whose ctx has ended at once.
+func TestTurnsArePatientForSoLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(1)
+		turns.look = time.Now().Add(time.Hour)
+		first := turns.take(context.Background())
+		began := time.Now()
+		second := turns.take(context.Background())
+		if waited := time.Since(began); waited != turnPatience {
+			t.Errorf("waited %v, wanted %v", waited, turnPatience)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+		defer cancel()
+		began = time.Now()
+		third := turns.take(ctx)
+		if waited := time.Since(began); waited != time.Millisecond {
+			t.Errorf("waited %v with a ctx that ended after 1ms", waited)
+		}
+		for _, mine := range []turn{first, second, third} {
+			turns.end(&mine)
+		}
+		if turns.working != 0 || len(turns.waiting) != 0 {
+			t.Errorf("%d at work and %d waiting when all had ended", turns.working, len(turns.waiting))
+		}
+		began = time.Now()
+		last := turns.take(context.Background())
+		turns.end(&last)
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("waited %v when nobody was at work", waited)
+		}
+	})
+}
