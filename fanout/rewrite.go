@@ -185,6 +185,9 @@ func scalarAliases(sql string, list []token) map[string]bool {
 			scalar = true
 		case i+1 < len(list) && list[i+1].is(sql, "("):
 			scalar = scalar || !namesQuery(sql, list, i)
+			for _, name := range otherNames(sql, list, i) {
+				aliases[name] = true
+			}
 		}
 		if scalar {
 			for _, name := range t.names() {
@@ -193,6 +196,26 @@ func scalarAliases(sql string, list []token) map[string]bool {
 		}
 	}
 	return aliases
+}
+
+// otherNames are those of the call list[i] if it is written with words that are not its name: a cast's is that of the type,
+// or of the column that is cast.
+func otherNames(sql string, list []token, i int) (names []string) {
+	switch {
+	case list[i].is(sql, "cast"):
+		for k := i + 2; k < closing(sql, list, i+1); k++ {
+			if list[k].isName() {
+				names = append(append(names, list[k].names()...), standardTypes[list[k].name]...)
+			}
+		}
+	case list[i].is(sql, "trim"):
+		names = []string{"btrim", "ltrim", "rtrim"}
+	case list[i].is(sql, "extract"):
+		names = []string{"date_part"}
+	case list[i].is(sql, "for"):
+		names = []string{"pg_collation_for"}
+	}
+	return names
 }
 
 // endsCall reports whether the parenthesis list[i] may be the last of a function in FROM, rather than of a sub-select or a
@@ -336,7 +359,7 @@ func balanced(sql string, list []token) bool {
 // that know its names take notice (topMatters); the result's description is the unchanged statement's.
 func namesColumn(sql string, list []token, i int, topMatters bool) bool {
 	// Is it what a select list's item is made of, but for parentheses, casts and cases around it?
-	opened, function := 0, false
+	opened := 0
 	k := i - 1
 before:
 	for ; ; k-- {
@@ -369,12 +392,8 @@ before:
 				}
 			}
 		case t.is(sql, "cast") && opened > 0:
-			// As a function in FROM it gives its name to a column.
-			if previous := list[k-1]; previous.is(sql, "from") || previous.is(sql, "join") || previous.is(sql, "lateral") {
-				function = true
-				break before
-			} else if previous.is(sql, ",") {
-				function = true
+			if isTableFunction(sql, list, k) {
+				return true // its name is a column's, and a table's
 			}
 		case t.is(sql, "("):
 			opened++
@@ -397,7 +416,7 @@ before:
 			return false // an operand
 		}
 	}
-	if !topMatters && !function && enclosing(sql, list, k) < 0 || !function && isRenamed(sql, list, k) {
+	if !topMatters && enclosing(sql, list, k) < 0 || isRenamed(sql, list, k) {
 		return false
 	}
 
@@ -420,6 +439,50 @@ before:
 		}
 	}
 	return true
+}
+
+// isTableFunction reports whether the call list[k] may be a function in FROM, whose name a column and a table get.
+func isTableFunction(sql string, list []token, k int) bool {
+	before := k - 1
+	for before >= 0 && list[before].is(sql, "(") { // of joins
+		before--
+	}
+	switch {
+	case before < 0:
+		return false
+	case list[before].is(sql, ","):
+		return inFromList(sql, list, before)
+	case list[before].is(sql, "from"):
+		return !isComparison(sql, list, before)
+	}
+	return list[before].is(sql, "join") || list[before].is(sql, "lateral")
+}
+
+// inFromList reports whether the comma list[i] may be between tables, or the functions of rows from (…).
+func inFromList(sql string, list []token, i int) bool {
+	depth := 0
+	for i--; i >= 0; i-- {
+		switch t := list[i]; {
+		case t.is(sql, ")"), t.is(sql, "]"):
+			depth++
+		case t.is(sql, "("), t.is(sql, "["):
+			if depth == 0 {
+				return i > 1 && list[i-1].is(sql, "from") && list[i-2].is(sql, "rows")
+			}
+			depth--
+		case depth > 0, i > 0 && (list[i-1].is(sql, ".") || list[i-1].is(sql, "as")): // which anything may be called
+		case t.is(sql, "from") && !isComparison(sql, list, i):
+			return true
+		case t.kind == wordToken && slices.Contains([]string{"select", "where", "group", "having", "window", "order", "limit", "offset", "fetch"}, t.name):
+			return false
+		}
+	}
+	return false
+}
+
+// isComparison reports whether the from list[i] is that of is [not] distinct from.
+func isComparison(sql string, list []token, i int) bool {
+	return i > 1 && list[i-1].is(sql, "distinct") && (list[i-2].is(sql, "is") || list[i-2].is(sql, "not"))
 }
 
 // isRenamed reports whether what follows the select or the comma list[k] is a column that gets another name: with x(a, b) as

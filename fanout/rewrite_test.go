@@ -87,6 +87,19 @@ func TestShapeOfWhatCannotBeCoalesced(t *testing.T) {
 		"select * from cast($1 as int) natural join (select 1::int) b",
 		"select * from t, cast($1 as int) natural join (select 1::int) b",
 		"select * from t, lateral cast($1 as int) natural join (select 1::int) b",
+		"select * from t, (cast($1 as int) natural join (select 1::int) b)",
+		"select * from (cast($1 as int) natural join (select 1::int) b)",
+		"select * from t cross join ((cast(($1) as int) natural join t) cross join t)",
+		"select * from cast($1 as int) natural join (select 1::int) as b",
+		"select * from cast($1 as int) natural join t join u on a = b",
+		"select * from t join u on t.a is not distinct from u.a, cast($1 as int) as x natural join (select 1::int) b",
+		"select * from s.where, cast($1 as int) as x natural join (select 1::int) b",
+		"select 1 as where from t, cast($1 as pair) as x natural join (select 1::int) b",
+		"select distinct from t, cast($1 as int) as x natural join (select 1::int) b",
+		"select row_to_json(r) from rows from (cast($1 as int), generate_series(1, 2)) r",
+		"select row_to_json(r) from rows from (generate_series(1, 2), cast($1 as int)) r",
+		"select row_to_json(r) from t, lateral rows from (f(1, 2), cast(cast($1 as text) as int) as (a int)) as r",
+		"select * from rows from (cast($1 as int), generate_series(1, 2)) natural join (select 1::int) b",
 		"select $1::int from (values (2), (1)) t(int4) order by int4",
 		"select $1::int, count(*) from (values (2), (1)) t(a) group by int4",
 	} {
@@ -126,6 +139,8 @@ func TestShapeOfCalls(t *testing.T) {
 		"select x.a, y.b, $1 from rows from (f(1)) x, f(2) y(i)": {{"a", "b", "from", "f", "y"}, nil},
 		`select "user".a, $1 from user`:                          {{"a"}, nil},
 		"select X.a, $1 from f(1) as x":                          {{"a", "f"}, nil},
+		"select int4.a, text.b, c.d, $1 from cast(c as int)":     {{"a", "d", "cast"}, {"b"}},
+		"select btrim.a, date_part.b, pg_collation_for.c, $1 from trim(a), extract(a from b), collation for (b)": {{"a", "b", "c", "trim", "extract", "for"}, nil},
 	} {
 		s := shapeOf(sql)
 		if s == nil {
@@ -321,6 +336,9 @@ var rewritten = []struct {
 	{"select $1::jsonb, $2::timestamptz, $3::bytea, $4::bit(3), $5::char(4), $6::bool", [2][]string{
 		{`{"b": [1, 2], "a": "x"}`, "2020-01-01 00:00:00+02", `\xdeadbeef`, "101", "a", "t"}, {"null", "infinity", "", "000", "b   ", "f"}}},
 	{"select $$ $1 $$, $1::text, $_$ it's $1 $_$", [2][]string{{"1"}, {"3"}}},
+	{"select id, cast($1 as int), (cast($1 as int)) + 1, abs(cast($1 as int)), coalesce(null, cast($1 as int)) from t", [2][]string{{"1"}, {"3"}}},
+	{"select id from t where id in (1, cast($1 as int)) and id is distinct from cast($2 as int)", [2][]string{{"1", "1"}, {"3", "4"}}},
+	{"select row_to_json(r) from rows from (abs(cast($1 as int)), generate_series(1, cast($1 as int))) r", [2][]string{{"1"}, {"3"}}},
 }
 
 // argument is one of these, where null is none.
