@@ -583,6 +583,11 @@ func functionShapes() []shape {
 		{name: "SystemView", sql: "select tablename from pg_tables where schemaname = 'public' and tablename = $1", args: orNull(each("person", "team", "team", "x")), expect: either},
 		{name: "InformationSchema", sql: "select column_name from information_schema.columns where table_name = $1 and table_schema = 'public' order by ordinal_position", args: each("team", "visit", "visit", "x"), ordered: true, expect: either},
 
+		{name: "TransactionID", sql: "select pg_current_xact_id()::text as x, $1::int as n", args: ids(), drawn: []int{0}, expect: no},
+		{name: "TransactionIDOfOld", sql: "select txid_current() as x, id from team where id <= $1", args: each[int32](1, 3, 3, 0), drawn: []int{0}, expect: no},
+		{name: "OwnText", sql: "select query from pg_stat_activity where pid = pg_backend_pid() and $1::int is not null", args: ids(), expect: no},
+		{name: "ColumnSize", sql: "select pg_column_size($1::text) as n", args: each("a", "abc", "abc", ""), expect: no},
+		{name: "Snapshot", sql: "select pg_current_snapshot()::text as s, pg_current_xact_id_if_assigned() is null as x, $1::int as n", args: ids(), drawn: []int{0}, expect: yes},
 		{name: "Random", sql: "select random() as r, $1::int as n", args: ids(), drawn: []int{0}, disjoint: true, expect: no},
 		{name: "RandomUUID", sql: "select gen_random_uuid() as u, id from team where id = $1", args: ids(), drawn: []int{0}, disjoint: true, expect: no},
 		{name: "ClockTimestamp", sql: "select clock_timestamp() as t, $1::int as n", args: ids(), drawn: []int{0}, expect: no},

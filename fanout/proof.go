@@ -43,7 +43,16 @@ type proof struct {
 // a tree a space within a name is escaped, so nobody's name looks like a field.
 //
 // A stable function is taken at its word. But some that others have written run a query that they are given as a string,
-// and are called stable all the same; so are those that show a whole table as XML.
+// and are called stable all the same; so are those that show a whole table as XML. And a few of the server's own are stable
+// within one statement, but tell one statement from several, or another, as no one could who runs them one by one:
+//
+//   - pg_current_xact_id and txid_current give the transaction an id; each execution would have had its own;
+//   - pg_stat_get_activity, which pg_stat_activity shows, and pg_stat_get_backend_activity return the statement's text, and
+//     pg_prepared_statement the session's statements;
+//   - pg_column_size returns how a value is stored, which is not the same for a parameter and an element of an array.
+//
+// What depends on the time or the snapshot is not among them: now(), statement_timestamp(), pg_current_snapshot() and the
+// statistics may be the same for several executions that run at the same time on several connections, too.
 //
 // Sets are passed on as arrays where they would do as tables: the planner takes an array for ten elements, and would otherwise
 // multiply its guesses until the statement seemed worth compiling, for a second.
@@ -301,6 +310,12 @@ with recursive reach(class, object) as (
 		'^(table|schema|database|query|cursor)_to_xml|^(crosstab|connectby|xpath_table|ts_stat|ts_rewrite|dblink)'
 		and p.pronargs operator(pg_catalog.>) 0::pg_catalog.int2
 		and not (p.proname operator(pg_catalog.=) 'ts_rewrite' and p.pronargs operator(pg_catalog.=) 3::pg_catalog.int2)
+	union all
+	select pg_catalog.format('function %s tells one statement from several', p.oid::pg_catalog.regprocedure)
+	from pg_catalog.pg_proc p
+	where p.oid operator(pg_catalog.=) any (array(select oid from functions)) and p.oid operator(pg_catalog.<) 16384::pg_catalog.oid
+		and p.proname operator(pg_catalog.=) any ('{pg_current_xact_id,txid_current,pg_stat_get_activity,
+			pg_stat_get_backend_activity,pg_prepared_statement,pg_column_size}'::pg_catalog.name[])
 	union all
 	select pg_catalog.format('relation %s is %s', c.oid::pg_catalog.regclass, case
 		when c.relkind operator(pg_catalog.=) 'f' then 'a foreign table'

@@ -88,6 +88,8 @@ const (
 		create operator === (leftarg = int, rightarg = int, function = int4eq);
 		create function chancy_eq(int, int) returns bool volatile language plpgsql as 'begin return true; end';
 		create operator ==== (leftarg = int, rightarg = int, function = chancy_eq);
+		create view id_view as select pg_current_xact_id() id;
+		create function default_id(a int, b bigint default txid_current()) returns int stable language plpgsql as 'begin return a; end';
 		create schema other;
 		create function other.elsewhere(int) returns int volatile language plpgsql as 'begin return 1; end';
 		create function attribute(t) returns int volatile language plpgsql as 'begin return 1; end';
@@ -139,6 +141,7 @@ const (
 	`
 
 	volatile = " is volatile"
+	several  = " tells one statement from several"
 )
 
 func TestProofOfTheStatement(t *testing.T) {
@@ -205,6 +208,19 @@ func TestProofOfTheStatement(t *testing.T) {
 		"select schema_to_xml($1, true, true, '')":                                      "may run any query",
 		"select database_to_xml($1, true, '')":                                          "may run any query",
 		"select query_to_xml($1, true, true, '')":                                       "query_to_xml(",
+
+		// Stable, and yet not the same for several executions.
+		"select pg_current_xact_id(), $1::int":                                      "pg_current_xact_id()" + several,
+		"select 1 from t where id = $1 and txid_current() > 0":                      "txid_current()" + several,
+		"select id from id_view where $1 = 1":                                       "pg_current_xact_id()" + several,
+		"select default_id($1)":                                                     "txid_current()" + several,
+		"select count(*) from pg_stat_activity where query = $1":                    "pg_stat_get_activity(integer)" + several,
+		"select pg_stat_get_backend_activity($1)":                                   "pg_stat_get_backend_activity(integer)" + several,
+		"select name from pg_prepared_statements where statement = $1":              "pg_prepared_statement()" + several,
+		"select pg_column_size($1::text)":                                           `pg_column_size("any")` + several,
+		"select now(), statement_timestamp(), pg_current_snapshot(), $1::int":       "",
+		"select pg_current_xact_id_if_assigned(), txid_current_snapshot(), $1::int": "",
+		"select seq_scan from pg_stat_user_tables where relname = $1":               "",
 
 		"select r from random_view where id = $1":              "random()" + volatile,
 		"select n from nested_view where id = $1":              "random()" + volatile,
