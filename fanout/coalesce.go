@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,8 +17,9 @@ import (
 // It is known after two looks at it: by the text (see shape), and by the catalog (see proof). Catalogs change, so the second
 // is taken again after a while.
 type joint struct {
-	pure       bool  // the text does nothing but read
-	text       *text // the rewritten statement; nil: the text is not to be coalesced
+	pure       bool   // the text does nothing but read
+	text       *text  // the rewritten statement; nil: the text is not to be coalesced
+	prefix     string // of the columns that its parameters are
 	why        string
 	parameters []parameter
 	arrays     []uint32           // types of the rewritten statement's parameters
@@ -36,6 +38,10 @@ const (
 	// jointBytes is how long the result of an execution may be, on average, for it to be coalesced: the rows of all are in
 	// memory at once.
 	jointBytes = 64 << 10
+
+	// maxRenamed is how often a text's columns may be found to be renamed, by all connections, before that is found to be
+	// wrong.
+	maxRenamed = 100
 
 	// jointWork is the least work that is worth being divided among statements.
 	jointWork = time.Millisecond
@@ -205,6 +211,7 @@ func (p *pipeline) prove(t *text) {
 		for _, parameter := range found.parameters {
 			j.arrays = append(j.arrays, parameter.array)
 		}
+		j.prefix = s.prefix
 		rewritten := s.rewrite(j.parameters)
 		if old := t.joint.Load(); old != nil && old.text != nil && old.text.sql == rewritten {
 			j.text = old.text // with what is known of it
@@ -237,6 +244,29 @@ func (p *pipeline) fits(g *request) bool {
 	return false
 }
 
+// outdated reports whether the rewritten statement has returned columns of other names than the original has, as this
+// connection knows it: then they have been renamed meanwhile, and the original is to be described again. Those named like
+// one of the rewritten statement's parameters are columns of no table, and the text gives their names.
+func (p *pipeline) outdated(g *request) bool {
+	sql := g.members[0].sql
+	d := p.state.descriptions[sql]
+	if d != nil && slices.EqualFunc(g.fields[1:], d.Fields, func(now, then pgconn.FieldDescription) bool {
+		return now.DataTypeOID == then.DataTypeOID &&
+			(now.Name == then.Name || now.TableOID == 0 && strings.HasPrefix(now.Name, g.joint.prefix))
+	}) {
+		return false
+	}
+	p.state.drop(sql)
+	t := g.members[0].text
+	t.description.Store(nil)
+	if t.renamed.Add(1) > maxRenamed {
+		t.refute("the names of its columns")
+	} else {
+		t.reconsider()
+	}
+	return true
+}
+
 // learnJoint keeps what g's statement has taken: of that, an execution's part. If they would have taken less by
 // themselves, the text is not coalesced for some time.
 func (p *pipeline) learnJoint(g *request, took time.Duration) {
@@ -254,6 +284,13 @@ func (p *pipeline) learnJoint(g *request, took time.Duration) {
 func (t *text) refute(why string) {
 	j := *t.joint.Load()
 	j.text, j.why = nil, why
+	t.joint.Store(&j)
+}
+
+// reconsider has it found out anew whether t can be coalesced.
+func (t *text) reconsider() {
+	j := *t.joint.Load()
+	j.found = time.Time{}
 	t.joint.Store(&j)
 }
 
@@ -424,6 +461,7 @@ type jointRun struct{ member, rows, data, lengths int }
 // readJoint reads the rows of g's statement, each of which begins with the number of the execution that it belongs to.
 func (p *pipeline) readJoint(g *request, reader *pgconn.ResultReader) error {
 	g.fields = p.fieldsOf(g, reader.FieldDescriptions())
+	p.confirm(g)
 	p.runs = p.runs[:0]
 	for reader.NextRow() {
 		values := reader.Values()
@@ -468,23 +506,27 @@ func (p *pipeline) distribute(g *request) {
 	}
 }
 
-// memberFields are the descriptions of the columns that g's members have asked for: the rewritten statement may call them
-// otherwise.
+// memberFields are the descriptions of the columns that g's members have asked for, as this connection knows them: the
+// rewritten statement may call them otherwise. They are mostly those of the execution before.
 func (p *pipeline) memberFields(g *request) []pgconn.FieldDescription {
 	sql := g.members[0].sql
-	fields := p.state.fields[sql]
-	same := func(a, b pgconn.FieldDescription) bool { return a.DataTypeOID == b.DataTypeOID && a.Format == b.Format }
-	if fields != nil && slices.EqualFunc(fields, g.fields[1:], same) {
-		return fields
+	own := g.fields[1:]
+	if d := p.state.descriptions[sql]; d != nil {
+		own = d.Fields
 	}
-	fields = slices.Clone(g.joint.original.fields)
-	for i := range fields {
-		fields[i].Format = g.fields[i+1].Format
+	kept := p.state.fields[sql]
+	sameFormat := func(a, b pgconn.FieldDescription) bool { return a.Format == b.Format }
+	if slices.EqualFunc(kept, own, sameButFormat) && slices.EqualFunc(kept, g.fields[1:], sameFormat) {
+		return kept
+	}
+	kept = slices.Clone(own)
+	for i := range kept {
+		kept[i].Format = g.fields[i+1].Format
 	}
 	if len(p.state.fields) < maxDescriptions {
-		p.state.fields[sql] = fields
+		p.state.fields[sql] = kept
 	}
-	return fields
+	return kept
 }
 
 // selectTag is the command tag of a statement that has returned n rows.

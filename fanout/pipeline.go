@@ -859,7 +859,7 @@ func (p *pipeline) receive() {
 			x.forsake(m) // the call has ended meanwhile
 		}
 	}
-	if r.members != nil && (err != nil || r.described) && !x.closed {
+	if r.members != nil && (err != nil || r.described || p.outdated(r)) && !x.closed {
 		p.leaveAlone(r.members)
 		x.mu.Unlock()
 		return
@@ -1060,6 +1060,7 @@ func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error)
 		return p.readJoint(r, reader)
 	}
 	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
+	p.confirm(r)
 	for reader.NextRow() {
 		p.rows.add(reader.Values())
 		if size := len(p.rows.data) + 4*len(p.rows.lengths); size >= chunkSize && (!p.haunted || size >= hauntedSize) {
@@ -1093,6 +1094,28 @@ func (p *pipeline) fieldsOf(r *request, fields []pgconn.FieldDescription) []pgco
 		p.state.fields[r.sql] = kept
 	}
 	return kept
+}
+
+// confirm corrects what another connection has told of r's columns by what the server says: they may have been renamed, or
+// have got other types, before this one prepared the statement. Later executions do not ask the server.
+func (p *pipeline) confirm(r *request) {
+	d := r.description
+	if r.plain || d == nil || slices.EqualFunc(r.fields, d.Fields, sameButFormat) {
+		return
+	}
+	fields := slices.Clone(r.fields)
+	for i := range fields {
+		fields[i].Format = 0
+	}
+	if known := r.text.description.Load(); known != nil && slices.Equal(known.fields, d.Fields) {
+		r.text.description.CompareAndSwap(known, &sourceDescription{known.params, fields, known.schemas})
+	}
+	d.Fields = fields
+}
+
+func sameButFormat(a, b pgconn.FieldDescription) bool {
+	a.Format = b.Format
+	return a == b
 }
 
 // hand hands the rows read so far to r's function, and waits until it has taken those before: a function that is slower

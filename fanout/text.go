@@ -29,6 +29,7 @@ type text struct {
 	description atomic.Pointer[sourceDescription]
 	joint       atomic.Pointer[joint]
 	proving     atomic.Bool // somebody is about to set joint
+	renamed     atomic.Int32
 }
 
 // A sourceDescription is what one connection has learned of a text. Another one may rely on it if it resolves names in the

@@ -55,6 +55,14 @@ func stateOf(conn *pgx.Conn) *connState {
 	return state
 }
 
+// drop forgets a statement's description, which is out of date.
+func (s *connState) drop(sql string) {
+	if d := s.descriptions[sql]; d != nil && d.Name != "" {
+		s.stale = append(s.stale, d.Name)
+	}
+	delete(s.descriptions, sql)
+}
+
 // canTravel reports whether a statement with these arguments can be sent by travel: in a mode that has messages which can
 // follow others, and without pgx's options among the arguments.
 func canTravel(conn *pgx.Conn, args []any) bool {
