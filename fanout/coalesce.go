@@ -39,6 +39,10 @@ const (
 	// memory at once.
 	jointBytes = 64 << 10
 
+	// jointArguments is how many bytes of arguments are enough for one statement: there is no more to be gained, everything
+	// is in memory at once, and the server takes no message of a gigabyte. One execution may have no more than that.
+	jointArguments = 16 << 20
+
 	// maxRenamed is how often a text's columns may be found to be renamed, by all connections, before that is found to be
 	// wrong.
 	maxRenamed = 100
@@ -302,10 +306,11 @@ type arrays struct {
 	format  []int16
 	known   []bool // format is
 	results []int16
+	bytes   int // of all values
 }
 
 // buildJoint encodes the arguments of g's members. Those that cannot be encoded as the others are, are left for being sent
-// alone. It reports whether there are others.
+// alone, and those that are too many for another statement. It reports whether there are others.
 func (p *pipeline) buildJoint(g *request) bool {
 	j := g.joint
 	a := &p.arrays
@@ -323,10 +328,14 @@ func (p *pipeline) buildJoint(g *request) bool {
 		a.null[k], a.known[k] = false, false
 	}
 	description := &pgconn.StatementDescription{ParamOIDs: j.original.params, Fields: j.original.fields}
-	var left []*request
+	var left, rest []*request
 	p.state.types.Lock()
 	members := g.members[:0:0]
-	for _, m := range g.members {
+	for i, m := range g.members {
+		if a.bytes >= jointArguments {
+			rest = g.members[i:]
+			break
+		}
 		if p.addToArrays(a, j, description, m) {
 			members = append(members, m)
 		} else {
@@ -334,10 +343,11 @@ func (p *pipeline) buildJoint(g *request) bool {
 		}
 	}
 	p.state.types.Unlock()
-	if len(left) > 0 {
+	if len(left)+len(rest) > 0 {
 		p.exchange.mu.Lock()
 		g.members = members
 		p.leaveAlone(left)
+		p.putBack(rest)
 		p.exchange.mu.Unlock()
 	}
 	for k := range n {
@@ -348,15 +358,29 @@ func (p *pipeline) buildJoint(g *request) bool {
 
 // leaveAlone has requests sent by themselves. It is called with mu held.
 func (p *pipeline) leaveAlone(members []*request) {
+	for _, m := range p.ungroup(members) {
+		m.solo = true
+		p.again = append(p.again, m)
+	}
+}
+
+// putBack has requests sent by the lane in further statements. It is called with mu held.
+func (p *pipeline) putBack(members []*request) {
+	p.own = slices.Concat(p.ungroup(members), p.own)
+}
+
+// ungroup makes members requests like any other, and returns those that somebody waits for. It is called with mu held.
+func (p *pipeline) ungroup(members []*request) (wanted []*request) {
 	for _, m := range members {
-		m.group, m.solo, m.writing = nil, true, false
+		m.group, m.writing = nil, false
 		if m.abandoned || !m.waiting {
 			m.answered = true
 			p.trace(m)
 			continue
 		}
-		p.again = append(p.again, m)
+		wanted = append(wanted, m)
 	}
+	return wanted
 }
 
 // addToArrays adds one execution's arguments, and reports whether it could.
@@ -370,6 +394,14 @@ func (p *pipeline) addToArrays(a *arrays, j *joint, description *pgconn.Statemen
 		return false
 	}
 	b := &p.builder
+	bytes := 0
+	for _, value := range b.ParamValues {
+		bytes += len(value)
+	}
+	if bytes > jointArguments {
+		return false
+	}
+	a.bytes += bytes
 	if len(a.results) == 0 {
 		a.results = append(append(a.results, pgtype.BinaryFormatCode), b.ResultFormats...)
 	}
