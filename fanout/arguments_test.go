@@ -3,7 +3,10 @@ package fanout_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
@@ -44,4 +47,45 @@ func TestCoalescedArgumentsInPortions(t *testing.T) {
 		t.Errorf("a statement stood for up to %d executions", most)
 	}
 	serves(t, pool)
+}
+
+// Where array_nulls is off, the text form of an array has no word for NULL.
+func TestCoalescedNullsWithoutArrayNulls(t *testing.T) {
+	for _, setting := range []string{"on", "off"} {
+		t.Run(setting, func(t *testing.T) {
+			pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) {
+				config.ConnConfig.RuntimeParams["array_nulls"] = setting
+			})
+			if _, err := pool.Exec(t.Context(), "create domain word as text; create type mood as enum ('sad', 'ok')"); err != nil {
+				t.Fatal(err)
+			}
+			src := raw(pool)
+			src.Strategy, src.Partial = fanout.Coalesced, true
+			shared := make([]int, 4)
+			src.Observe = func(_ context.Context, s fanout.Span) { shared[s.Index%4] += s.Shared }
+			word := ptr("NULL") // travels as text, because pgx does not know the type
+			arguments := [][]any{{nil, "sad", "x"}, {word, "sad", nil}, {(*string)(nil), "ok", "y"}, {word, "ok", "NULL"}}
+			wants := []string{"none sad x", "NULL sad none", "none ok y", "NULL ok NULL"}
+			var queries []fanout.Query[fanout.DBTX, string]
+			for range 5 {
+				for _, args := range arguments {
+					queries = append(queries, statement[string](`select concat_ws(' ', coalesce($1::word, 'none'), $2::mood, coalesce($3::text, 'none'))`, args...))
+				}
+			}
+			for range 3 {
+				lists, err := fanout.Collect(inTime(t), src, queries...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, list := range lists {
+					if len(list) != 1 || list[0] != wants[i%4] {
+						t.Errorf("query %d has %v, want %q", i, list, wants[i%4])
+					}
+				}
+			}
+			if slices.Contains(shared, 0) {
+				t.Errorf("of each kind, %v executions shared a statement", shared)
+			}
+		})
+	}
 }

@@ -310,9 +310,45 @@ type arrays struct {
 }
 
 // buildJoint encodes the arguments of g's members. Those that cannot be encoded as the others are, are left for being sent
-// alone, and those that are too many for another statement. It reports whether there are others.
+// alone, and those that do not fit in for another statement. It reports whether there are others.
 func (p *pipeline) buildJoint(g *request) bool {
-	j := g.joint
+	a, j := &p.arrays, g.joint
+	var alone, rest []*request
+	members := g.members
+	for encoded := false; !encoded; {
+		var left, many []*request
+		members, left, many = p.encodeJoint(members, j)
+		alone, rest = append(alone, left...), append(rest, many...)
+		encoded = true
+		if unlike := a.unlikeFirst(len(members)); unlike != nil {
+			encoded = false
+			var like []*request
+			for i, m := range members {
+				if unlike[i] {
+					rest = append(rest, m)
+				} else {
+					like = append(like, m)
+				}
+			}
+			members = like
+		}
+	}
+	if len(alone)+len(rest) > 0 {
+		p.exchange.mu.Lock()
+		g.members = members
+		p.leaveAlone(alone)
+		p.putBack(rest)
+		p.exchange.mu.Unlock()
+	}
+	for k := range j.parameters {
+		p.endArray(a, k, j, len(members))
+	}
+	return len(members) > 0
+}
+
+// encodeJoint encodes the arguments of members, and returns those whose are, those whose cannot be, and those that are more
+// than enough.
+func (p *pipeline) encodeJoint(members []*request, j *joint) (encoded, left, rest []*request) {
 	a := &p.arrays
 	n := len(j.parameters)
 	*a = arrays{
@@ -328,32 +364,45 @@ func (p *pipeline) buildJoint(g *request) bool {
 		a.null[k], a.known[k] = false, false
 	}
 	description := &pgconn.StatementDescription{ParamOIDs: j.original.params, Fields: j.original.fields}
-	var left, rest []*request
 	p.state.types.Lock()
-	members := g.members[:0:0]
-	for i, m := range g.members {
-		if a.bytes >= jointArguments {
-			rest = g.members[i:]
-			break
-		}
-		if p.addToArrays(a, j, description, m) {
-			members = append(members, m)
-		} else {
+	defer p.state.types.Unlock()
+	for i, m := range members {
+		switch {
+		case a.bytes >= jointArguments:
+			return encoded, left, members[i:]
+		case p.addToArrays(a, j, description, m):
+			encoded = append(encoded, m)
+		default:
 			left = append(left, m)
 		}
 	}
-	p.state.types.Unlock()
-	if len(left)+len(rest) > 0 {
-		p.exchange.mu.Lock()
-		g.members = members
-		p.leaveAlone(left)
-		p.putBack(rest)
-		p.exchange.mu.Unlock()
+	return encoded, left, nil
+}
+
+// unlikeFirst tells, of n executions, those that have a NULL where the first has a value that travels as text, or the other
+// way round; nil if there are none. Where array_nulls is off, the text form of an array has no word for NULL: so it must not
+// hold any, but an array may of which nothing else is known.
+func (a *arrays) unlikeFirst(n int) (unlike []bool) {
+	for k, array := range a.values {
+		if !a.known[k] || a.format[k] == pgtype.BinaryFormatCode || !a.null[k] {
+			continue
+		}
+		first := false
+		rest := array[arrayHeader:]
+		for i := range n {
+			length := int32(binary.BigEndian.Uint32(rest))
+			rest = rest[4+max(0, length):]
+			if i == 0 {
+				first = length < 0
+			} else if (length < 0) != first {
+				if unlike == nil {
+					unlike = make([]bool, n)
+				}
+				unlike[i] = true
+			}
+		}
 	}
-	for k := range n {
-		p.endArray(a, k, j, len(members))
-	}
-	return len(members) > 0
+	return unlike
 }
 
 // leaveAlone has requests sent by themselves. It is called with mu held.
@@ -469,12 +518,8 @@ func (p *pipeline) endArray(a *arrays, k int, j *joint, n int) {
 		if len(text) > 1 {
 			text = append(text, j.parameters[k].delimiter)
 		}
-		length := int32(binary.BigEndian.Uint32(rest))
+		length := binary.BigEndian.Uint32(rest)
 		rest = rest[4:]
-		if length < 0 {
-			text = append(text, "NULL"...)
-			continue
-		}
 		text = appendElement(text, string(rest[:length]))
 		rest = rest[length:]
 	}
