@@ -183,7 +183,7 @@ func (p *pipeline) prove(t *text) {
 	d := p.state.descriptions[t.sql]
 	j := &joint{found: time.Now(), why: "its text", original: &sourceDescription{params: d.ParamOIDs, fields: d.Fields}}
 	s := shapeOf(t.sql)
-	if s == nil {
+	if s == nil || s.highest != len(d.ParamOIDs) { // which would mean that the server reads it differently
 		t.joint.Store(j)
 		return
 	}

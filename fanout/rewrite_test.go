@@ -109,6 +109,19 @@ func TestShapeOfWhatCannotBeCoalesced(t *testing.T) {
 	}
 }
 
+// Where the server has found other parameters than the lexer, one of them must be wrong.
+func TestShapeThatTheServerReadsDifferently(t *testing.T) {
+	const sql = "select $1::int + $2"
+	for _, params := range [][]uint32{{23}, {23, 23, 23}} {
+		p := &pipeline{state: &connState{descriptions: map[string]*pgconn.StatementDescription{sql: {ParamOIDs: params}}}}
+		text := newText(sql)
+		p.prove(text)
+		if j := text.provenJoint(); j == nil || j.pure || j.text != nil {
+			t.Errorf("%d parameters: %+v", len(params), j)
+		}
+	}
+}
+
 func TestShape(t *testing.T) {
 	s := shapeOf(`SELECT "T"."a ""b", Größe FROM T WHERE id=$2 AND id!=$1 AND id = $2; -- $3`)
 	if s == nil {
@@ -554,9 +567,10 @@ func FuzzRewrite(f *testing.F) {
 			return
 		}
 		description, err := conn.Prepare(context.Background(), "", sql, nil)
-		if err != nil || len(description.ParamOIDs) != s.highest {
+		if err != nil {
 			return
 		}
+		readAlike(t, sql, s, description)
 		executions := [][]string{strings.Split(first, "\x1f"), strings.Split(second, "\x1f")}
 		if len(executions[0]) == s.highest && len(executions[1]) == s.highest {
 			judge(t, conn, sql, s, description.ParamOIDs, executions)
@@ -605,6 +619,7 @@ func FuzzRewriteOfTokens(f *testing.F) {
 			if err != nil {
 				continue
 			}
+			readAlike(t, sql, s, description)
 			executions := make([][]string, 2)
 			for i := range executions {
 				for j := range s.highest {
@@ -621,6 +636,14 @@ func FuzzRewriteOfTokens(f *testing.F) {
 			}
 		}
 	})
+}
+
+// readAlike checks that the server has found the same parameters.
+func readAlike(t *testing.T, sql string, s *shape, description *pgconn.StatementDescription) {
+	t.Helper()
+	if len(description.ParamOIDs) != s.highest {
+		t.Fatalf("%s\n has %d parameters, the server finds %d", sql, s.highest, len(description.ParamOIDs))
+	}
 }
 
 // judge runs a statement that may be anything.
