@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"pgregory.net/rapid"
 
@@ -17,14 +19,30 @@ import (
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
-// corpusSource is a Source of the strategy under test, on the corpus's schema.
-func corpusSource(t *testing.T, conns int) (*pgxpool.Pool, fanout.Source[fanout.DBTX]) {
+// corpusSource is a Source that coalesces, on the corpus's schema.
+func corpusSource(t *testing.T, conns int, configure ...func(*pgxpool.Config)) (*pgxpool.Pool, fanout.Source[fanout.DBTX]) {
 	t.Helper()
 	dsn, _ := corpusDSN(t)
-	pool := pgtest.PoolOn(t, dsn, conns, corpusSession)
+	pool := pgtest.PoolOn(t, dsn, conns, append(configure, corpusSession)...)
 	src := raw(pool)
-	src.Strategy = corpusStrategy
+	src.Strategy = fanout.Coalesced
 	return pool, src
+}
+
+// coalesces shows that the queries, which do not fail, share statements once their text is known.
+func coalesces[T any](t *testing.T, where string, src fanout.Source[fanout.DBTX], queries []fanout.Query[fanout.DBTX, T]) {
+	t.Helper()
+	shared := 0
+	src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
+	for range 10 {
+		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+			t.Fatalf("%s: %v", where, err)
+		}
+		if shared > 0 {
+			return
+		}
+	}
+	t.Fatalf("%s: nothing is coalesced", where)
 }
 
 // eachWay runs f for the settings that change how a lane runs statements, each often enough for what has to be learned.
@@ -49,19 +67,20 @@ func TestCorpusErrors(t *testing.T) {
 		name, sql, state string
 		args             [][]any
 		fail             []int
+		harmless         [][]any // nil if the text is never coalesced
 	}{
-		{"ByZero", "select (100 / $1::int)::text", "22012", each[int32](1, 2, 0, 4, 5, 5, 7, 8), []int{2}},
-		{"FirstByZero", "select (100 / $1::int)::text", "22012", each[int32](0, 2, 1), []int{0}},
-		{"SeveralByZero", "select (100 / $1::int)::text", "22012", each[int32](1, 0, 0, 4, 0), []int{1, 2, 4}},
-		{"OfTwo", "select (100 / $1::int)::text", "22012", each[int32](1, 0), []int{1}},
-		{"Cast", "select ($1::text::date)::text", "22007", each("2024-01-01", "2024-02-01", "soon", "2024-03-01"), []int{2}},
-		{"Argument", "select name from person where level = $1 order by id limit 1", "22P02", each("low", "mid", "none", "high"), []int{2}},
-		{"Domain", "select ($1::positive)::text", "23514", each[int32](1, 2, 3, 4, -1), []int{4}},
-		{"InTheMiddle", "select string_agg((1000 / (n - 50))::text, ' ') from generate_series(1, $1::int) n", "22012", each[int32](20, 49, 50, 30, 20), []int{2}},
-		{"LateRow", "select (1000 / (3000 - n))::text from generate_series(1, $1::int) n", "22012", each[int32](1, 3001, 2, 3), []int{1}},
-		{"Subquery", "select coalesce((select name from person where team_id = $1), 'none')", "21000", each[int32](99, 98, 1, 99), []int{2}},
-		{"All", "select (100 / ($1::int * 0))::text", "22012", each[int32](1, 2, 3, 4), []int{0, 1, 2, 3}},
-		{"NoTable", "select name from missing where id = $1", "42P01", each[int32](1, 2, 3), []int{0, 1, 2}},
+		{"ByZero", "select (100 / $1::int)::text", "22012", each[int32](1, 2, 0, 4, 5, 5, 7, 8), []int{2}, each[int32](1, 2, 3)},
+		{"FirstByZero", "select (100 / $1::int)::text", "22012", each[int32](0, 2, 1), []int{0}, each[int32](1, 2, 3)},
+		{"SeveralByZero", "select (100 / $1::int)::text", "22012", each[int32](1, 0, 0, 4, 0), []int{1, 2, 4}, each[int32](1, 2, 3)},
+		{"OfTwo", "select (100 / $1::int)::text", "22012", each[int32](1, 0), []int{1}, each[int32](1, 2)},
+		{"Cast", "select ($1::text::date)::text", "22007", each("2024-01-01", "2024-02-01", "soon", "2024-03-01"), []int{2}, each("2024-01-01", "2024-02-01")},
+		{"Argument", "select name from person where level = $1 order by id limit 1", "22P02", each("low", "mid", "none", "high"), []int{2}, each("low", "mid")},
+		{"Domain", "select ($1::positive)::text", "23514", each[int32](1, 2, 3, 4, -1), []int{4}, each[int32](1, 2)},
+		{"InTheMiddle", "select string_agg((1000 / (n - 50))::text, ' ') from generate_series(1, $1::int) n", "22012", each[int32](20, 49, 50, 30, 20), []int{2}, each[int32](20, 49)},
+		{"LateRow", "select (1000 / (3000 - n))::text from generate_series(1, $1::int) n", "22012", each[int32](1, 3001, 2, 3), []int{1}, each[int32](1, 2)},
+		{"Subquery", "select coalesce((select name from person where team_id = $1), 'none')", "21000", each[int32](99, 98, 1, 99), []int{2}, each[int32](99, 98)},
+		{"All", "select (100 / ($1::int - 7))::text", "22012", each[int32](7, 7, 7, 7), []int{0, 1, 2, 3}, each[int32](1, 2)},
+		{"NoTable", "select name from missing where id = $1", "42P01", each[int32](1, 2, 3), []int{0, 1, 2}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fails := map[int]bool{}
@@ -72,7 +91,14 @@ func TestCorpusErrors(t *testing.T) {
 			for _, args := range c.args {
 				queries = append(queries, statement[string]("-- name: "+c.name+" :many\n"+c.sql, args...))
 			}
+			var harmless []fanout.Query[fanout.DBTX, string]
+			for _, args := range c.harmless {
+				harmless = append(harmless, statement[string]("-- name: "+c.name+" :many\n"+c.sql, args...))
+			}
 			eachWay(src, func(where string, src fanout.Source[fanout.DBTX]) {
+				if harmless != nil {
+					coalesces(t, where, src, harmless)
+				}
 				src.Partial = true
 				lists, err := fanout.Collect(inTime(t), src, queries...)
 				var errs fanout.Errors
@@ -105,39 +131,104 @@ func TestCorpusErrors(t *testing.T) {
 	serves(t, pool)
 }
 
-// The ctx of one execution's statement ends: only its own query fails.
-func TestCorpusTimeoutOfOne(t *testing.T) {
-	pool, src := corpusSource(t, 2)
-	src.Partial = true
-	const late = 3
-	var queries []fanout.Query[fanout.DBTX, string]
+// A napper runs an execution in its own way.
+type napper func(ctx context.Context, nap fanout.Query[fanout.DBTX, string], tx fanout.DBTX) ([]string, error)
+
+// naps are executions of one text, of which the one sleeps for so long and is run by run, and the others do not sleep.
+func naps(late int, seconds float64, run napper) (queries []fanout.Query[fanout.DBTX, string]) {
 	for i := range 8 {
-		seconds := 0.0
-		if i == late {
-			seconds = 0.3
+		nap := func(seconds float64) fanout.Query[fanout.DBTX, string] {
+			return statement[string]("-- name: Nap :many\nselect nap($1) || $2::text", seconds, fmt.Sprint(i))
 		}
-		queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			if i == late {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, 20*time.Millisecond)
-				defer cancel()
+		if i == late {
+			queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]string, error) { return run(ctx, nap(seconds), tx) })
+			continue
+		}
+		queries = append(queries, nap(0))
+	}
+	return queries
+}
+
+// Of executions that share a statement, one is ended: by its own ctx, or by the server. Only its own query fails.
+func TestCorpusTimeoutOfOne(t *testing.T) {
+	const late = 3
+	plain := func(ctx context.Context, query fanout.Query[fanout.DBTX, string], tx fanout.DBTX) ([]string, error) {
+		return query(ctx, tx)
+	}
+	for name, c := range map[string]struct {
+		seconds  float64
+		timeout  string // of the server
+		run      func(monitor *pgx.Conn) napper
+		expected func(error) bool
+	}{
+		"deadline": {
+			seconds: 0.3,
+			run: func(*pgx.Conn) napper {
+				return func(ctx context.Context, query fanout.Query[fanout.DBTX, string], tx fanout.DBTX) ([]string, error) {
+					ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+					defer cancel()
+					return query(ctx, tx)
+				}
+			},
+			expected: func(err error) bool { return errors.Is(err, context.DeadlineExceeded) },
+		},
+		"cancel": {
+			seconds: 0.7,
+			run: func(monitor *pgx.Conn) napper {
+				return func(ctx context.Context, query fanout.Query[fanout.DBTX, string], tx fanout.DBTX) ([]string, error) {
+					own, cancel := context.WithCancel(ctx)
+					var seen error
+					var wg sync.WaitGroup
+					wg.Go(func() {
+						defer cancel()
+						_, seen = asleep(monitor, 1, func(context.Context, fanout.DBTX) ([]string, error) { return nil, nil })(ctx, nil)
+					})
+					rows, err := query(own, tx)
+					wg.Wait()
+					return rows, errors.Join(err, seen)
+				}
+			},
+			expected: func(err error) bool { return errors.Is(err, context.Canceled) },
+		},
+		"statement_timeout": {
+			seconds:  20,
+			timeout:  "300ms",
+			run:      func(*pgx.Conn) napper { return plain },
+			expected: func(err error) bool { return sqlState(err) == "57014" },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool, src := corpusSource(t, 2, func(config *pgxpool.Config) {
+				if c.timeout != "" {
+					config.ConnConfig.RuntimeParams["statement_timeout"] = c.timeout
+				}
+			})
+			monitor := outsider(t, pool)
+			for _, snapshot := range []bool{false, true} {
+				for _, limit := range []int{1, 0} {
+					if !*soak && snapshot == (limit == 1) {
+						continue
+					}
+					src.Snapshot, src.Limit = snapshot, limit
+					where := fmt.Sprintf("snapshot=%v, limit=%d", snapshot, limit)
+					src.Partial = false
+					coalesces(t, where, src, naps(late, 0, plain))
+					src.Partial = true
+					lists, err := fanout.Collect(inTime(t), src, naps(late, c.seconds, c.run(monitor))...)
+					var errs fanout.Errors
+					if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != late || !c.expected(errs[0]) {
+						t.Fatalf("%s: %v", where, err)
+					}
+					for i, list := range lists {
+						if i != late && (len(list) != 1 || list[0] != fmt.Sprint("slept", i)) {
+							t.Errorf("%s: query %d has %v", where, i, list)
+						}
+					}
+				}
 			}
-			return statement[string]("-- name: Nap :many\nselect nap($1) || $2::text", seconds, fmt.Sprint(i))(ctx, tx)
+			serves(t, pool)
 		})
 	}
-	eachWay(src, func(where string, src fanout.Source[fanout.DBTX]) {
-		lists, err := fanout.Collect(inTime(t), src, queries...)
-		var errs fanout.Errors
-		if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != late || !errors.Is(errs[0], context.DeadlineExceeded) {
-			t.Fatalf("%s: %v", where, err)
-		}
-		for i, list := range lists {
-			if i != late && (len(list) != 1 || list[0] != fmt.Sprint("slept", i)) {
-				t.Errorf("%s: query %d has %v", where, i, list)
-			}
-		}
-	})
-	serves(t, pool)
 }
 
 // One execution returns more than all others together, in one row and in many.
@@ -229,7 +320,7 @@ func TestCorpusManyQueries(t *testing.T) {
 				}
 			}
 		})
-		if corpusStrategy == fanout.Coalesced && shared.Load() == 0 {
+		if shared.Load() == 0 {
 			t.Errorf("%s: nothing was coalesced", c.name)
 		}
 	}
@@ -287,7 +378,7 @@ func TestCorpusOnTransaction(t *testing.T) {
 		t.Errorf("serial: %v", want)
 	}
 	for round := range 3 {
-		if diff := gocmp.Diff(want, call(corpusStrategy), ignoreDrawn); diff != "" {
+		if diff := gocmp.Diff(want, call(fanout.Coalesced), ignoreDrawn); diff != "" {
 			t.Errorf("round %d (-serial +got)\n%s", round, diff)
 		}
 	}
@@ -322,7 +413,7 @@ func TestCorpusProperty(t *testing.T) {
 		lists, err := fanout.Collect(context.Background(), serial, queries...)
 		want := repliesOf(t, len(queries), lists, err)
 
-		src.Strategy = rapid.SampledFrom([]fanout.Strategy{fanout.Parallel, fanout.Pipelined, corpusStrategy, corpusStrategy}).Draw(t, "strategy")
+		src.Strategy = rapid.SampledFrom([]fanout.Strategy{fanout.Parallel, fanout.Pipelined, fanout.Coalesced, fanout.Coalesced, fanout.Auto, fanout.Auto}).Draw(t, "strategy")
 		src.Partial = rapid.Bool().Draw(t, "partial")
 		lists, err = fanout.Collect(context.Background(), src, queries...)
 		if strings.Join(want.Errors, "") != "" && !src.Partial {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -18,8 +17,8 @@ import (
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
-// corpusStrategy is the strategy that the corpus compares with Serial.
-var corpusStrategy = fanout.Coalesced
+// leastCoalesced is how many shapes of the corpus must be coalesced, at least.
+const leastCoalesced = 150
 
 // A coalescing says whether executions of a shape may, and must, become one statement.
 type coalescing int
@@ -178,7 +177,7 @@ func inMode(mode pgx.QueryExecMode) func(*pgxpool.Config) {
 	return func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode }
 }
 
-// TestCorpus runs every shape under Serial and under the strategy: nothing that a query function can see may differ.
+// TestCorpus runs every shape under Serial, Coalesced and Auto: nothing that a query function can see may differ.
 func TestCorpus(t *testing.T) {
 	dsn, monitor := corpusDSN(t)
 	type setting struct {
@@ -188,7 +187,7 @@ func TestCorpus(t *testing.T) {
 		src      fanout.Source[fanout.DBTX]
 	}
 	var settings []*setting
-	var shared atomic.Int64
+	shared := map[fanout.Strategy]int{} // of the shape that is being run
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
 		pool := pgtest.PoolOn(t, dsn, 3, corpusSession, inMode(mode))
 		for _, snapshot := range []bool{false, true} {
@@ -198,13 +197,12 @@ func TestCorpus(t *testing.T) {
 				}
 				src := raw(pool) // each has to learn by itself
 				src.Snapshot, src.Limit, src.Partial = snapshot, limit, true
-				src.Observe = func(_ context.Context, s fanout.Span) { shared.Add(int64(s.Shared)) }
 				settings = append(settings, &setting{mode, snapshot, limit, src})
 			}
 		}
 	}
 	counts := map[coalescing]int{}
-	coalesced := 0
+	ran, coalesced, byAuto := 0, 0, 0
 	names := map[string]bool{}
 	for _, s := range corpus() {
 		if names[s.name] {
@@ -212,8 +210,9 @@ func TestCorpus(t *testing.T) {
 		}
 		names[s.name] = true
 		counts[s.expect]++
-		shared.Store(0)
 		t.Run(s.name, func(t *testing.T) {
+			ran++
+			clear(shared)
 			if s.effects == logged { // what others have logged would only have to be counted again and again
 				if _, err := monitor.Exec(t.Context(), "truncate log"); err != nil {
 					t.Fatal(err)
@@ -224,14 +223,19 @@ func TestCorpus(t *testing.T) {
 					t.Helper()
 					src := setting.src
 					src.Strategy = strategy
+					src.Observe = func(_ context.Context, span fanout.Span) { shared[strategy] += span.Shared }
 					before := effectsOf(t, monitor, s)
 					lists, err := fanout.Collect(inTime(t), src, s.executions()...)
 					return repliesOf(t, len(s.args), lists, err), effectsOf(t, monitor, s) - before
 				}
 				want, wantEffects := call(fanout.Serial)
-				for round := range 3 { // the first may have to learn
-					got, effects := call(corpusStrategy)
-					where := fmt.Sprintf("%v, snapshot=%v, limit=%d, round %d", setting.mode, setting.snapshot, setting.limit, round)
+				if s.disjoint {
+					disjoint(t, "serial", want)
+				}
+				// The first may have to learn.
+				for round, strategy := range []fanout.Strategy{fanout.Coalesced, fanout.Coalesced, fanout.Coalesced, fanout.Auto} {
+					got, effects := call(strategy)
+					where := fmt.Sprintf("%v, %v, snapshot=%v, limit=%d, round %d", strategy, setting.mode, setting.snapshot, setting.limit, round)
 					if diff := gocmp.Diff(want, got, ignoreDrawn); diff != "" {
 						t.Fatalf("%s (-serial +got)\n%s", where, diff)
 					}
@@ -242,25 +246,25 @@ func TestCorpus(t *testing.T) {
 						disjoint(t, where, got)
 					}
 				}
-				if s.disjoint {
-					disjoint(t, "serial", want)
-				}
+			}
+			if s.expect == yes && shared[fanout.Coalesced] == 0 {
+				t.Error("it was never coalesced")
+			}
+			if s.expect == no && shared[fanout.Coalesced]+shared[fanout.Auto] > 0 {
+				t.Error("it was coalesced")
+			}
+			if shared[fanout.Coalesced] > 0 {
+				coalesced++
+			}
+			if shared[fanout.Auto] > 0 {
+				byAuto++
 			}
 		})
-		n := shared.Load()
-		if n > 0 {
-			coalesced++
-		}
-		if corpusStrategy == fanout.Coalesced {
-			if s.expect == yes && n == 0 {
-				t.Errorf("%s was never coalesced", s.name)
-			}
-			if s.expect == no && n > 0 {
-				t.Errorf("%s was coalesced", s.name)
-			}
-		}
 	}
-	t.Logf("%d shapes under %v: %d coalesced; %d must be, %d must not, %d may", len(names), corpusStrategy, coalesced, counts[yes], counts[no], counts[either])
+	if ran == len(names) && (coalesced < leastCoalesced || byAuto < leastCoalesced) {
+		t.Errorf("%d shapes were coalesced, by Auto %d; want %d", coalesced, byAuto, leastCoalesced)
+	}
+	t.Logf("%d shapes: %d coalesced, by Auto %d; %d must be, %d must not, %d may", len(names), coalesced, byAuto, counts[yes], counts[no], counts[either])
 }
 
 var ignoreDrawn = gocmp.FilterPath(func(p gocmp.Path) bool {
