@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log"
 	"math"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -30,8 +31,7 @@ func Example_nPlusOne() {
 	var statements float64
 	src.Observe = func(_ context.Context, s fanout.Span) {
 		functions++
-		n := float64(s.Statements)
-		statements += n / (1 + float64(s.Shared)/n) // its part of those that it has shared
+		statements += ownStatements(s)
 	}
 
 	type order struct {
@@ -78,8 +78,7 @@ func Example_nPlusOne() {
 	for i := range queries {
 		queries[i] = withOrders(int64(i + 1))
 	}
-	fewest := math.Inf(1)
-	for i := 0; i < 500 && fewest > 3; i++ { // a Source gets to know its statements; and on a busy machine a level may take two
+	call := func() int {
 		functions, statements = 0, 0
 		customers, err := fanout.Collect(ctx, src, queries...)
 		if err != nil {
@@ -94,10 +93,31 @@ func Example_nPlusOne() {
 		if lines != 20*5*3 {
 			log.Fatalf("%d lines", lines)
 		}
-		fewest = min(fewest, math.Round(statements))
+		return int(math.Round(statements))
 	}
-	fmt.Printf("%d functions, %.0f statements\n", functions, fewest)
-	// Output: 120 functions, 3 statements
+	// What is sent together follows from measurement. A machine that is busy with something else may get several attempts.
+	observe, median := src.Observe, 0
+	for attempt := 0; attempt < 20 && median != 3; attempt++ {
+		src = fanout.New(pool, shopdb.New)
+		src.Strategy, src.Observe = fanout.Auto, observe
+		for range 10 {
+			call() // a Source gets to know its statements
+		}
+		counts := make([]int, 51)
+		for i := range counts {
+			counts[i] = call()
+		}
+		slices.Sort(counts)
+		median = counts[len(counts)/2]
+	}
+	fmt.Printf("%d functions, mostly %d statements\n", functions, median)
+	// Output: 120 functions, mostly 3 statements
+}
+
+// ownStatements is how many statements a query has cost: its part of those that it has shared with others.
+func ownStatements(s fanout.Span) float64 {
+	n := float64(s.Statements)
+	return n / (1 + float64(s.Shared)/n)
 }
 
 // fillTree adds 20 customers with 5 orders of 3 lines each.
