@@ -28,7 +28,7 @@ func TestCoalescedArgumentsInPortions(t *testing.T) {
 	}
 	huge := make([]byte, 20*length)
 	queries = append(queries, statement[string]("select length($1::bytea) || ' ' || $2::int", huge, 0))
-	for range 3 {
+	for range 2 {
 		lists, err := fanout.Collect(inTime(t), src, queries...)
 		if err != nil {
 			t.Fatal(err)
