@@ -271,15 +271,16 @@ func (p *pipeline) outdated(g *request) bool {
 	return true
 }
 
-// learnJoint keeps what g's statement has taken: of that, an execution's part. If they would have taken less by
-// themselves, the text is not coalesced for some time.
+// learnJoint keeps what g's statement has taken: of that, an execution's part. If they would have taken far less by
+// themselves, the text is not coalesced for some time. On a busy machine a small group seems to take many times what it
+// does, because whatever delays it is shared by few: so it must be by much, and more than once.
 func (p *pipeline) learnJoint(g *request, took time.Duration) {
 	n := time.Duration(len(g.members))
 	g.text.observe(max(0, took-jointBase)/n, len(g.members))
 	t := g.members[0].text
 	t.observeBytes(len(p.rows.data) / len(g.members))
-	joint, counted := g.text.expected()
-	if alone, known := t.expected(); known >= 4 && counted >= 16 && n*joint > jointWork+2*n*alone {
+	joint, _ := g.text.expected()
+	if alone, known := t.expected(); known >= 4 && g.text.sureOf(8) && n*joint > 2*jointWork+4*n*alone {
 		t.refute("coalesced, it takes longer")
 	}
 }

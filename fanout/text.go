@@ -108,6 +108,13 @@ func (t *text) provenJoint() *joint {
 	return nil
 }
 
+// sureOf reports whether something was added that often.
+func (t *text) sureOf(times int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.observed >= times
+}
+
 // observeBytes adds the length of one execution's result.
 func (t *text) observeBytes(n int) {
 	t.mu.Lock()
