@@ -182,7 +182,11 @@ func (c *call) runLanes() error {
 		defer c.shared.calls.Add(-1)
 	}
 	if c.auto && c.borrowed == nil && c.n > 1 {
-		c.turn = c.shared.turns.take(c.acquireCtx)
+		patience := turnPatience
+		if c.timeout > 0 {
+			patience = min(patience, c.timeout/2) // the rest is for the connection
+		}
+		c.turn = c.shared.turns.take(c.acquireCtx, patience)
 		defer c.shared.turns.end(&c.turn)
 	}
 	width := c.width()

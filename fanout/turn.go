@@ -15,7 +15,7 @@ import (
 // a queue in the network, and BBR's way of looking now and then at how long things take without one is where alone comes
 // from: every so often one call is at work by itself. Calls are compared by the work that their statements are known to be.
 //
-// A turn is no more than a courtesy. Who has waited for turnPatience goes ahead: calls may depend on each other in ways that
+// A turn is no more than a courtesy. Who has waited long enough goes ahead: calls may depend on each other in ways that
 // are not for this package to know.
 type turns struct {
 	mu      sync.Mutex
@@ -68,12 +68,12 @@ func newTurns(maxConns int) turns {
 	return turns{most: maxConns, width: float64(maxConns)}
 }
 
-// take returns when it is the caller's turn, or ctx has ended. Either way, end is to follow.
-func (t *turns) take(ctx context.Context) (mine turn) {
+// take returns when it is the caller's turn, patience is at its end, or ctx has ended. In any case, end is to follow.
+func (t *turns) take(ctx context.Context, patience time.Duration) (mine turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.waiting) > 0 || !t.admits() {
-		t.wait(ctx)
+		t.wait(ctx, patience)
 	} else {
 		t.admit()
 	}
@@ -84,16 +84,16 @@ func (t *turns) take(ctx context.Context) (mine turn) {
 	return mine
 }
 
-// wait waits until the caller is admitted. It is called with mu held, which is let go of meanwhile.
-func (t *turns) wait(ctx context.Context) {
+// wait waits until the caller is admitted, or admits itself. It is called with mu held, which is let go of meanwhile.
+func (t *turns) wait(ctx context.Context, patience time.Duration) {
 	mine := make(chan struct{})
 	t.waiting = append(t.waiting, mine)
 	t.mu.Unlock()
-	patience := time.NewTimer(turnPatience)
-	defer patience.Stop()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
 	select {
 	case <-mine:
-	case <-patience.C:
+	case <-timer.C:
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
@@ -103,7 +103,7 @@ func (t *turns) wait(ctx context.Context) {
 	}
 }
 
-// admits reports whether one more may be at work.
+// admits reports whether one more may be at work. It is called with mu held.
 func (t *turns) admits() bool {
 	switch {
 	case t.working == 0:
@@ -114,7 +114,7 @@ func (t *turns) admits() bool {
 	return time.Now().Before(t.look)
 }
 
-// admit lets one more be at work.
+// admit lets one more be at work. It is called with mu held.
 func (t *turns) admit() {
 	t.begun++
 	t.working++

@@ -19,7 +19,7 @@ func crowd(t *turns, n, processors int, long time.Duration) (calls, most int) {
 	for range n {
 		wg.Go(func() {
 			for time.Now().Before(end) {
-				mine := t.take(context.Background())
+				mine := t.take(context.Background(), turnPatience)
 				mu.Lock()
 				busy++
 				if time.Until(end) < long/2 {
@@ -95,16 +95,16 @@ func TestTurnsArePatientForSoLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := newTurns(1)
 		turns.look = time.Now().Add(time.Hour)
-		first := turns.take(context.Background())
+		first := turns.take(context.Background(), turnPatience)
 		began := time.Now()
-		second := turns.take(context.Background())
+		second := turns.take(context.Background(), turnPatience)
 		if waited := time.Since(began); waited != turnPatience {
 			t.Errorf("waited %v, wanted %v", waited, turnPatience)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 		defer cancel()
 		began = time.Now()
-		third := turns.take(ctx)
+		third := turns.take(ctx, turnPatience)
 		if waited := time.Since(began); waited != time.Millisecond {
 			t.Errorf("waited %v with a ctx that ended after 1ms", waited)
 		}
@@ -115,7 +115,7 @@ func TestTurnsArePatientForSoLong(t *testing.T) {
 			t.Errorf("%d at work and %d waiting when all had ended", turns.working, len(turns.waiting))
 		}
 		began = time.Now()
-		last := turns.take(context.Background())
+		last := turns.take(context.Background(), turnPatience)
 		turns.end(&last)
 		if waited := time.Since(began); waited != 0 {
 			t.Errorf("waited %v when nobody was at work", waited)
