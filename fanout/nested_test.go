@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
@@ -154,14 +155,31 @@ func TestNestedFailure(t *testing.T) {
 func TestManyCallsOnFewConnections(t *testing.T) {
 	for conns := 1; conns <= 3; conns++ {
 		pool := pgtest.Pool(t, conns)
-		src := raw(pool)
+		manyCalls(t, raw(pool), 30, func(src fanout.Source[fanout.DBTX], _ int) fanout.Query[fanout.DBTX, int32] {
+			return nest(src, 1)
+		})
+		serves(t, pool)
+	}
+}
+
+// manyCalls makes so many calls at once, of four queries each, for each strategy, and then of all strategies together.
+func manyCalls(t *testing.T, src fanout.Source[fanout.DBTX], calls int, query func(src fanout.Source[fanout.DBTX], i int) fanout.Query[fanout.DBTX, int32]) {
+	t.Helper()
+	for n := range len(strategies) + 1 {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		errs := make(chan error)
-		const calls = 50
 		for i := range calls {
+			src := src
+			if src.Strategy = strategies[i%len(strategies)]; n < len(strategies) {
+				src.Strategy = strategies[n]
+			}
 			go func() {
-				lists, err := fanout.Collect(context.Background(), src, repeated(4, nest(src, 1))...)
+				lists, err := fanout.Collect(ctx, src, repeated(4, query(src, i))...)
 				if err == nil && len(lists) != 4 {
-					err = fmt.Errorf("call %d: %d lists", i, len(lists))
+					err = fmt.Errorf("%d lists", len(lists))
+				}
+				if err != nil {
+					err = fmt.Errorf("round %d, call %d, %v: %w", n, i, src.Strategy, err)
 				}
 				errs <- err
 			}()
@@ -171,6 +189,6 @@ func TestManyCallsOnFewConnections(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		serves(t, pool)
+		cancel()
 	}
 }

@@ -212,7 +212,7 @@ func TestSnapshotRefusesWrites(t *testing.T) {
 
 // More calls than connections, nested ones among them: none blocks another for good.
 func TestManySnapshotCallsOnFewConnections(t *testing.T) {
-	rounds := 5
+	rounds := 1
 	if *soak {
 		rounds = 200
 	}
@@ -221,22 +221,9 @@ func TestManySnapshotCallsOnFewConnections(t *testing.T) {
 		src := raw(pool)
 		src.Snapshot = true
 		for range rounds {
-			errs := make(chan error)
-			const calls = 40
-			for i := range calls {
-				go func() {
-					lists, err := fanout.Collect(context.Background(), src, repeated(4, nest(src, i%3))...)
-					if err == nil && len(lists) != 4 {
-						err = fmt.Errorf("call %d: %d lists", i, len(lists))
-					}
-					errs <- err
-				}()
-			}
-			for range calls {
-				if err := <-errs; err != nil {
-					t.Error(err)
-				}
-			}
+			manyCalls(t, src, 40, func(src fanout.Source[fanout.DBTX], i int) fanout.Query[fanout.DBTX, int32] {
+				return nest(src, i%3)
+			})
 		}
 		serves(t, pool)
 	}
