@@ -450,6 +450,110 @@ func TestPipelinedBusyFunction(t *testing.T) {
 	}
 }
 
+// Others wait for a busy function no longer than a few milliseconds, whether it waits, as for an HTTP call, or computes:
+// their statements are through long before it is.
+func TestPipelinedBusyFunctionHoldsUpNobody(t *testing.T) {
+	const (
+		busy  = 500 * time.Millisecond
+		bound = 50 * time.Millisecond // for the best of several rounds, on a loaded machine
+	)
+	ways := map[string]func(through <-chan struct{}){
+		"waits": func(through <-chan struct{}) {
+			select {
+			case <-through:
+			case <-time.After(busy):
+			}
+		},
+		"computes": func(through <-chan struct{}) {
+			for end := time.Now().Add(busy); time.Now().Before(end); {
+				select {
+				case <-through:
+					return
+				default:
+				}
+			}
+		},
+	}
+	pool := pgtest.Pool(t, 2)
+	warm(t, pool)
+	for how, work := range ways {
+		for i := range 8 {
+			limit, known, before := 1+i%2, i&2 != 0, i/4
+			for _, s := range []fanout.Strategy{fanout.Pipelined, fanout.Coalesced, fanout.Auto} {
+				t.Run(fmt.Sprintf("%s/%v/limit=%d/known=%v/before=%d", how, s, limit, known, before), func(t *testing.T) {
+					src := raw(pool)
+					src.Strategy, src.Limit = s, limit
+					if known {
+						for range 2 {
+							besideBusy(t, src, before, work)
+						}
+					}
+					best := time.Hour
+					for round := 0; round < 20 && best > bound; round++ {
+						best = min(best, besideBusy(t, src, before, work))
+						if !known {
+							src = raw(pool)
+							src.Strategy, src.Limit = s, limit
+						}
+					}
+					t.Logf("the others took %v", best)
+					if best > bound {
+						t.Errorf("the others took at least %v beside a function that was busy for %v", best, busy)
+					}
+				})
+			}
+		}
+	}
+	serves(t, pool)
+}
+
+// besideBusy runs a function that, after so many statements, does some other work, together with ten of five statements
+// each, of which each depends on the one before. It returns when those had finished, from the start of the call; then
+// through is closed.
+func besideBusy(t *testing.T, src fanout.Source[fanout.DBTX], before int, work func(through <-chan struct{})) time.Duration {
+	t.Helper()
+	const (
+		row    = "-- name: Next :one\nselect $1::int + 1"
+		others = 10
+	)
+	through, finished := make(chan struct{}), 0
+	var end time.Time
+	src.Observe = func(_ context.Context, s fanout.Span) {
+		if s.Index == 0 {
+			return
+		}
+		if finished++; finished == others {
+			end = s.Finished
+			close(through)
+		}
+	}
+	tasks := []fanout.Task[fanout.DBTX]{fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+		for range before {
+			if err := tx.QueryRow(ctx, row, 0).Scan(new(int)); err != nil {
+				return err
+			}
+		}
+		work(through)
+		return tx.QueryRow(ctx, row, 0).Scan(new(int))
+	})}
+	for range others {
+		tasks = append(tasks, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+			n := 0
+			for range 5 {
+				if err := tx.QueryRow(ctx, row, n).Scan(&n); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	start := time.Now()
+	if err := fanout.Run(inTime(t), src, tasks...); err != nil {
+		t.Fatal(err)
+	}
+	return end.Sub(start)
+}
+
 // Slow statements that are known to be slow run beside each other, and beside quick ones; of unknown ones none waits for
 // more than one other.
 func TestPipelinedSlowStatements(t *testing.T) {
