@@ -152,6 +152,65 @@ func TestPipelinedDecodesAsPgx(t *testing.T) {
 	}
 }
 
+// How often a connection is written to follows from pgx's mode: where one message can follow another, statements travel
+// together, and each takes one round trip, or two where it is described first; in the simple protocol they go one by one.
+// And only the mode that says so leaves statements prepared.
+func TestPipelinedExecModesOnTheWire(t *testing.T) {
+	const n = 30
+	for _, mode := range execModes {
+		t.Run(mode.String(), func(t *testing.T) {
+			way := &traffic{}
+			pool := pgtest.Pool(t, 1, way.attach, inMode(mode))
+			for _, s := range []fanout.Strategy{fanout.Pipelined, fanout.Coalesced, fanout.Auto} {
+				for _, snapshot := range []bool{false, true} {
+					src := raw(pool)
+					src.Strategy, src.Snapshot = s, snapshot
+					writes := func(n int) int64 {
+						var queries []fanout.Query[fanout.DBTX, int32]
+						for i := range n {
+							queries = append(queries, statement[int32]("select $1::int + 1", i))
+						}
+						least := int64(1000)
+						for range 20 { // the first to learn what the statement costs
+							before := way.writes.Load()
+							lists, err := fanout.Collect(inTime(t), src, queries...)
+							if err != nil {
+								t.Fatal(err)
+							}
+							least = min(least, way.writes.Load()-before)
+							for i, list := range lists {
+								if len(list) != 1 || list[0] != int32(i+1) {
+									t.Errorf("%v, snapshot=%v: query %d returned %v", s, snapshot, i, list)
+								}
+							}
+						}
+						return least
+					}
+					one, many := writes(1), writes(n)
+					t.Logf("%v, snapshot=%v: one statement in %d writes, %d in %d", s, snapshot, one, n, many)
+					each := int64(1)
+					if mode == pgx.QueryExecModeDescribeExec {
+						each = 2
+					}
+					if !snapshot && one != each {
+						t.Errorf("%v: one statement was sent in %d writes, want %d", s, one, each)
+					}
+					if alone := mode == pgx.QueryExecModeSimpleProtocol; alone && many < n || !alone && many > n/2 {
+						t.Errorf("%v, snapshot=%v: %d statements were sent in %d writes", s, snapshot, n, many)
+					}
+				}
+			}
+			var prepared int
+			if err := pool.QueryRow(t.Context(), "select count(*) from pg_prepared_statements", pgx.QueryExecModeSimpleProtocol).Scan(&prepared); err != nil {
+				t.Fatal(err)
+			}
+			if (prepared > 0) != (mode == pgx.QueryExecModeCacheStatement) {
+				t.Errorf("%d statements are prepared", prepared)
+			}
+		})
+	}
+}
+
 // Large values, many columns, and more rows than come in one piece.
 func TestPipelinedLargeResults(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
