@@ -198,6 +198,34 @@ func TestLimit(t *testing.T) {
 	}
 }
 
+// No strategy takes more connections than Limit, of a pool that has more; nor fewer, where statements take long.
+func TestLimitOfEveryStrategy(t *testing.T) {
+	const limit = 3
+	pool := pgtest.Pool(t, 8)
+	for _, s := range strategies {
+		for _, snapshot := range []bool{false, true} {
+			src := raw(pool)
+			src.Strategy, src.Limit, src.Snapshot = s, limit, snapshot
+			backends := map[uint32]int{}
+			most := int32(0)
+			src.Observe = func(_ context.Context, s fanout.Span) {
+				backends[s.PID]++
+				most = max(most, pool.Stat().AcquiredConns())
+			}
+			if _, err := fanout.Collect(t.Context(), src, repeated(30, statement[string](sleepSQL, 0.01))...); err != nil {
+				t.Fatal(err)
+			}
+			want := limit
+			if s == fanout.Serial {
+				want = 1
+			}
+			if len(backends) != want || most > limit || pool.Stat().NewConnsCount() > limit {
+				t.Errorf("%v, snapshot=%v: by backend %v, %d at once, %d opened", s, snapshot, backends, most, pool.Stat().NewConnsCount())
+			}
+		}
+	}
+}
+
 func TestManyQueries(t *testing.T) {
 	const n = 100_000
 	eachStrategy(t, 4, 10, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[*db.Queries]) {
