@@ -28,6 +28,9 @@ func TestMain(m *testing.M) { os.Exit(pgtest.Run(m, sqlcfanout.Schema, shop.Sche
 // strategies are those that are available.
 var strategies = []fanout.Strategy{fanout.Parallel, fanout.Serial, fanout.Pipelined, fanout.Coalesced, fanout.Auto}
 
+// pipelining are those that send the statements of several functions together.
+var pipelining = []fanout.Strategy{fanout.Pipelined, fanout.Coalesced, fanout.Auto}
+
 // eachStrategy runs f once for every strategy, on a pool of its own with n rows a_0 … in table a.
 func eachStrategy(t *testing.T, conns, n int, f func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[*db.Queries])) {
 	for _, s := range strategies {

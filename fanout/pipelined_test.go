@@ -479,7 +479,7 @@ func TestPipelinedBusyFunctionHoldsUpNobody(t *testing.T) {
 	for how, work := range ways {
 		for i := range 8 {
 			limit, known, before := 1+i%2, i&2 != 0, i/4
-			for _, s := range []fanout.Strategy{fanout.Pipelined, fanout.Coalesced, fanout.Auto} {
+			for _, s := range pipelining {
 				t.Run(fmt.Sprintf("%s/%v/limit=%d/known=%v/before=%d", how, s, limit, known, before), func(t *testing.T) {
 					src := raw(pool)
 					src.Strategy, src.Limit = s, limit
@@ -568,7 +568,7 @@ func TestPipelinedSlowStatements(t *testing.T) {
 	const oneByOne, twoByTwo = 390 * time.Millisecond, 560 * time.Millisecond
 	pool := pgtest.Pool(t, 4)
 	warm(t, pool)
-	for _, s := range []fanout.Strategy{fanout.Pipelined, fanout.Coalesced, fanout.Auto} {
+	for _, s := range pipelining {
 		for i, at := range [][4]int{{0, 1, 2, 3}, {36, 37, 38, 39}, {3, 4, 20, 39}} {
 			for _, text := range []string{"same", "different"} {
 				if s != fanout.Pipelined && (i != 1 || text == "same") {
@@ -609,7 +609,7 @@ func TestPipelinedQuickBesideSlow(t *testing.T) {
 	const bound = 100 * time.Millisecond // for the best of several rounds
 	pool := pgtest.Pool(t, 4)
 	warm(t, pool)
-	for _, s := range []fanout.Strategy{fanout.Pipelined, fanout.Coalesced, fanout.Auto} {
+	for _, s := range pipelining {
 		for _, snapshot := range []bool{false, true} {
 			if snapshot && s != fanout.Pipelined {
 				continue
