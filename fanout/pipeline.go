@@ -331,6 +331,7 @@ func (p *pipeline) pick() []*request {
 			cost, counted = t.expected()
 		}
 		if n := under + len(batch); n > 0 && (n >= aheadPerLane && from == &x.ready && !only || p.toBeDescribed(t, batch) ||
+			from != &p.again && p.overtakes(r, batch) ||
 			!only && (load >= trip+max(laneWork, min(trip, cost)) || taken >= share || int64(n) >= 2+counted/4 ||
 				counted == 0 && p.underWay(t, batch))) {
 			break
@@ -392,6 +393,27 @@ func (p *pipeline) underWay(t *text, batch []*request) bool {
 func (p *pipeline) toBeDescribed(t *text, batch []*request) bool {
 	return p.state.mode != pgx.QueryExecModeExec && p.state.mode != pgx.QueryExecModeDescribeExec && p.state.descriptions[t.sql] == nil &&
 		(t.description.Load() == nil || p.call.tx != nil) && p.underWay(t, batch)
+}
+
+// overtakes reports whether r, which is new, would be executed before another statement that is only described first. In a
+// transaction of the caller's they are executed in the order in which they were asked for. With partial, r is not even
+// described before that: if it cannot be, the other one would fail by it.
+func (p *pipeline) overtakes(r *request, batch []*request) bool {
+	if p.call.tx == nil || p.describes(r) && !p.call.partial {
+		return false
+	}
+	return slices.ContainsFunc(p.inflight, func(r *request) bool { return r.described }) || slices.ContainsFunc(batch, p.describes)
+}
+
+// describes reports whether r, in a transaction of the caller's, will not be executed when it is sent for the first time.
+func (p *pipeline) describes(r *request) bool {
+	switch p.state.mode {
+	case pgx.QueryExecModeExec:
+		return false
+	case pgx.QueryExecModeDescribeExec:
+		return r.own == nil
+	}
+	return p.state.descriptions[r.sql] == nil && r.own == nil
 }
 
 // bind makes the lane r's function's, so that its later requests go by it as well.

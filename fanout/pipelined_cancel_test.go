@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -455,17 +456,21 @@ func TestPipelinedInTransaction(t *testing.T) {
 		}
 	}
 
-	// A failure.
-	for _, partial := range []bool{false, true} {
+	// A failure: of a statement that the server refuses when it is executed, or when it is described.
+	for i := range 4 {
+		partial, failing := i%2 == 1, []fanout.Query[fanout.DBTX, int32]{boom, statement[int32]("select nonsense")}[i/2]
 		var outcomes []string
-		for _, s := range []fanout.Strategy{fanout.Serial, fanout.Pipelined} {
+		for _, s := range slices.Concat([]fanout.Strategy{fanout.Serial}, pipelining) {
 			tx, err := pool.Begin(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
 			src := raw(pool).On(tx)
 			src.Strategy, src.Partial = s, partial
-			lists, err := fanout.Collect(t.Context(), src, pid, pid, boom, pid, boom)
+			unknown := func(n int) fanout.Query[fanout.DBTX, int32] {
+				return statement[int32](fmt.Sprintf("select %d /* %v %d */", n, s, i))
+			}
+			lists, err := fanout.Collect(t.Context(), src, unknown(1), failing, unknown(2), pid, failing)
 			outcome := fmt.Sprint(len(lists), sqlState(err), asError(t, err).Index)
 			var errs fanout.Errors
 			if errors.As(err, &errs) {
@@ -484,8 +489,10 @@ func TestPipelinedInTransaction(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if outcomes[0] != outcomes[1] {
-			t.Errorf("partial=%v: Serial %s\nPipelined %s", partial, outcomes[0], outcomes[1])
+		for n, outcome := range outcomes {
+			if outcome != outcomes[0] {
+				t.Errorf("partial=%v: %v %s\nSerial %s", partial, pipelining[n-1], outcome, outcomes[0])
+			}
 		}
 	}
 
@@ -506,6 +513,45 @@ func TestPipelinedInTransaction(t *testing.T) {
 		}
 	}
 	serves(t, pool)
+}
+
+// In the caller's transaction statements are executed in the order of the queries, also where the connection knows some and
+// has to have others described first.
+func TestPipelinedInTransactionKeepsTheOrder(t *testing.T) {
+	for _, mode := range execModes {
+		pool := pgtest.Pool(t, 1, inMode(mode))
+		for _, s := range pipelining {
+			src := raw(pool)
+			src.Strategy = s
+			for round := range 4 {
+				tx, err := pool.Begin(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				count := statement[int32]("select count(*)::int from a")
+				var queries []fanout.Query[fanout.DBTX, int32]
+				for i := range 10 {
+					text := fmt.Sprintf("insert into a (data) select 'x' from generate_series(1, $1::int) returning %d", i%5)
+					if round%2 == 1 { // others each time
+						text += fmt.Sprintf(" /* %v, %v, %d */", mode, s, round)
+					}
+					queries = append(queries, statement[int32](text, 1), count)
+				}
+				lists, err := fanout.Collect(inTime(t), src.On(tx), queries...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, list := range lists {
+					if i%2 == 1 && list[0] != int32(i/2+1) {
+						t.Errorf("%v, %v, round %d: query %d sees %v rows", mode, s, round, i, list)
+					}
+				}
+				if err := tx.Rollback(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
 }
 
 // A backend is terminated in the middle of many statements: nothing is executed twice, and with Partial only queries that
