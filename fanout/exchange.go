@@ -305,6 +305,7 @@ func (x *exchange) missing() {
 	d := &driver{exchange: x}
 	for _, r := range x.ready {
 		r.answered, r.err = true, errUnsent{x.over}
+		r.untrace()
 		x.answer(r, d)
 	}
 	x.goDrive(d)
@@ -410,6 +411,7 @@ func (x *exchange) forsake(r *request) {
 	if i := slices.Index(x.ready, r); i >= 0 {
 		x.ready = slices.Delete(x.ready, i, i+1)
 		x.unready(r)
+		r.untrace()
 	} else if p != nil {
 		if i := slices.Index(p.own, r); i >= 0 {
 			p.own = slices.Delete(p.own, i, i+1)

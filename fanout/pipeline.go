@@ -231,6 +231,11 @@ func (p *pipeline) next() (batch []*request, more bool) {
 				return batch, true
 			}
 			if p.dispensable() {
+				for _, r := range p.again { // which nobody waits for any more
+					for m := range r.each {
+						p.trace(m)
+					}
+				}
 				p.broken = errLeft
 				x.remove(p)
 				x.mu.Unlock()
@@ -479,6 +484,7 @@ func (p *pipeline) fail(err error) {
 				r.err = err
 			}
 			r.answered = true
+			p.trace(r)
 			x.answer(r, p.driver)
 		}
 	}
@@ -1383,20 +1389,20 @@ func (p *pipeline) silence() {
 }
 
 func (p *pipeline) startTrace(r *request) {
-	if p.state.tracer == nil || r.traced {
+	if p.state.tracer == nil || r.traced != nil {
 		return
 	}
 	r.traceCtx = p.state.tracer.TraceQueryStart(r.ctx, p.conn, pgx.TraceQueryStartData{SQL: r.sql, Args: r.args})
-	r.traced = true // unless it has panicked
+	r.traced = p // unless it has panicked
 }
 
 // trace tells pgx's tracer that r has ended. If it panics, that is the call's end, and the connection's, but not of what
 // the lane has to do.
 func (p *pipeline) trace(r *request) {
-	if !r.traced {
+	if r.traced == nil {
 		return
 	}
-	r.traced = false
+	r.traced = nil
 	defer func() {
 		if v := recover(); v != nil {
 			p.doomed = true
@@ -1404,4 +1410,11 @@ func (p *pipeline) trace(r *request) {
 		}
 	}()
 	p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
+}
+
+// untrace has the tracer told of the end of a request that a lane has sent which is lost, and that no other lane will send.
+func (r *request) untrace() {
+	if r.traced != nil {
+		r.traced.trace(r)
+	}
 }

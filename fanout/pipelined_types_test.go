@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -789,69 +790,223 @@ func withPool(ctx context.Context, pool *pgxpool.Pool) context.Context {
 
 func poolOf[Q any](ctx context.Context) *pgxpool.Pool { return ctx.Value(poolKey{}).(*pgxpool.Pool) }
 
-// A recorder is a tracer that keeps account of what begins and ends, and may panic.
+// A recorder is a tracer that keeps account of what begins and ends, and may panic. What it is told must be right: the ctx
+// of the start is made from the caller's and from the function's, that of the end is the one that the start has returned,
+// and there are the arguments.
 type recorder struct {
-	started, ended, wrong atomic.Int32
-	panicStart, panicEnd  atomic.Bool
+	panicStart, panicEnd atomic.Bool
+	mayFail              atomic.Bool // whatever the statement is
+
+	mu      sync.Mutex
+	started int
+	open    map[*recorded]bool // started and not ended
+	wrong   []string
 }
 
-type recorded struct {
-	sql  string
-	once *atomic.Bool
-}
+type (
+	recorded    struct{ sql string }
+	callerKey   struct{}
+	functionKey struct{}
+)
 
 func (r *recorder) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
 	if r.panicStart.Load() && strings.Contains(data.SQL, "trap") {
 		panic("traced")
 	}
-	r.started.Add(1)
-	if conn == nil {
-		r.wrong.Add(1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.started++
+	r.check(ctx, conn, data.SQL)
+	// Who passes the arguments for the ctx's value has them there.
+	if args, ok := ctx.Value(functionKey{}).([]any); strings.Contains(data.SQL, "$1") && (!ok || !slices.Equal(args, data.Args)) {
+		r.wrong = append(r.wrong, fmt.Sprintf("%s: started with %v, the ctx says %v", data.SQL, data.Args, args))
 	}
-	return context.WithValue(ctx, reflect.TypeFor[recorded](), recorded{data.SQL, &atomic.Bool{}})
+	rec := &recorded{data.SQL}
+	if r.open == nil {
+		r.open = map[*recorded]bool{}
+	}
+	r.open[rec] = true
+	return context.WithValue(ctx, reflect.TypeFor[recorded](), rec)
 }
 
-func (r *recorder) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
-	r.ended.Add(1)
-	rec, ok := ctx.Value(reflect.TypeFor[recorded]()).(recorded)
-	if !ok || rec.once.Swap(true) || strings.Contains(rec.sql, "boom") != (data.Err != nil) {
-		r.wrong.Add(1)
+func (r *recorder) TraceQueryEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryEndData) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec, ok := ctx.Value(reflect.TypeFor[recorded]()).(*recorded)
+	if !ok || !r.open[rec] {
+		r.wrong = append(r.wrong, fmt.Sprintf("%v ended twice, or not as it was started", rec))
+		return
 	}
-	if strings.HasPrefix(rec.sql, "select 'tag'") && data.CommandTag.String() != "SELECT 1" {
-		r.wrong.Add(1)
+	delete(r.open, rec)
+	r.check(ctx, conn, rec.sql)
+	if strings.Contains(rec.sql, "boom") != (data.Err != nil) && !r.mayFail.Load() {
+		r.wrong = append(r.wrong, fmt.Sprintf("%s ended with %v", rec.sql, data.Err))
+	}
+	if strings.HasPrefix(rec.sql, "select 'tag'") && data.Err == nil && data.CommandTag.String() != "SELECT 1" {
+		r.wrong = append(r.wrong, fmt.Sprintf("%s ended with %v", rec.sql, data.CommandTag))
 	}
 	if r.panicEnd.Load() {
 		panic("traced")
 	}
 }
 
+func (r *recorder) check(ctx context.Context, conn *pgx.Conn, sql string) {
+	if conn == nil || ctx.Value(callerKey{}) != "the caller" {
+		r.wrong = append(r.wrong, fmt.Sprintf("%s: not the caller's ctx, or no connection", sql))
+	}
+}
+
+// account is how many statements have begun since the last one, and what is wrong with it.
+func (r *recorder) account() (started int, wrong []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	started, wrong = r.started, r.wrong
+	for rec := range r.open {
+		wrong = append(wrong, rec.sql+" has not ended")
+	}
+	r.started, r.open, r.wrong = 0, nil, nil
+	return started, wrong
+}
+
+// traced is a Query of one statement with one column, whose ctx has the arguments for a value.
+func traced(sql string, args ...any) fanout.Query[fanout.DBTX, string] {
+	return func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		ctx = context.WithValue(ctx, functionKey{}, args)
+		return statement[string](sql, args...)(ctx, tx)
+	}
+}
+
+func (r *recorder) attach(config *pgxpool.Config) { config.ConnConfig.Tracer = r }
+
+// asCaller is inTime with the value that a recorder wants to see.
+func asCaller(t *testing.T) context.Context {
+	return context.WithValue(inTime(t), callerKey{}, "the caller")
+}
+
 // pgx's tracers see every statement once, from its start to its end; not what the package itself asks.
 func TestPipelinedTracers(t *testing.T) {
 	for _, mode := range execModes {
-		for _, snapshot := range []bool{false, true} {
-			rec := &recorder{}
-			pool := pgtest.Pool(t, 3, func(config *pgxpool.Config) {
-				config.ConnConfig.Tracer = rec
-				config.ConnConfig.DefaultQueryExecMode = mode
+		rec := &recorder{}
+		pool, ctx := pgtest.Pool(t, 3, inMode(mode), rec.attach), asCaller(t)
+		for i := range 2 * len(pipelining) {
+			src := raw(pool)
+			src.Strategy, src.Snapshot, src.Partial = pipelining[i/2], i%2 == 1, true
+			queries := repeated(10, traced("select 'tag'"))
+			for i := range 10 {
+				queries = append(queries, traced("select 'other' where 0 <= $1", i))
+			}
+			queries = append(queries, repeated(5, traced("/* boom */ select (1 / $1::int)::text", 0))...)
+			queries = append(queries, repeated(5, traced("select 'boom' where 1 / $1::int = 1", 0))...)
+			queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				lists, err := fanout.Collect(ctx, src, traced("select 'tag'"), traced("select 'other' where 0 <= $1", 1))
+				return slices.Concat(lists...), err
 			})
-			src := pipelined(pool)
-			src.Snapshot, src.Partial = snapshot, true
-			queries := repeated(10, statement[string]("select 'tag'"))
-			queries = append(queries, repeated(10, statement[string]("select 'other' where 1 = $1", 1))...)
-			queries = append(queries, repeated(5, statement[string]("/* boom */ select (1 / $1::int)::text", 0))...)
-			queries = append(queries, repeated(5, statement[string]("select 'boom' where 1 / $1::int = 1", 0))...)
 			for range 4 {
-				_, err := fanout.Collect(inTime(t), src, queries...)
+				_, err := fanout.Collect(ctx, src, queries...)
 				var errs fanout.Errors
 				if !errors.As(err, &errs) || len(errs) != 10 {
 					t.Fatal(err)
 				}
 			}
-			if s, e, w := rec.started.Load(), rec.ended.Load(), rec.wrong.Load(); s != int32(4*len(queries)) || e != s || w != 0 {
-				t.Errorf("%v, snapshot=%v: %d statements started, %d ended, %d wrongly; want %d", mode, snapshot, s, e, w, 4*len(queries))
+			if n, wrong := rec.account(); n != 4*(len(queries)+1) || wrong != nil {
+				t.Errorf("%v, %v, snapshot=%v: %d statements, want %d: %v", mode, src.Strategy, src.Snapshot, n, 4*(len(queries)+1), wrong)
 			}
 		}
 	}
+}
+
+// When a call has returned, every statement has ended for the tracer too, however it went: what was cancelled, abandoned,
+// not read or lost with its connection, in a transaction of the caller's as well.
+func TestPipelinedTracersAfterFailures(t *testing.T) {
+	const slow = "select pg_sleep($1)::text"
+	impatient := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		own, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+		defer cancel()
+		if _, err := traced(slow, 0.5)(own, tx); !errors.Is(err, context.DeadlineExceeded) {
+			return nil, fmt.Errorf("not abandoned: %w", err)
+		}
+		return nil, nil
+	}
+	unread := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		_, err := tx.Query(ctx, "select generate_series(1, 50000)")
+		return nil, err
+	}
+	refused := valuer(func() (driver.Value, error) { return nil, errors.New("refused") })
+	exploding := valuer(func() (driver.Value, error) { panic("boom") })
+	// The statements that pgx sends by itself do not end for it when an encoder panics.
+	byPgx := func(mode pgx.QueryExecMode, s fanout.Strategy, wrong []string) bool {
+		return (s < fanout.Pipelined || mode == pgx.QueryExecModeSimpleProtocol) && slices.Equal(wrong, []string{"select $1::text has not ended"})
+	}
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeSimpleProtocol} {
+		rec, w := &recorder{}, &wire{}
+		rec.mayFail.Store(true)
+		pool := pgtest.Pool(t, 3, inMode(mode), rec.attach, w.attach)
+		last := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			w.closed.Store(true) // there will be no other connection
+			return traced("select pg_terminate_backend(pg_backend_pid())::text")(ctx, tx)
+		}
+		for name, queries := range map[string][]fanout.Query[fanout.DBTX, string]{
+			"failure":     {traced("select (1 / $1::int)::text from pg_sleep(0.02)", 0), traced(slow, 0.5)},
+			"abandoned":   {impatient, traced("select 'tag'"), impatient},
+			"deadline":    {traced(slow, 0.5), traced("select 'tag'")},
+			"unread":      {unread, traced("select 'tag'")},
+			"lost":        {traced("select pg_terminate_backend(pg_backend_pid())::text"), traced(slow, 0.01)},
+			"lost, all":   {last},
+			"not encoded": {traced("select $1::text", &refused), traced("select 'tag'")},
+			"panic":       {traced("select $1::text", &exploding), traced("select 'tag'")},
+		} {
+			others := repeated(4, traced("select 'other' where 0 <= $1", 1))
+			queries = slices.Concat(others, queries, others)
+			for i := range 3 * len(strategies) {
+				s, where := strategies[i/3], []string{"plain", "snapshot", "on"}[i%3]
+				t.Run(fmt.Sprintf("%v/%s/%v/%s", mode, name, s, where), func(t *testing.T) {
+					ctx := asCaller(t)
+					src := raw(pool)
+					src.Strategy, src.Snapshot = s, where == "snapshot"
+					if name == "lost, all" {
+						src.Limit, src.Partial = 1, true
+					}
+					if where == "on" {
+						tx, err := pool.Begin(ctx)
+						if err != nil {
+							t.Fatal(err)
+						}
+						defer func() { _ = tx.Rollback(ctx) }()
+						src = src.On(tx)
+					}
+					rec.account()
+					own, cancel := context.WithCancel(ctx)
+					if name == "deadline" {
+						own, cancel = context.WithTimeout(ctx, 20*time.Millisecond)
+					}
+					defer cancel()
+					err := orPanic(func() error {
+						_, err := fanout.Collect(own, src, queries...)
+						return err
+					})
+					w.closed.Store(false)
+					if quiet := name == "unread" || name == "abandoned" && where != "on"; (err == nil) != quiet {
+						t.Errorf("%v", err)
+					}
+					n, wrong := rec.account()
+					if n == 0 && name != "deadline" || wrong != nil && !(name == "panic" && byPgx(mode, s, wrong)) {
+						t.Errorf("%d statements: %q", n, wrong)
+					}
+				})
+			}
+		}
+		serves(t, pool)
+	}
+}
+
+// orPanic is f's error, or the *PanicError that it panics with.
+func orPanic(f func() error) (err error) {
+	defer func() {
+		if p, ok := recover().(*fanout.PanicError); ok {
+			err = p
+		}
+	}()
+	return f()
 }
 
 func TestPipelinedTracerPanics(t *testing.T) {

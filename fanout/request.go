@@ -60,7 +60,7 @@ type request struct {
 	redone      bool                         // after what was prepared had turned out to be out of date
 	stale       int                          // names deallocated in front of it
 	repeats     int                          // executions that a cancel request for another statement has ended
-	traced      bool
+	traced      *pipeline                    // has told the tracer of it, and not yet of its end
 	traceCtx    context.Context
 	streamed    bool // its rows were handed over before the end
 	unbounded   bool // its rows may pile up
