@@ -286,11 +286,13 @@ func TestPgBouncerNoLateCancel(t *testing.T) {
 		behind(t, size, 4, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
 			quick := statement[string]("-- name: Quick :one\nselect 'quick' where $1 = 1", 1)
 			fails := statement[string](boomSQL, 0)
+			src.Strategy = fanout.Pipelined
+			knownToBeSlow(t, src) // or a pipelined statement may wait behind a sleeping one
 			longest := time.Duration(0)
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute+time.Duration(rounds)*100*time.Millisecond)
 			defer cancel()
 			for i := range rounds {
-				src.Snapshot = i%2 == 1
+				src.Strategy, src.Snapshot = []fanout.Strategy{fanout.Parallel, fanout.Pipelined}[i/4%2], i%2 == 1
 				queries := []fanout.Query[fanout.DBTX, string]{sleep, fails, sleep, quick}
 				if size < 4 {
 					queries = []fanout.Query[fanout.DBTX, string]{sleep, fails} // or the failing one waits for the sleeping ones
@@ -298,14 +300,14 @@ func TestPgBouncerNoLateCancel(t *testing.T) {
 				start := time.Now()
 				_, err := fanout.Collect(ctx, src, queries...)
 				if longest = max(longest, time.Since(start)); longest > 8*time.Second {
-					t.Fatalf("round %d, snapshot=%v: waited %v for a sleeping statement", i, src.Snapshot, longest)
+					t.Fatalf("round %d, %v, snapshot=%v: waited %v for a sleeping statement", i, src.Strategy, src.Snapshot, longest)
 				}
 				if e := asError(t, err); e.Index != 1 || sqlState(err) != "22012" {
-					t.Fatalf("round %d: %v", i, err)
+					t.Fatalf("round %d, %v: %v", i, src.Strategy, err)
 				}
 				src.Snapshot = i%4 < 2
 				if _, err := fanout.Collect(ctx, src, repeated(8, quick)...); err != nil {
-					t.Fatalf("round %d: the next call: %v", i, err)
+					t.Fatalf("round %d, %v: the next call: %v", i, src.Strategy, err)
 				}
 			}
 			t.Logf("%d server connections: %d rounds, the longest %v", size, rounds, longest)
@@ -315,20 +317,20 @@ func TestPgBouncerNoLateCancel(t *testing.T) {
 
 func TestPgBouncerDeadline(t *testing.T) {
 	behind(t, 4, 4, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
-		for round := range 10 {
-			src.Snapshot = round%2 == 1
+		for round := range 4 * len(strategies) {
+			src.Strategy, src.Snapshot = strategies[round/4], round%2 == 1
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			start := time.Now()
 			_, err := fanout.Collect(ctx, src, repeated(8, sleep)...)
 			cancel()
 			if !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("%v", err)
+				t.Errorf("%v: %v", src.Strategy, err)
 			}
 			if d := time.Since(start); d > grace {
-				t.Errorf("returned after %v", d)
+				t.Errorf("%v: returned after %v", src.Strategy, d)
 			}
 			if _, err := fanout.Collect(t.Context(), src, repeated(8, inSnapshot)...); err != nil {
-				t.Error(err)
+				t.Errorf("%v: the next call: %v", src.Strategy, err)
 			}
 		}
 	})
@@ -367,12 +369,13 @@ func TestPgBouncerSnapshotStarves(t *testing.T) {
 	src := raw(pool)
 	src.Snapshot = true
 	for round := range 4 {
+		src.Strategy = []fanout.Strategy{fanout.Parallel, fanout.Pipelined}[round%2]
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		start := time.Now()
 		lists, err := fanout.Collect(ctx, src, repeated(8, inSnapshot)...)
 		took := time.Since(start)
 		cancel()
-		t.Logf("round %d: %v after %v", round, err, took)
+		t.Logf("round %d, %v: %v after %v", round, src.Strategy, err, took)
 		if err != nil && (lists != nil || !errors.Is(err, context.DeadlineExceeded)) {
 			t.Errorf("%v, %v", lists, err)
 		}
@@ -389,8 +392,11 @@ func TestPgBouncerSnapshotStarves(t *testing.T) {
 	}
 	serves(t, pool)
 	src.Limit = 1
-	if _, err := fanout.Collect(t.Context(), src, repeated(8, inSnapshot)...); err != nil {
-		t.Error(err)
+	for _, s := range strategies {
+		src.Strategy = s
+		if _, err := fanout.Collect(t.Context(), src, repeated(8, inSnapshot)...); err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
 	}
 	serves(t, pool)
 }
@@ -400,14 +406,16 @@ func TestPgBouncerManySnapshotCalls(t *testing.T) {
 	behind(t, 4, 8, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
 		src.Snapshot = true
 		var wg sync.WaitGroup
-		for range 3 {
+		for i := range 3 {
 			wg.Go(func() {
-				for range 20 {
+				src := src
+				for round := range 40 {
+					src.Strategy = strategies[(i+round/4)%len(strategies)]
 					ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 					_, err := fanout.Collect(ctx, src, repeated(8, inSnapshot)...)
 					cancel()
 					if err != nil {
-						t.Error(err)
+						t.Errorf("%v: %v", src.Strategy, err)
 					}
 				}
 			})
