@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -36,6 +37,7 @@ func inTime(t *testing.T) context.Context {
 // A traffic counts what a pool's connections write, and may make the way to the server longer.
 type traffic struct {
 	writes, bytes atomic.Int64
+	binds, syncs  atomic.Int64 // messages: executions of statements, and ends of transactions
 	latency       time.Duration
 }
 
@@ -58,8 +60,22 @@ type countedConn struct {
 func (c *countedConn) Write(b []byte) (int, error) {
 	c.traffic.writes.Add(1)
 	c.traffic.bytes.Add(int64(len(b)))
+	c.traffic.count(b)
 	time.Sleep(c.traffic.latency) // the network itself, not a synchronisation
 	return c.Conn.Write(b)
+}
+
+// count counts the messages in what pgx writes, which are whole ones. Those that open a connection have no type.
+func (c *traffic) count(b []byte) {
+	for len(b) >= 5 && b[0] != 0 {
+		switch b[0] {
+		case 'B':
+			c.binds.Add(1)
+		case 'S':
+			c.syncs.Add(1)
+		}
+		b = b[min(len(b), 1+int(binary.BigEndian.Uint32(b[1:]))):]
+	}
 }
 
 // lookUps are n queries of table a, of which fill has made at least n rows.
@@ -95,6 +111,116 @@ func TestPipelinedTravelsTogether(t *testing.T) {
 		t.Logf("snapshot=%v: 30 look-ups in %d writes", snapshot, least)
 		if least > 15 {
 			t.Errorf("snapshot=%v: 30 look-ups took at least %d writes", snapshot, least)
+		}
+	}
+}
+
+// Statements that are proved to do nothing but read share a Sync, and with it a transaction, which an error ends: all the
+// same it reaches only its own query, and the others have their rows.
+func TestPipelinedSharedSync(t *testing.T) {
+	const n = 30
+	for _, snapshot := range []bool{false, true} {
+		for _, s := range pipelining {
+			t.Run(fmt.Sprintf("%v/snapshot=%v", s, snapshot), func(t *testing.T) {
+				way := &traffic{}
+				pool := pgtest.Pool(t, 1, way.attach)
+				src := raw(pool)
+				src.Strategy, src.Snapshot, src.Partial = s, snapshot, true
+				var good, bad []fanout.Query[fanout.DBTX, int32]
+				for i := range n {
+					good = append(good, statement[int32](boomSQL, i+1))
+					bad = append(bad, statement[int32](boomSQL, i%3))
+				}
+				call := func(queries []fanout.Query[fanout.DBTX, int32]) (lists [][]int32, binds, syncs int64, err error) {
+					binds, syncs = way.binds.Load(), way.syncs.Load()
+					lists, err = fanout.Collect(inTime(t), src, queries...)
+					return lists, way.binds.Load() - binds, way.syncs.Load() - syncs, err
+				}
+				least := int64(1000)
+				for range 20 { // until it is proved, and known what it costs
+					_, _, syncs, err := call(good)
+					if err != nil {
+						t.Fatal(err)
+					}
+					least = min(least, syncs)
+				}
+				most := int64(0)
+				for range 20 {
+					lists, binds, _, err := call(bad)
+					most = max(most, binds)
+					var errs fanout.Errors
+					if !errors.As(err, &errs) || len(errs) != n/3 {
+						t.Fatal(err)
+					}
+					for i, e := range errs {
+						if e.Index != 3*i || e.Name != "Boom" || sqlState(e) != "22012" {
+							t.Errorf("%v", e)
+						}
+					}
+					for i, list := range lists {
+						if by := i % 3; by != 0 && (len(list) != 1 || list[0] != int32(1/by)) {
+							t.Errorf("query %d: %v", i, list)
+						}
+					}
+				}
+				t.Logf("%d executions with %d Syncs; with errors %d executions", n, least, most)
+				if least > n/2 {
+					t.Errorf("%d executions had at least %d Syncs", n, least)
+				}
+				if s == fanout.Pipelined && most <= n {
+					t.Errorf("no execution was skipped for another one's error and sent again")
+				}
+			})
+		}
+	}
+}
+
+// Statements that may write share no transaction, however quick and alike they are: an error undoes nothing of the others.
+func TestPipelinedWritesAreOnTheirOwn(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	_, err := pool.Exec(t.Context(), `
+		create function written(text) returns int language plpgsql as $$
+		begin insert into a (data) values ($1); return 1; end $$`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range pipelining {
+		for _, sql := range []string{
+			"insert into a (data) select $1::text where 1 / $2::int >= 0 returning 1",
+			"select written($1::text) / $2::int",
+		} {
+			src := raw(pool)
+			src.Strategy, src.Partial = s, true
+			for round := range 20 {
+				var queries []fanout.Query[fanout.DBTX, int32]
+				for i := range 30 {
+					by := 1
+					if round > 5 { // when it is known that they are quick
+						by = i % 3
+					}
+					queries = append(queries, statement[int32](sql, fmt.Sprint(i), by))
+				}
+				lists, err := fanout.Collect(inTime(t), src, queries...)
+				var errs fanout.Errors
+				if errors.As(err, &errs); err != nil && (len(errs) != 10 || round <= 5) {
+					t.Fatal(err)
+				}
+				var want []string
+				for i, list := range lists {
+					if len(list) == 1 {
+						want = append(want, fmt.Sprint(i))
+					}
+				}
+				got, err := statement[string]("delete from a returning data")(t.Context(), pool)
+				if err != nil {
+					t.Fatal(err)
+				}
+				slices.Sort(got)
+				slices.Sort(want)
+				if len(want) != 30-len(errs) || !slices.Equal(got, want) {
+					t.Fatalf("%v, %s, round %d: %d rows written of %d", s, sql, round, len(got), len(want))
+				}
+			}
 		}
 	}
 }
