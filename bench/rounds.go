@@ -27,7 +27,7 @@ const (
 	minShortCalls = 5 // where they are shorter than shortCall
 	minCallsAside = 2
 	shortCall     = 100 * time.Millisecond
-	maxCalls      = 1000
+	maxCalls      = 2000
 
 	// onceAbove is how long a call may take that is to be repeated, and onceAboveAside that of one on which no claim rests:
 	// none rests on a contender that takes hopeless times as long as another, either.

@@ -151,13 +151,18 @@ func (p *pipeline) loop(d *driver) error {
 
 // drive has d run functions on, and notes what that takes: the server may have its next answer ready meanwhile.
 func (p *pipeline) drive(d *driver) bool {
-	began := time.Now()
+	if len(p.inflight) == 0 {
+		return d.drive() // nothing is being timed
+	}
+	began := time.Since(epoch) // which asks for less than time.Now
 	if !d.drive() {
 		return false
 	}
-	p.busy += time.Since(began)
+	p.busy += time.Since(epoch) - began
 	return true
 }
+
+var epoch = time.Now()
 
 // unwind is called when the lane's goroutine is unwinding: by runtime.Goexit in a function that it ran, which is that
 // function's affair, or by a panic in a tracer of pgx.
@@ -292,6 +297,9 @@ func (p *pipeline) pick() []*request {
 	}
 	if under > 0 && p.conn.PgConn().Frontend().ReadBufferLen() > 0 {
 		return nil // there is an answer already: what its function asks for next is to travel along
+	}
+	if under > 0 && len(p.again) > 0 && p.state.mode == pgx.QueryExecModeDescribeExec && p.inflight[0].described {
+		return nil // so are those that are about to be described, in the second round
 	}
 	var load time.Duration
 	for _, r := range p.inflight {
