@@ -415,6 +415,7 @@ func (x *exchange) forsake(r *request) {
 	} else if p != nil {
 		if i := slices.Index(p.own, r); i >= 0 {
 			p.own = slices.Delete(p.own, i, i+1)
+			r.untrace() // of a statement that it was not to be a member of after all
 		} else {
 			p.interrupt(r)
 		}
