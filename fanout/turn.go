@@ -100,6 +100,19 @@ func (t *turns) wait(ctx context.Context, patience time.Duration) {
 	if i := slices.Index(t.waiting, mine); i >= 0 {
 		t.waiting = slices.Delete(t.waiting, i, i+1)
 		t.admit()
+		if time.Now().After(t.look) {
+			t.look = time.Now().Add(aloneLasts) // calls are too long for one to be alone: nobody else is to wait for that
+		}
+		t.call()
+	}
+}
+
+// call lets in as many of those that wait as may be at work. It is called with mu held.
+func (t *turns) call() {
+	for len(t.waiting) > 0 && t.admits() {
+		t.admit()
+		close(t.waiting[0])
+		t.waiting = t.waiting[1:]
 	}
 }
 
@@ -150,11 +163,7 @@ func (t *turns) end(mine *turn) {
 		t.width = min(max(t.width, leastTurns*float64(t.most)), float64(t.most))
 	}
 	t.working--
-	for len(t.waiting) > 0 && t.admits() {
-		t.admit()
-		close(t.waiting[0])
-		t.waiting = t.waiting[1:]
-	}
+	t.call()
 }
 
 // An average moves with what is added to it.

@@ -122,3 +122,33 @@ func TestTurnsArePatientForSoLong(t *testing.T) {
 		}
 	})
 }
+
+// Where calls are so long that none is alone for a while, it is not for each of them to wait for that.
+func TestTurnsDoNotWaitForLongCalls(t *testing.T) {
+	for _, working := range []int{0, 1} {
+		synctest.Test(t, func(t *testing.T) {
+			turns := newTurns(20)
+			turns.look = time.Now().Add(time.Hour)
+			var wg sync.WaitGroup
+			call := func() {
+				mine := turns.take(context.Background(), turnPatience)
+				time.Sleep(time.Second)
+				turns.end(&mine)
+			}
+			for range working {
+				wg.Go(call)
+			}
+			synctest.Wait()
+			turns.look = time.Now()
+			began := time.Now()
+			for range 10 {
+				time.Sleep(10 * time.Millisecond)
+				wg.Go(call)
+			}
+			wg.Wait()
+			if took, most := time.Since(began), time.Second+turnPatience+30*time.Millisecond; took > most {
+				t.Errorf("with %d at work, ten calls of 1s took %v, wanted %v at most", working, took, most)
+			}
+		})
+	}
+}
