@@ -280,7 +280,7 @@ func (p *pipeline) learnJoint(g *request, took time.Duration) {
 	t := g.members[0].text
 	t.observeBytes(len(p.rows.data) / len(g.members))
 	joint, _ := g.text.expected()
-	if alone, known := t.expected(); known >= 4 && g.text.sureOf(8) && n*joint > 2*jointWork+4*n*alone {
+	if alone, known := t.expected(); known >= 4 && g.text.sureOf(8) && n*joint > 5*jointWork+4*n*alone {
 		t.refute("coalesced, it takes longer")
 	}
 }
