@@ -157,7 +157,7 @@ func (r *request) wanted() bool {
 // is called with mu held.
 func (p *pipeline) unproven() *text {
 	x := p.exchange
-	if len(p.inflight) > 0 || p.doomed || p.spoiled {
+	if len(p.inflight) > 0 || p.doomed || p.spoiled || p.link.status() == 'E' { // the next statement brings the transaction back
 		return nil
 	}
 	queue := p.own
@@ -189,9 +189,6 @@ func (p *pipeline) prove(t *text) {
 	}
 	p.link.beside.Lock()
 	defer p.link.beside.Unlock()
-	if p.link.status() == 'E' {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
 	defer cancel()
 	result := p.conn.PgConn().ExecParams(ctx, proofSQL, s.proofArgs(j.original.params), nil, nil, nil).Read()
