@@ -132,3 +132,38 @@ func TestOnWithRowsOpen(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a transaction has changed in the catalog is not taken for true elsewhere.
+func TestOnDescribesForItselfAlone(t *testing.T) {
+	const sql = "-- name: Find :many\nselect data from changed where id = $1"
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 2, inMode(pgx.QueryExecModeCacheDescribe))
+		if _, err := pool.Exec(t.Context(), "create table changed (id int, data text); insert into changed values (1, 'one')"); err != nil {
+			t.Fatal(err)
+		}
+		src := raw(pool)
+		src.Strategy = s
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), "alter table changed alter id type text"); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			lists, err := fanout.Collect(t.Context(), src.On(tx), statement[string](sql, "1"), statement[string](sql, "2"))
+			if err != nil || len(lists[0]) != 1 || len(lists[1]) != 0 {
+				t.Errorf("%v, inside: %v, %v", s, lists, err)
+			}
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		pool.Reset()
+		lists, err := fanout.Collect(t.Context(), src, repeated(4, statement[string](sql, "1"))...)
+		if err != nil || len(lists[3]) != 1 {
+			t.Errorf("%v, outside: %v, %v", s, lists, err)
+		}
+		serves(t, pool)
+	}
+}

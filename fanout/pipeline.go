@@ -285,7 +285,7 @@ func (p *pipeline) dispensable() bool {
 // bandwidth-delay product); laneWork on top of that spares system calls. Any more would only make statements wait here that
 // another lane could run; so would more than this lane's share of what is ready. As long as little is known of a
 // statement, it may turn out to be slow: nothing is sent behind one of the same text, and at most one statement behind
-// another.
+// another; nor is it sent behind one that has to be described first, which would be executed after it.
 func (p *pipeline) pick() []*request {
 	x := p.exchange
 	if p.doomed {
@@ -344,7 +344,7 @@ func (p *pipeline) pick() []*request {
 			cost, counted = t.expected()
 		}
 		if n := under + len(batch); n > 0 && (n >= aheadPerLane && from == &x.ready && !only || p.toBeDescribed(t, batch) ||
-			from != &p.again && p.overtakes(r, batch) ||
+			from != &p.again && p.overtakes(r, t, only || counted > 0 && cost <= laneWork, batch) ||
 			!only && (load >= trip+max(laneWork, min(trip, cost)) || taken >= share || int64(n) >= 2+counted/4 ||
 				counted == 0 && p.underWay(t, batch))) {
 			break
@@ -408,25 +408,29 @@ func (p *pipeline) toBeDescribed(t *text, batch []*request) bool {
 		(t.description.Load() == nil || p.call.tx != nil) && p.underWay(t, batch)
 }
 
-// overtakes reports whether r, which is new, would be executed before another statement that is only described first. In a
-// transaction of the caller's they are executed in the order in which they were asked for. With partial, r is not even
-// described before that: if it cannot be, the other one would fail by it.
-func (p *pipeline) overtakes(r *request, batch []*request) bool {
-	if p.call.tx == nil || p.describes(r) && !p.call.partial {
+// overtakes reports whether r, which is new and asks for t, would be executed before another statement that is only
+// described first. In a transaction of the caller's they are executed in the order in which they were asked for. With
+// partial, r is not even described before that: if it cannot be, the other one would fail by it. Elsewhere what is quick may
+// overtake; anything else would have the other one wait that was there before.
+func (p *pipeline) overtakes(r *request, t *text, quick bool, batch []*request) bool {
+	inside := p.call.tx != nil
+	if !inside && quick || p.describes(r, t) && !(inside && p.call.partial) {
 		return false
 	}
-	return slices.ContainsFunc(p.inflight, func(r *request) bool { return r.described }) || slices.ContainsFunc(batch, p.describes)
+	return slices.ContainsFunc(p.inflight, func(r *request) bool { return r.described }) ||
+		slices.ContainsFunc(batch, func(r *request) bool { return p.describes(r, r.text) })
 }
 
-// describes reports whether r, in a transaction of the caller's, will not be executed when it is sent for the first time.
-func (p *pipeline) describes(r *request) bool {
+// describes reports whether r, of which t is to be sent, will not be executed when it is sent for the first time.
+func (p *pipeline) describes(r *request, t *text) bool {
+	told := r.own != nil && r.text == t
 	switch p.state.mode {
 	case pgx.QueryExecModeExec:
 		return false
 	case pgx.QueryExecModeDescribeExec:
-		return r.own == nil
+		return !told
 	}
-	return p.state.descriptions[r.sql] == nil && r.own == nil
+	return !told && p.state.descriptions[t.sql] == nil && (p.call.tx != nil || r.distrust || t.description.Load() == nil)
 }
 
 // bind makes the lane r's function's, so that its later requests go by it as well.
@@ -930,7 +934,7 @@ func (p *pipeline) answer(r *request, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	switch {
-	case r.members != nil && err == nil:
+	case r.members != nil && err == nil && !r.described: // which it is, if the call has ended meanwhile
 		p.distribute(r)
 	case r.members == nil && !r.abandoned:
 		r.tag = p.tag
@@ -1246,7 +1250,9 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 		if len(s.descriptions) < maxDescriptions {
 			s.descriptions[r.sql] = r.description
 		}
-		r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas})
+		if p.call.tx == nil { // what a transaction of the caller's has changed, others do not see
+			r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas})
+		}
 		return
 	}
 	if r.unbounded || !r.plain && took < 2*time.Millisecond+2*trip {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
@@ -649,3 +650,55 @@ func TestPipelinedCtxEndsWhileWriting(t *testing.T) {
 		cancelCall()
 	}
 }
+
+// A call ends when any of its statements is about to be sent, among them one that stands for several and is only being
+// described: its error says so, and it costs no connection.
+func TestPipelinedEndAtAnyMoment(t *testing.T) {
+	const queries, calls = 4, 4
+	for _, s := range pipelining {
+		var left atomic.Int64
+		var end func()
+		counter := startTracer(func() {
+			if left.Add(-1) == 0 {
+				end()
+			}
+		})
+		pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) { config.ConnConfig.Tracer = counter })
+		warm(t, pool)
+		for moment := range queries * calls {
+			src := raw(pool) // knows nothing yet
+			src.Strategy = s
+			ctx, cancel := context.WithCancel(inTime(t))
+			left.Store(int64(moment) + 1)
+			end = cancel
+			var list []fanout.Query[fanout.DBTX, int32]
+			for i := range queries {
+				list = append(list, statement[int32](fmt.Sprintf("select $1::int + %d", moment), i))
+			}
+			for range calls {
+				_, err := fanout.Collect(ctx, src, list...)
+				if ctx.Err() == nil && err != nil || err != nil && !errors.Is(err, context.Canceled) {
+					t.Fatalf("%v, moment %d: %v", s, moment, err)
+				}
+			}
+			if left.Load() > 0 {
+				t.Fatalf("%v: there are fewer moments than %d", s, moment)
+			}
+			cancel()
+		}
+		if n := pool.Stat().NewConnsCount(); n != 1 {
+			t.Errorf("%v: %d connections were opened", s, n)
+		}
+		serves(t, pool)
+	}
+}
+
+// A startTracer is called when a statement is about to be sent.
+type startTracer func()
+
+func (f startTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	f()
+	return ctx
+}
+
+func (startTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}

@@ -730,6 +730,34 @@ func TestPipelinedSlowStatements(t *testing.T) {
 	serves(t, pool)
 }
 
+// A statement that has to be described first, and so is executed in a second round, has none executed before it that is
+// known to be slow, or not known to be quick.
+func TestPipelinedDescribedFirst(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	for _, s := range pipelining {
+		src := raw(pool)
+		src.Strategy = s
+		for range 2 { // once it is learned what it takes
+			if _, err := fanout.Collect(t.Context(), src, slowly("known")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var order []string
+		src.Observe = func(_ context.Context, s fanout.Span) { order = append(order, s.Name) }
+		for round, slow := range []string{"known", "unknown"} {
+			order = nil
+			quick := statement[string](fmt.Sprintf("-- name: Quick :one\nselect '%v' where $1 = %d", s, round), round)
+			if _, err := fanout.Collect(t.Context(), src, quick, slowly(slow), slowly(slow+"2")); err != nil {
+				t.Fatal(err)
+			}
+			if order[0] != "Quick" {
+				t.Errorf("%v, %s: %v", s, slow, order)
+			}
+		}
+	}
+	serves(t, pool)
+}
+
 // Quick statements do not wait for slow ones that hold all lanes but one.
 func TestPipelinedQuickBesideSlow(t *testing.T) {
 	const bound = 100 * time.Millisecond // for the best of several rounds
