@@ -34,7 +34,7 @@ func coalesces[T any](t *testing.T, where string, src fanout.Source[fanout.DBTX]
 	t.Helper()
 	shared := 0
 	src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
-	for range 10 {
+	for range 100 { // what it has taken before may have to be forgotten
 		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
 			t.Fatalf("%s: %v", where, err)
 		}
