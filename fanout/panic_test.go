@@ -74,25 +74,33 @@ func TestPanicReachesTheCaller(t *testing.T) {
 
 func TestPanicCostsOnlyItsConnection(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	src := raw(pool)
-	var lost int32
-	p := panicked(t, func() {
-		_, _ = fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-			pids, err := pid(ctx, tx)
-			if err != nil {
-				return nil, err
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy = s
+		for _, others := range []int{0, 6} {
+			warm(t, pool)
+			before := pgtest.Backends(t, pool)
+			var lost uint32
+			p := panicked(t, func() {
+				_, _ = fanout.Collect(t.Context(), src, append(repeated(others, pid), func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					pids, err := pid(ctx, tx)
+					if err != nil {
+						return nil, err
+					}
+					lost = uint32(pids[0])
+					panic(errors.New("an error as a value"))
+				})...)
+			})
+			if p.Unwrap() == nil || p.Unwrap().Error() != "an error as a value" {
+				t.Errorf("unwraps to %v", p.Unwrap())
 			}
-			lost = pids[0]
-			panic(errors.New("an error as a value"))
-		})
-	})
-	if p.Unwrap() == nil || p.Unwrap().Error() != "an error as a value" {
-		t.Errorf("unwraps to %v", p.Unwrap())
+			after := slices.DeleteFunc(before, func(pid uint32) bool { return pid == lost })
+			if left := pgtest.Backends(t, pool); len(after) != 1 || !slices.Equal(left, after) {
+				t.Errorf("%v: the pool has the backends %v; it had %v besides that of the query that panicked, %d", s, left, after, lost)
+			}
+			serves(t, pool)
+		}
 	}
-	if slices.Contains(pgtest.Backends(t, pool), uint32(lost)) {
-		t.Error("the connection of the query that panicked is still in the pool")
-	}
-	serves(t, pool)
 }
 
 // What the pool's owner or the caller supplies besides query functions runs in goroutines of the call too.

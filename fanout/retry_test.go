@@ -14,69 +14,87 @@ import (
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
+// failable makes the function that failing calls.
+func failable(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	_, err := pool.Exec(t.Context(), `
+		create function fail(state text) returns int language plpgsql as $$
+		begin raise exception 'once more' using errcode = state; end $$`)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // failing is a Query that raises an error of this SQLSTATE the first n times, and counts how often it ran.
 func failing(state string, n int, ran *atomic.Int32) fanout.Query[fanout.DBTX, int32] {
 	return func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 		if int(ran.Add(1)) <= n {
-			_, err := tx.Exec(ctx, "do $$ begin raise exception 'once more' using errcode = '"+state+"'; end $$")
-			return nil, err
+			return statement[int32]("select fail($1)", state)(ctx, tx)
 		}
 		return pid(ctx, tx)
 	}
 }
 
 func TestSnapshotCallStartsAgain(t *testing.T) {
-	for _, state := range []string{"40001", "40P01"} {
-		for _, partial := range []bool{false, true} {
+	pool := pgtest.Pool(t, 2)
+	fill(t, pool, 3)
+	failable(t, pool)
+	for _, s := range strategies {
+		for state, partial := range map[string]bool{"40001": false, "40P01": true} {
 			for _, kind := range []string{"Collect", "Run", "Stream"} {
-				pool := pgtest.Pool(t, 2)
-				fill(t, pool, 3)
-				src := fanout.New(pool, db.New)
+				if kind != "Collect" && s != fanout.Serial && s != fanout.Pipelined {
+					continue // each pauses twice
+				}
+				src, inner := fanout.New(pool, db.New), raw(pool)
+				src.Strategy, inner.Strategy = s, s
 				src.Snapshot, src.Partial, src.Retries = true, partial, 3
 				var runs atomic.Int32
 				flaky := func(ctx context.Context, q *db.Queries) ([]db.A, error) {
 					var ran atomic.Int32
 					if runs.Add(1) <= 2 {
 						// The query set has no statement that raises: a nested call runs on the same connection.
-						_, err := fanout.Collect(ctx, raw(pool), failing(state, 1, &ran))
+						_, err := fanout.Collect(ctx, inner, failing(state, 1, &ran))
 						return nil, err
 					}
 					return q.ListA(ctx)
 				}
-				all := fanout.All((*db.Queries).ListA)
-				// One connection is the lane of all, so that Stream has yielded nothing when the failure comes.
-				src.Strategy = fanout.Serial
-				lists, err := collectBy(kind, t.Context(), src, []fanout.Query[*db.Queries, db.A]{flaky, all, all})
-				if err != nil || len(lists[0]) != 3 || len(lists[2]) != 3 || runs.Load() != 3 {
-					t.Errorf("%s %s partial=%v: %v, %v after %d runs", state, kind, partial, lists, err, runs.Load())
+				queries := []fanout.Query[*db.Queries, db.A]{flaky}
+				if kind != "Stream" || s == fanout.Serial { // or the others might have been yielded when the failure comes
+					queries = append(queries, repeated(2, fanout.All((*db.Queries).ListA))...)
 				}
-				serves(t, pool)
+				lists, err := collectBy(kind, t.Context(), src, queries)
+				if err != nil || len(lists[0]) != 3 || len(lists[len(queries)-1]) != 3 || runs.Load() != 3 {
+					t.Errorf("%v, %s %s partial=%v: %v, %v after %d runs", s, state, kind, partial, lists, err, runs.Load())
+				}
 			}
 		}
 	}
+	serves(t, pool)
 }
 
 // Every attempt's error is told if the last one fails; what is not transient is not tried again.
 func TestRetriesRunOut(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	src := raw(pool)
-	src.Snapshot, src.Retries = true, 2
-	for _, partial := range []bool{false, true} {
-		src.Partial = partial
-		var ran atomic.Int32
-		_, err := fanout.Collect(t.Context(), src, pid, failing("40001", 100, &ran))
-		if ran.Load() != 3 || sqlState(err) != "40001" || strings.Count(err.Error(), "once more") != 3 {
-			t.Errorf("partial %v: ran %d times: %v", partial, ran.Load(), err)
-		}
-		if e := asError(t, err); e.Index != 1 {
-			t.Error(err)
-		}
-		mention(t, err, "attempt 3; before: ")
+	failable(t, pool)
+	for _, s := range strategies {
+		for _, partial := range []bool{false, true} {
+			src := raw(pool)
+			src.Strategy, src.Snapshot, src.Retries, src.Partial = s, true, 2, partial
+			var ran atomic.Int32
+			_, err := fanout.Collect(t.Context(), src, pid, failing("40001", 100, &ran))
+			if ran.Load() != 3 || sqlState(err) != "40001" || strings.Count(err.Error(), "once more") != 3 {
+				t.Errorf("%v, partial %v: ran %d times: %v", s, partial, ran.Load(), err)
+			}
+			if e := asError(t, err); e.Index != 1 {
+				t.Errorf("%v: %v", s, err)
+			}
+			mention(t, err, "attempt 3; before: ")
 
-		ran.Store(0)
-		_, err = fanout.Collect(t.Context(), src, pid, failing("22012", 1, &ran))
-		if ran.Load() != 1 || sqlState(err) != "22012" {
-			t.Errorf("partial %v: ran %d times: %v", partial, ran.Load(), err)
+			ran.Store(0)
+			_, err = fanout.Collect(t.Context(), src, pid, failing("22012", 1, &ran))
+			if ran.Load() != 1 || sqlState(err) != "22012" {
+				t.Errorf("%v, partial %v: ran %d times: %v", s, partial, ran.Load(), err)
+			}
 		}
 	}
 	serves(t, pool)
@@ -86,32 +104,34 @@ func TestRetriesRunOut(t *testing.T) {
 func TestSnapshotCallSurvivesALostBackend(t *testing.T) {
 	for _, conns := range []int{1, 3} {
 		pool := pgtest.Pool(t, conns)
-		src := raw(pool)
-		src.Snapshot, src.Retries = true, 3
-		var spans []int
-		src.Observe = func(_ context.Context, s fanout.Span) { spans = append(spans, s.Attempt) }
-		var ran atomic.Int32
-		kill := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			if ran.Add(1) == 1 {
-				return statement[string]("select pg_terminate_backend(pg_backend_pid())::text")(ctx, tx)
+		for _, s := range strategies {
+			src := raw(pool)
+			src.Strategy, src.Snapshot, src.Retries = s, true, 3
+			var spans []int
+			src.Observe = func(_ context.Context, s fanout.Span) { spans = append(spans, s.Attempt) }
+			var ran atomic.Int32
+			kill := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				if ran.Add(1) == 1 {
+					return statement[string]("select pg_terminate_backend(pg_backend_pid())::text")(ctx, tx)
+				}
+				return inSnapshot(ctx, tx)
 			}
-			return inSnapshot(ctx, tx)
-		}
-		queries := repeated(8, inSnapshot)
-		queries[4] = kill
-		lists, err := fanout.Collect(t.Context(), src, queries...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i, list := range lists {
-			if len(list) != 1 || list[0] != lists[0][0] {
-				t.Errorf("query %d sees %v, query 0 %v", i, list, lists[0])
+			queries := repeated(8, inSnapshot)
+			queries[4] = kill
+			lists, err := fanout.Collect(t.Context(), src, queries...)
+			if err != nil {
+				t.Fatalf("%v: %v", s, err)
 			}
+			for i, list := range lists {
+				if len(list) != 1 || list[0] != lists[0][0] {
+					t.Errorf("%v: query %d sees %v, query 0 %v", s, i, list, lists[0])
+				}
+			}
+			if last := spans[len(spans)-1]; last != 2 {
+				t.Errorf("%v: the last span is of attempt %d", s, last)
+			}
+			serves(t, pool)
 		}
-		if last := spans[len(spans)-1]; last != 2 {
-			t.Errorf("the last span is of attempt %d", last)
-		}
-		serves(t, pool)
 	}
 }
 
@@ -146,16 +166,18 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 	pool := pgtest.Pool(t, 1, w.attach)
 	fill(t, pool, 3)
 	src := fanout.New(pool, db.New)
-	src.Strategy, src.Retries = fanout.Serial, 2
-	var spans []fanout.Span
-	src.Observe = func(_ context.Context, s fanout.Span) { spans = append(spans, s) }
-	for _, partial := range []bool{false, true} {
-		src.Partial = partial
+	src.Retries = 2
+	for i := range 2 * len(strategies) {
+		src.Strategy, src.Partial = strategies[i/2], i%2 == 1
+		spans := map[int]fanout.Span{}
+		src.Observe = func(_ context.Context, s fanout.Span) { spans[s.Index] = s }
 		for last := range 3 { // also of the last query, when the call asks for no more connections
-			spans = nil
+			clear(spans)
 			queries := repeated(3, fanout.All((*db.Queries).ListA))
+			armed := false
 			queries[last] = func(ctx context.Context, q *db.Queries) ([]db.A, error) {
-				if len(spans) == last && w.hits.Load() == 0 {
+				if !armed {
+					armed = true
 					w.arm(cut, 1) // the write of the next statement
 				}
 				return q.ListA(ctx)
@@ -164,13 +186,14 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 			lists, err := fanout.Collect(t.Context(), src, queries...)
 			w.disarm()
 			if err != nil || len(lists[last]) != 3 || w.hits.Load() != 1 {
-				t.Fatalf("query %d: %v, %v after %d cuts", last, lists, err, w.hits.Load())
+				t.Fatalf("%v, partial=%v, query %d: %v, %v after %d cuts", src.Strategy, src.Partial, last, lists, err, w.hits.Load())
 			}
-			if s := spans[last]; s.Attempt != 2 || s.Index != last {
-				t.Errorf("query %d: %+v", last, s)
+			if again := spans[last].Attempt == 2; again != (src.Strategy < fanout.Pipelined) { // otherwise its statement waits for another lane
+				t.Errorf("%v, query %d: %+v", src.Strategy, last, spans[last])
 			}
 		}
 	}
+	src.Strategy = fanout.Serial
 	// And where there is no other connection to be had.
 	src.Retries, src.Partial = 1, true
 	closing := func(ctx context.Context, q *db.Queries) ([]db.A, error) {
@@ -199,20 +222,23 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 
 func TestRetriesStopWithCtx(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	src := raw(pool)
-	src.Snapshot, src.Retries = true, 1_000_000
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var ran atomic.Int32
-	query := failing("40001", 1_000_000, &ran)
-	_, err := fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-		if ran.Load() == 2 {
-			cancel()
+	failable(t, pool)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Snapshot, src.Retries = s, true, 1_000_000
+		ctx, cancel := context.WithCancel(t.Context())
+		var ran atomic.Int32
+		query := failing("40001", 1_000_000, &ran)
+		_, err := fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			if ran.Load() == 2 {
+				cancel()
+			}
+			return query(ctx, tx)
+		})
+		if !errors.Is(err, context.Canceled) || ran.Load() > 3 {
+			t.Errorf("%v: after %d runs: %v", s, ran.Load(), err)
 		}
-		return query(ctx, tx)
-	})
-	if !errors.Is(err, context.Canceled) || ran.Load() > 3 {
-		t.Errorf("after %d runs: %v", ran.Load(), err)
+		cancel()
 	}
 	serves(t, pool)
 }
@@ -223,11 +249,13 @@ func TestNoServerIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	src := raw(pool)
-	src.Retries = 2
-	_, err = fanout.Collect(t.Context(), src, pid)
-	if n := strings.Count(err.Error(), "fanout: no connection"); n != 3 {
-		t.Errorf("%d attempts: %v", n, err)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Retries = s, 2
+		_, err = fanout.Collect(t.Context(), src, pid, pid)
+		if n := strings.Count(err.Error(), "fanout: no connection"); n != 3 {
+			t.Errorf("%v: %d attempts: %v", s, n, err)
+		}
 	}
 }
 

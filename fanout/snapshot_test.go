@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,18 +94,18 @@ func TestSnapshotIsNotTorn(t *testing.T) {
 		for start := time.Now(); plain < 10 && time.Since(start) < time.Minute; made += calls { // the writers may be slow today
 			plain += torn(t, src, calls)
 		}
-		src.Snapshot = true
-		snapshot := torn(t, src, calls)
-		src.Strategy = fanout.Serial
-		serial := torn(t, src, calls/3)
-		stop()
-		t.Logf("%d connections: torn %d of %d plain, %d of %d snapshot, %d of %d serial snapshot", conns, plain, made, snapshot, calls, serial, calls/3)
+		t.Logf("%d connections: torn %d of %d plain", conns, plain, made)
 		if plain < 10 {
 			t.Errorf("%d connections: only %d of %d plain calls were torn: the test shows nothing", conns, plain, made)
 		}
-		if snapshot+serial != 0 {
-			t.Errorf("%d connections: %d and %d snapshot calls were torn", conns, snapshot, serial)
+		src.Snapshot = true
+		for _, s := range strategies {
+			src.Strategy = s
+			if n := torn(t, src, calls/3); n != 0 {
+				t.Errorf("%v, %d connections: %d of %d snapshot calls were torn", s, conns, n, calls/3)
+			}
 		}
+		stop()
 		serves(t, pool)
 	}
 }
@@ -178,36 +179,38 @@ func TestSnapshotSurvivesErrors(t *testing.T) {
 }
 
 func TestSnapshotRefusesWrites(t *testing.T) {
-	pool := pgtest.Pool(t, 2)
-	fill(t, pool, 3)
-	src := fanout.New(pool, db.New)
-	src.Snapshot = true
-	text := "new"
-	for name, task := range map[string]fanout.Task[*db.Queries]{
-		"InsertA":  fanout.Into(new(db.A), (*db.Queries).InsertA, &text),
-		"TouchA":   fanout.Into(new(int64), (*db.Queries).TouchA, 1),
-		"DeleteA":  fanout.Exec((*db.Queries).DeleteA, 1),
-		`copy "a"`: fanout.Into(new(int64), (*db.Queries).InsertAs, []*string{&text}),
-	} {
-		err := fanout.Run(t.Context(), src, task)
-		if e := asError(t, err); e.Name != name || sqlState(err) != "25006" {
-			t.Errorf("%s: %v", name, err)
+	eachStrategy(t, 2, 3, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[*db.Queries]) {
+		src.Snapshot = true
+		text := "new"
+		for name, task := range map[string]fanout.Task[*db.Queries]{
+			"InsertA":  fanout.Into(new(db.A), (*db.Queries).InsertA, &text),
+			"TouchA":   fanout.Into(new(int64), (*db.Queries).TouchA, 1),
+			"DeleteA":  fanout.Exec((*db.Queries).DeleteA, 1),
+			`copy "a"`: fanout.Into(new(int64), (*db.Queries).InsertAs, []*string{&text}),
+		} {
+			for _, beside := range []int{0, 5} { // others, which read
+				tasks := slices.Repeat([]fanout.Task[*db.Queries]{fanout.Into(new(db.A), (*db.Queries).GetA, 1)}, beside)
+				err := fanout.Run(t.Context(), src, append(tasks, task)...)
+				if e := asError(t, err); e.Name != name || e.Index != beside || sqlState(err) != "25006" {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
 		}
-	}
-	batch := func(ctx context.Context, tx fanout.DBTX) error {
-		b := &pgx.Batch{}
-		b.Queue("-- name: InBatch :batchexec\ninsert into a (data) values ('x')")
-		return tx.SendBatch(ctx, b).Close()
-	}
-	rawSrc := raw(pool)
-	rawSrc.Snapshot = true
-	if err := do(t, rawSrc, batch); sqlState(err) != "25006" || asError(t, err).Name != "InBatch" {
-		t.Error(err)
-	}
-	if n, err := db.New(pool).CountA(t.Context()); n != 3 || err != nil {
-		t.Errorf("%d rows, %v", n, err)
-	}
-	serves(t, pool)
+		batch := func(ctx context.Context, tx fanout.DBTX) error {
+			b := &pgx.Batch{}
+			b.Queue("-- name: InBatch :batchexec\ninsert into a (data) values ('x')")
+			return tx.SendBatch(ctx, b).Close()
+		}
+		rawSrc := raw(pool)
+		rawSrc.Strategy, rawSrc.Snapshot = src.Strategy, true
+		if err := do(t, rawSrc, batch); sqlState(err) != "25006" || asError(t, err).Name != "InBatch" {
+			t.Error(err)
+		}
+		if n, err := db.New(pool).CountA(t.Context()); n != 3 || err != nil {
+			t.Errorf("%d rows, %v", n, err)
+		}
+		serves(t, pool)
+	})
 }
 
 // More calls than connections, nested ones among them: none blocks another for good.
@@ -320,23 +323,35 @@ func TestSnapshotLateStatement(t *testing.T) {
 }
 
 func TestSnapshotEndedByTheFunction(t *testing.T) {
-	sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
-		src.Snapshot, src.Partial = true, true
-		end := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			if _, err := inSnapshot(ctx, tx); err != nil {
+	for _, s := range strategies {
+		sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
+			src.Strategy, src.Snapshot, src.Partial = s, true, true
+			var ended atomic.Bool
+			end := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				if _, err := inSnapshot(ctx, tx); err != nil {
+					return nil, err
+				}
+				_, err := tx.Exec(ctx, "commit")
+				ended.Store(true)
 				return nil, err
 			}
-			_, err := tx.Exec(ctx, "commit")
-			return nil, err
-		}
-		lists, err := fanout.Collect(t.Context(), src, inSnapshot, end, inSnapshot)
-		var errs fanout.Errors
-		if !errors.As(err, &errs) || len(errs) != 2 || len(lists[0]) != 1 {
-			t.Fatalf("%v, %v", lists, err)
-		}
-		mention(t, errs[0], "ended the transaction of the snapshot call")
-		mention(t, errs[1], "the snapshot was lost")
-	})
+			after := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				for !ended.Load() {
+					if _, err := inSnapshot(ctx, tx); err != nil {
+						return nil, err
+					}
+				}
+				return inSnapshot(ctx, tx)
+			}
+			lists, err := fanout.Collect(inTime(t), src, inSnapshot, end, after)
+			var errs fanout.Errors
+			if !errors.As(err, &errs) || len(errs) != 2 || len(lists[0]) != 1 {
+				t.Fatalf("%v: %v, %v", s, lists, err)
+			}
+			mention(t, errs[0], "ended the transaction of the snapshot call")
+			mention(t, errs[1], "the snapshot was lost")
+		})
+	}
 }
 
 // Citus accepts an import and does not honour it. It is known by its extension, here a row that says so.
@@ -346,17 +361,20 @@ func TestSnapshotOnCitus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src := raw(pool)
-	if _, err := fanout.Collect(t.Context(), src, pid); err != nil {
-		t.Error(err)
-	}
-	src.Snapshot = true
-	for range 2 {
-		lists, err := fanout.Collect(t.Context(), src, pid, pid, pid)
-		if lists != nil || !errors.Is(err, fanout.ErrSnapshotUnsupported) {
-			t.Errorf("%v, %v", lists, err)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy = s
+		if _, err := fanout.Collect(t.Context(), src, pid); err != nil {
+			t.Errorf("%v: %v", s, err)
 		}
-		mention(t, err, "not honoured for distributed tables")
+		src.Snapshot = true
+		for range 2 {
+			lists, err := fanout.Collect(t.Context(), src, pid, pid, pid)
+			if lists != nil || !errors.Is(err, fanout.ErrSnapshotUnsupported) {
+				t.Errorf("%v: %v, %v", s, lists, err)
+			}
+			mention(t, err, "not honoured for distributed tables")
+		}
 	}
 	if _, err := pool.Exec(t.Context(), "delete from pg_extension where oid = 99999"); err != nil {
 		t.Fatal(err)

@@ -47,83 +47,98 @@ func TestStream(t *testing.T) {
 // A result comes when its query has finished, not when all have.
 func TestStreamYieldsEarly(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	yielded := make(chan struct{})
-	late := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-		select {
-		case <-yielded:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+	for _, s := range strategies {
+		if s == fanout.Serial {
+			continue // the second waits for the first
 		}
-		return pid(ctx, tx)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	var order []int
-	for r, err := range fanout.Stream(ctx, raw(pool), late, pid) {
-		if err != nil {
-			t.Fatal(err)
+		src := raw(pool)
+		src.Strategy = s
+		yielded := make(chan struct{})
+		late := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			select {
+			case <-yielded:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			return pid(ctx, tx)
 		}
-		if r.Index == 1 {
-			close(yielded)
+		var order []int
+		for r, err := range fanout.Stream(inTime(t), src, late, pid) {
+			if err != nil {
+				t.Fatalf("%v: %v", s, err)
+			}
+			if r.Index == 1 {
+				close(yielded)
+			}
+			order = append(order, r.Index)
 		}
-		order = append(order, r.Index)
+		if len(order) != 2 || order[0] != 1 {
+			t.Errorf("%v: order %v", s, order)
+		}
 	}
-	if len(order) != 2 || order[0] != 1 {
-		t.Errorf("order %v", order)
-	}
+	serves(t, pool)
 }
 
 // With one connection the loop body's own use of the pool waits for the lane, which waits for nobody.
 func TestStreamOnOneConnection(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	n := 0
-	for _, err := range fanout.Stream(t.Context(), raw(pool), repeated(50, pid)...) {
-		if err != nil {
-			t.Fatal(err)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy = s
+		n := 0
+		for _, err := range fanout.Stream(inTime(t), src, repeated(50, pid)...) {
+			if err != nil {
+				t.Fatalf("%v: %v", s, err)
+			}
+			if _, err := fanout.Collect(inTime(t), src, pid, pid); err != nil {
+				t.Fatalf("%v: %v", s, err)
+			}
+			n++
 		}
-		if _, err := fanout.Collect(t.Context(), raw(pool), pid); err != nil {
-			t.Fatal(err)
+		if n != 50 {
+			t.Errorf("%v: %d results", s, n)
 		}
-		n++
-	}
-	if n != 50 {
-		t.Errorf("%d results", n)
 	}
 }
 
 // Break, return and a panic of the loop body stop everything before the loop is left.
 func TestStreamLeftEarly(t *testing.T) {
 	pool := pgtest.Pool(t, 4)
-	start := time.Now()
+	warm(t, pool)
 	queries := []fanout.Query[fanout.DBTX, string]{statement[string]("select 'quick'"), sleep, sleep, sleep, sleep, sleep, sleep}
-	quiet := func(how string) {
-		if n := pool.Stat().AcquiredConns(); n != 0 {
-			t.Errorf("%s: %d connections still acquired", how, n)
-		}
-	}
-	for range fanout.Stream(t.Context(), raw(pool), queries...) {
-		break
-	}
-	quiet("break")
-	func() {
-		for range fanout.Stream(t.Context(), raw(pool), queries...) {
-			return
-		}
-	}()
-	quiet("return")
-	func() {
-		defer func() {
-			if r := recover(); r != "the body's own" {
-				t.Errorf("recovered %v", r)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy = s
+		start := time.Now()
+		quiet := func(how string) {
+			if n := pool.Stat().AcquiredConns(); n != 0 {
+				t.Errorf("%v, %s: %d connections still acquired", s, how, n)
 			}
-			quiet("panic")
-		}()
-		for range fanout.Stream(t.Context(), raw(pool), queries...) {
-			panic("the body's own")
 		}
-	}()
-	if d := time.Since(start); d > 8*time.Second {
-		t.Errorf("took %v", d)
+		for range fanout.Stream(t.Context(), src, queries...) {
+			break
+		}
+		quiet("break")
+		func() {
+			for range fanout.Stream(t.Context(), src, queries...) {
+				return
+			}
+		}()
+		quiet("return")
+		func() {
+			defer func() {
+				if r := recover(); r != "the body's own" {
+					t.Errorf("%v: recovered %v", s, r)
+				}
+				quiet("panic")
+			}()
+			for range fanout.Stream(t.Context(), src, queries...) {
+				panic("the body's own")
+			}
+		}()
+		if d := time.Since(start); d > 8*time.Second {
+			t.Errorf("%v: took %v", s, d)
+		}
 	}
 	serves(t, pool)
 }
@@ -172,20 +187,22 @@ func TestStreamFailure(t *testing.T) {
 
 func TestStreamCtxEnds(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	for _, partial := range []bool{false, true} {
-		src := raw(pool)
-		src.Partial = partial
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		n := 0
-		for _, err := range fanout.Stream(ctx, src, repeated(5, sleep)...) {
-			if !errors.Is(err, context.DeadlineExceeded) {
-				t.Error(err)
+	for _, s := range strategies {
+		for _, partial := range []bool{false, true} {
+			src := raw(pool)
+			src.Strategy, src.Partial = s, partial
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			n := 0
+			for _, err := range fanout.Stream(ctx, src, repeated(5, sleep)...) {
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%v: %v", s, err)
+				}
+				n++
 			}
-			n++
-		}
-		cancel()
-		if want := map[bool]int{false: 1, true: 5}[partial]; n != want {
-			t.Errorf("partial %v: %d errors, want %d", partial, n, want)
+			cancel()
+			if want := map[bool]int{false: 1, true: 5}[partial]; n != want {
+				t.Errorf("%v, partial %v: %d errors, want %d", s, partial, n, want)
+			}
 		}
 	}
 	serves(t, pool)
@@ -198,14 +215,16 @@ func TestStreamWithoutConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Release()
-	src := raw(pool)
-	src.AcquireTimeout = 10 * time.Millisecond
-	n := 0
-	for _, err := range fanout.Stream(t.Context(), src, pid, pid) {
-		mention(t, err, "no connection within 10ms: 1 of 1 in use")
-		n++
-	}
-	if n != 1 {
-		t.Errorf("%d errors", n)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.AcquireTimeout = s, 10*time.Millisecond
+		n := 0
+		for _, err := range fanout.Stream(t.Context(), src, pid, pid) {
+			mention(t, err, "no connection within 10ms: 1 of 1 in use")
+			n++
+		}
+		if n != 1 {
+			t.Errorf("%v: %d errors", s, n)
+		}
 	}
 }
