@@ -63,7 +63,7 @@ func (p *pipeline) jointFor(r *request) *joint {
 		return nil
 	}
 	j := r.text.provenJoint()
-	if j == nil || j.text == nil || r.text.bulky() {
+	if j == nil || j.text == nil || r.text.bulky() || r.text.onTrial() {
 		return nil
 	}
 	// The proof holds for the types that the statement had when it was described. Where names are resolved in other
@@ -92,10 +92,7 @@ func sameType(a, b pgconn.FieldDescription) bool { return a.DataTypeOID == b.Dat
 // most as many as may be expected to take no longer than d. It is called with mu held, and r still in its queue.
 func (p *pipeline) join(r *request, j *joint, d time.Duration) *request {
 	x := p.exchange
-	cost, counted := j.text.expected()
-	if counted == 0 {
-		cost, _ = r.text.expected()
-	}
+	cost, counted := j.expected(r.text)
 	most := jointMost
 	if cost > 0 {
 		most = min(most, max(1, int((d-jointBase)/cost)))
@@ -227,12 +224,19 @@ func (p *pipeline) prove(t *text) {
 func (x *exchange) expected(r *request) (cost time.Duration, counted int64) {
 	if x.call.coalesced && !r.solo {
 		if j := r.text.joint.Load(); j != nil && j.text != nil {
-			if cost, counted = j.text.expected(); counted > 0 {
-				return cost, counted
-			}
+			return j.expected(r.text)
 		}
 	}
 	return r.text.expected()
+}
+
+// expected is what one of several executions of t together is expected to cost, and from how many that is known: as far as
+// they have been together lately.
+func (j *joint) expected(t *text) (cost time.Duration, counted int64) {
+	if cost, counted = j.text.expected(); counted > 0 && t.lately() {
+		return cost, counted
+	}
+	return t.expected()
 }
 
 // fits reports whether the rewritten statement, now that it is described, has the columns of the original.
@@ -270,14 +274,17 @@ func (p *pipeline) outdated(g *request) bool {
 
 // learnJoint keeps what g's statement has taken: of that, an execution's part. If they would have taken far less by
 // themselves, the text is not coalesced for some time. On a busy machine a small group seems to take many times what it
-// does, because whatever delays it is shared by few: so it must be by much, and more than once.
+// does, because whatever delays it is shared by few: so it must be by much, and more than once. And what they would take by
+// themselves has to be known from lately.
 func (p *pipeline) learnJoint(g *request, took time.Duration) {
 	n := time.Duration(len(g.members))
-	g.text.observe(max(0, took-jointBase)/n, len(g.members))
 	t := g.members[0].text
+	t.joined(g.text)
+	g.text.observe(max(0, took-jointBase)/n, len(g.members))
 	t.observeBytes(len(p.rows.data) / len(g.members))
 	joint, _ := g.text.expected()
-	if alone, known := t.expected(); known >= 4 && g.text.sureOf(8) && n*joint > 5*jointWork+4*n*alone {
+	alone, known := t.expected()
+	if most := 5*jointWork + 4*n*alone; known >= 4 && g.text.sureOf(8) && n*joint > most && took > most && t.tried() {
 		t.refute("coalesced, it takes longer")
 	}
 }

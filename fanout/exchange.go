@@ -39,6 +39,7 @@ type exchange struct {
 	over     error                   // why there is no lane any more
 	closed   bool                    // the call's ctx has ended
 	loose    []*driver               // that are not a lane's
+	loads    []time.Duration         // memory for share
 	watched  bool                    // the drivers are looked after
 
 	unwatch   func() bool    // stops the watch of the call's ctx
@@ -221,21 +222,63 @@ func (x *exchange) unready(r *request) {
 	}
 }
 
-// share is the part of what is ready that a lane may take, so that something is left for those that are about to come.
-func (x *exchange) share() time.Duration {
-	lanes := 1
-	for _, p := range x.lanes {
-		if p.idle && p.feeding == nil {
-			lanes++
+// reckon has it counted what is known by now of what is ready. It is called with mu held.
+func (x *exchange) reckon() {
+	for _, r := range x.ready {
+		if r.counted > 0 || r.text == nil {
+			continue
+		}
+		if cost, counted := x.expected(r); counted > 0 {
+			x.unready(r)
+			r.cost, r.counted = cost, counted
+			x.work += cost
 		}
 	}
-	if x.work > laneWork {
-		lanes += x.starting // which may have their connections
-		if x.spare > 0 && x.room() {
-			lanes += min(x.spare, int(x.call.pool.Stat().IdleConns()))
+}
+
+// share is the part of what is ready that p may take, so that all lanes end at the same time, those included that are
+// about to come; but not so little that they had better not. It is called with mu held.
+func (x *exchange) share(p *pipeline) time.Duration {
+	least := laneWork * time.Duration(max(1, worthwhile(x.work)))
+	if x.work <= least {
+		return least
+	}
+	now := time.Since(epoch)
+	own := p.remaining(now)
+	x.loads = append(x.loads[:0], own)
+	for _, other := range x.lanes {
+		if other != p && other.feeding == nil && other.owner == nil {
+			x.loads = append(x.loads, other.remaining(now))
 		}
 	}
-	return max(laneWork, x.work/time.Duration(lanes), laneWork*time.Duration(worthwhile(x.work)))
+	coming := x.starting // which may have their connections
+	if x.spare > 0 && x.room() {
+		coming += min(x.spare, int(x.call.pool.Stat().IdleConns()))
+	}
+	for range coming {
+		x.loads = append(x.loads, 0)
+	}
+	return max(least, level(x.work, x.loads)-own)
+}
+
+// level is up to where work fills lanes that have loads already, if it is divided as evenly as can be. It sorts loads.
+func level(work time.Duration, loads []time.Duration) time.Duration {
+	slices.Sort(loads)
+	for i, load := range loads {
+		work += load
+		if even := work / time.Duration(i+1); i+1 == len(loads) || even <= loads[i+1] {
+			return even
+		}
+	}
+	return work
+}
+
+// remaining is what the lane has under way. It is called with mu held.
+func (p *pipeline) remaining(now time.Duration) time.Duration {
+	if len(p.inflight) == 0 {
+		return 0
+	}
+	return max(0, p.load-(now-p.since))
 }
 
 // start starts one lane. It is called with mu held.

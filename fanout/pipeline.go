@@ -26,45 +26,49 @@ type pipeline struct {
 	wake     chan struct{}   // holds a token after wakeUp
 
 	// Guarded by the exchange's mu.
-	idle     bool       // it waits for something to do
-	own      []*request // of functions that have sent something by this lane
-	again    []*request // to be sent once more, before all others
-	units    int        // whose functions have sent something by this lane and still run
-	owner    *handle    // has the connection to itself
-	used     bool       // somebody had
-	broken   error      // why nothing can be sent any more
-	doomed   bool       // the connection is not to be used again
-	inflight []*request // sent, in this order
-	feeding  *request   // the lane waits for its function to take rows
+	idle     bool          // it waits for something to do
+	own      []*request    // of functions that have sent something by this lane
+	again    []*request    // to be sent once more, before all others
+	units    int           // whose functions have sent something by this lane and still run
+	owner    *handle       // has the connection to itself
+	used     bool          // somebody had
+	broken   error         // why nothing can be sent any more
+	doomed   bool          // the connection is not to be used again
+	inflight []*request    // sent, in this order
+	load     time.Duration // what they are expected to take together
+	since    time.Duration // after epoch, when the first of them may have begun to execute
+	feeding  *request      // the lane waits for its function to take rows
 	cancel   *cancelling
 	mute     bool // no cancel request is to be sent any more
 	driver   *driver
 
 	// The lane's own.
-	ended    bool      // it only waits for functions to run on
-	conn     *pgx.Conn // the link's; its type map serves functions that still decode when the lane has ended
-	pid      uint32
-	state    *connState
-	sending  []*request       // being written
-	unsynced *request         // written last, its Sync not yet
-	together time.Duration    // expected of those that will share that Sync
-	aborted  bool             // what is read next, up to a Sync, has been skipped by the server
-	ran      int              // results read that share the Sync to come
-	runTook  time.Duration    // which they have taken, together
-	probing  bool             // an empty round trip is to be sent ahead of the next statement, to be measured
-	probed   time.Time        // when an empty round trip was sent ahead, to be measured
-	pipe     *pgconn.Pipeline // nil while the connection is not in pipeline mode
-	builder  pgx.ExtendedQueryBuilder
-	rows     chunk // of the result that is being read
-	arrays   arrays
-	runs     []jointRun // in rows
-	tag      pgconn.CommandTag
-	last     time.Time     // when the last result had come in
-	busy     time.Duration // since then, with functions
-	spoiled  bool          // an error has aborted the transaction of a snapshot call: what is under way will fail
-	haunted  bool          // a cancel request may yet come to bear on what is under way
-	deadline time.Time     // of what follows a cancel request
-	timer    *time.Timer
+	ended     bool      // it only waits for functions to run on
+	conn      *pgx.Conn // the link's; its type map serves functions that still decode when the lane has ended
+	pid       uint32
+	state     *connState
+	sending   []*request       // being written
+	unsynced  *request         // written last, its Sync not yet
+	together  time.Duration    // expected of those that will share that Sync
+	aborted   bool             // what is read next, up to a Sync, has been skipped by the server
+	ran       int              // results read that share the Sync to come
+	runTook   time.Duration    // which they have taken, together
+	measuring bool             // the way has been measured with them
+	probing   bool             // an empty round trip is to be sent ahead of the next statement, to be measured
+	probed    time.Time        // when an empty round trip was sent ahead, to be measured
+	measured  time.Time        // when its answer came in, ahead of what is read now
+	pipe      *pgconn.Pipeline // nil while the connection is not in pipeline mode
+	builder   pgx.ExtendedQueryBuilder
+	rows      chunk // of the result that is being read
+	arrays    arrays
+	runs      []jointRun // in rows
+	tag       pgconn.CommandTag
+	last      time.Time     // when the last result had come in
+	busy      time.Duration // since then, with functions
+	spoiled   bool          // an error has aborted the transaction of a snapshot call: what is under way will fail
+	haunted   bool          // a cancel request may yet come to bear on what is under way
+	deadline  time.Time     // of what follows a cancel request
+	timer     *time.Timer
 }
 
 // cancelling is an attempt to have the server end the statement that is executing.
@@ -301,9 +305,9 @@ func (p *pipeline) pick() []*request {
 	if under > 0 && len(p.again) > 0 && p.state.mode == pgx.QueryExecModeDescribeExec && p.inflight[0].described {
 		return nil // so are those that are about to be described, in the second round
 	}
-	var load time.Duration
-	for _, r := range p.inflight {
-		load += r.cost
+	load := time.Duration(0)
+	if under > 0 {
+		load = p.load
 	}
 	trip := x.call.shared.trip.time()
 	if under > 0 {
@@ -314,7 +318,10 @@ func (p *pipeline) pick() []*request {
 	if under > 0 && load > trip+max(laneWork/2, min(trip, p.inflight[0].cost)) && !only {
 		return nil
 	}
-	share := x.share()
+	if x.unknown > 0 {
+		x.reckon()
+	}
+	share := x.share(p)
 	surplus := p.surplus()
 	var batch []*request
 	var taken time.Duration
@@ -340,8 +347,11 @@ func (p *pipeline) pick() []*request {
 			j = p.jointFor(r)
 		}
 		if j != nil {
-			t = j.text
-			cost, counted = t.expected()
+			if cost, counted = j.expected(t); counted > 0 || only {
+				t = j.text
+			} else {
+				j = nil // it may be slow, and several of them more so
+			}
 		}
 		if n := under + len(batch); n > 0 && (n >= aheadPerLane && from == &x.ready && !only || p.toBeDescribed(t, batch) ||
 			from != &p.again && p.overtakes(r, t, only || counted > 0 && cost <= laneWork, batch) ||
@@ -671,9 +681,13 @@ func (p *pipeline) send(batch []*request) {
 		return
 	}
 	x.mu.Lock()
+	if len(p.inflight) == 0 {
+		p.load, p.since = 0, time.Since(epoch)
+	}
 	p.inflight = append(p.inflight, p.sending...)
 	d := &driver{exchange: x} // not the lane's, which has results to wait for
 	for _, sent := range p.sending {
+		p.load += sent.cost
 		sent.sent = true
 		for r := range sent.each {
 			r.sent, r.writing = true, false
@@ -881,6 +895,7 @@ func (p *pipeline) receive() {
 		p.deadline = now.Add(cancelGrace) // the server answers; who knows how long this one has taken
 	}
 	p.inflight = p.inflight[1:] // from now on nobody sends a cancel request for it
+	p.load, p.since = p.load-r.cost, now.Sub(epoch)
 	x.mu.Unlock()
 	if p.stopCancelling() {
 		p.haunted = true
@@ -983,8 +998,13 @@ func (p *pipeline) read(r *request) (err error, lost bool) {
 		if _, err := next[*pgconn.PipelineSync](p.pipe); err != nil {
 			return err, !isServerError(err) || p.conn.IsClosed()
 		}
-		p.call.shared.trip.observe(time.Since(p.probed))
+		// Functions that have run meanwhile may have kept the lane from seeing the answer.
+		now, sure := time.Now(), p.busy < costNoise/4
+		p.call.shared.trip.observe(now.Sub(p.probed), sure)
 		p.probed = time.Time{}
+		if sure {
+			p.measured = now
+		}
 	}
 	if p.aborted {
 		p.aborted = !r.synced
@@ -1223,14 +1243,24 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	x := p.exchange
 	p.forget(r, err)
 	r.own = nil
-	trip := x.call.shared.trip.time()
-	took := now.Sub(r.sentAt) - trip
-	if p.last.After(r.sentAt) { // others were under way before it
+	way := &x.call.shared.trip
+	trip := way.time()
+	measured := !p.measured.IsZero()
+	total := now.Sub(r.sentAt)
+	took := total - trip
+	switch {
+	case measured:
+		took = now.Sub(p.measured)
+		p.measured = time.Time{}
+	case p.last.After(r.sentAt): // others were under way before it
 		took = min(took, now.Sub(p.last))
+	case total < trip:
+		way.observe(total, true) // it cannot take longer
+		measured = true
 	}
 	took = max(0, took-r.held-p.busy)
 	if err != nil {
-		p.ran, p.runTook = 0, 0
+		p.ran, p.runTook, p.measuring = 0, 0, false
 		var pgErr *pgconn.PgError
 		if expected, _ := r.text.expected(); r.members == nil && errors.As(err, &pgErr) && pgErr.Code == "57014" &&
 			took > max(expected, time.Millisecond) {
@@ -1255,25 +1285,34 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 		}
 		return
 	}
-	if r.unbounded || !r.plain && took < 2*time.Millisecond+2*trip {
-		return // what travels in front of it may have taken the time
+	if r.unbounded || !r.plain && took < 2*time.Millisecond+2*trip && took >= r.cost {
+		return // what travels in front of it may have taken the time; but not if even so it took less than expected
 	}
 	// The server answers those that share a Sync all at once.
 	p.ran++
 	p.runTook += took
+	p.measuring = p.measuring || measured
 	if !r.synced {
 		return
 	}
-	if p.call.auto {
-		base, n := time.Duration(0), p.ran
-		if r.members != nil {
-			base, n = jointBase, len(r.members)
-		}
-		p.call.shared.turns.learn(&p.call.turn, r.text, base, p.runTook, n)
-	}
-	took = p.runTook / time.Duration(p.ran)
 	n := p.ran
+	took = p.runTook / time.Duration(n)
 	p.ran, p.runTook = 0, 0
+	measured, p.measuring = p.measuring, false
+	if !measured && r.counted > 0 && farther(took, r.cost) {
+		if m := len(r.members); m > 0 {
+			took, n = max(0, took-jointBase)/time.Duration(m), m
+		}
+		way.doubt(r.text, took, n)
+		return
+	}
+	if p.call.auto {
+		base, executions := time.Duration(0), n
+		if r.members != nil {
+			base, executions = jointBase, len(r.members)
+		}
+		p.call.shared.turns.learn(&p.call.turn, r.text, base, took*time.Duration(n), executions)
+	}
 	if r.members != nil {
 		p.learnJoint(r, took)
 		return

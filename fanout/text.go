@@ -22,7 +22,14 @@ type text struct {
 	usual    float64 // what they take if nothing delays them: a low expectile
 	count    int64   // executions in both
 	observed int     // how often something was added to both
+	longer   int     // the latest in a row that took far longer than expected
+	shorter  int     // the latest executions in a row that took far less
 	bytes    float64 // moving average of the length of results
+
+	// Of a text that can be coalesced.
+	apart    int // executions by themselves since the latest together
+	together int // statements for several since the latest by itself
+	trial    int // executions that are to be by themselves, to see what that takes now
 
 	alone average // of what executions took when a call was at work alone, in nanoseconds; guarded by the mu of turns
 
@@ -49,6 +56,15 @@ const (
 
 	// costWeight is that of the newest execution in a text's moving average.
 	costWeight = 1.0 / 16
+
+	// longerMeans is how many in a row that took far longer than expected mean that it is so from now on, and shorterMeans
+	// how many that took far less: more, because many statements are quick mostly.
+	longerMeans  = 2
+	shorterMeans = 32
+
+	// trialLength is how many executions it takes to see what they take by themselves, or that what they have taken
+	// together was long ago.
+	trialLength = 16
 )
 
 // statements are the texts that a Source has seen.
@@ -88,6 +104,20 @@ func newText(sql string) *text {
 func (t *text) observe(d time.Duration, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.apart, t.together, t.trial = t.apart+n, 0, max(0, t.trial-n)
+	if t.observed > 0 {
+		switch known := t.likely(); {
+		case farther(d, known):
+			t.longer, t.shorter = t.longer+1, 0
+		case farther(known, d):
+			t.longer, t.shorter = 0, t.shorter+n
+		default:
+			t.longer, t.shorter = 0, 0
+		}
+		if t.longer >= longerMeans || t.shorter >= shorterMeans {
+			t.restart()
+		}
+	}
 	took := float64(d)
 	t.count += int64(n)
 	t.observed++
@@ -99,6 +129,12 @@ func (t *text) observe(d time.Duration, n int) {
 		t.usual += weight * (took - t.usual)
 	}
 }
+
+// restart has what was observed before count no more. It is called with mu held.
+func (t *text) restart() { t.observed, t.longer, t.shorter = 0, 0, 0 }
+
+// farther reports whether d is so much longer than known that chance does not explain it.
+func farther(d, known time.Duration) bool { return d > 2*known+costNoise }
 
 // provenJoint is what is known of coalescing the text; nil if nothing is, or if it was found out too long ago.
 func (t *text) provenJoint() *joint {
@@ -135,10 +171,54 @@ func (t *text) bulky() bool {
 func (t *text) expected() (cost time.Duration, count int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.likely(), t.count
+}
+
+// likely is expected with mu held.
+func (t *text) likely() time.Duration {
 	if t.mean-t.usual < float64(costNoise) {
-		return time.Duration(t.usual), t.count
+		return time.Duration(t.usual)
 	}
-	return time.Duration(t.mean), t.count
+	return time.Duration(t.mean)
+}
+
+// joined notes that executions of t have been sent as one statement that j has. What was known of that counts no more if
+// executions have been by themselves for a while.
+func (t *text) joined(j *text) {
+	t.mu.Lock()
+	long := t.apart >= trialLength
+	t.apart, t.together = 0, t.together+1
+	t.mu.Unlock()
+	if long {
+		j.mu.Lock()
+		j.restart()
+		j.mu.Unlock()
+	}
+}
+
+// lately reports whether t has been executed together with others more lately than for a while by itself.
+func (t *text) lately() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.apart < trialLength
+}
+
+// tried reports whether it is known what t takes by itself today. If it is not, it is about to be tried.
+func (t *text) tried() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.trial == 0 && t.together > trialLength {
+		t.trial = trialLength
+		t.restart()
+	}
+	return t.trial == 0
+}
+
+// onTrial reports whether executions of t are to be by themselves for now.
+func (t *text) onTrial() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.trial > 0
 }
 
 // isQuery reports whether sql begins like a statement that leaves the session, and the transaction that it runs in, as
@@ -167,43 +247,86 @@ func isQuery(sql string) bool {
 }
 
 // A trip is what a Source knows of the way to its server: how long a round trip takes in which the server has nothing to
-// do. It is measured now and then, so it follows a network that changes.
+// do. It is measured now and then, and as soon as something comes far later than expected: the network may have changed.
 type trip struct {
-	mu     sync.Mutex
-	latest [tripWindow]time.Duration
-	count  int // measured ever
-	passed int // occasions since the last
+	mu      sync.Mutex
+	latest  []time.Duration // up to tripWindow of them
+	passed  int             // occasions since the last
+	doubted bool            // the next occasion is to be used
+	longer  []time.Duration // the latest in a row that were far longer
+	pending []pendingCost   // if the way has not changed
+}
+
+// A pendingCost is what a statement has taken: but perhaps it was the way.
+type pendingCost struct {
+	text *text
+	took time.Duration
+	n    int
 }
 
 const (
 	tripWindow = 8
 	tripEvery  = 8
+
+	// tripSure is how many round trips in a row that are far longer than those before mean that the way is.
+	tripSure = 3
+
+	// maxPending is how many costs are kept until the way has been measured.
+	maxPending = 16
 )
 
 // due reports whether this occasion is to be used for measuring.
 func (t *trip) due() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.passed++; t.count >= tripWindow && t.passed < tripEvery {
+	if t.passed++; len(t.latest) == tripWindow && t.passed < tripEvery && !t.doubted {
 		return false
 	}
 	t.passed = 0
 	return true
 }
 
-func (t *trip) observe(d time.Duration) {
+// observe adds a round trip. sure says that nothing on this side has made it longer.
+func (t *trip) observe(d time.Duration, sure bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.latest[t.count%tripWindow] = d
-	t.count++
+	if len(t.latest) > 0 && farther(d, slices.Min(t.latest)) {
+		if !sure {
+			return
+		}
+		t.doubted, t.pending = true, nil
+		if t.longer = append(t.longer, d); len(t.longer) < tripSure {
+			return
+		}
+		t.latest, d = nil, slices.Min(t.longer)
+	}
+	if len(t.latest) == tripWindow {
+		t.latest = t.latest[1:]
+	}
+	t.latest = append(t.latest, d)
+	t.doubted, t.longer = false, nil
+	for _, cost := range t.pending {
+		cost.text.observe(cost.took, cost.n)
+	}
+	t.pending = nil
+}
+
+// doubt notes that n executions of x seem to have taken far longer than expected, each took, when the way was not measured.
+func (t *trip) doubt(x *text, took time.Duration, n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.doubted = true
+	if len(t.pending) < maxPending {
+		t.pending = append(t.pending, pendingCost{x, took, n})
+	}
 }
 
 // time is the shortest round trip of the last few: whatever made the others longer was not the way. 0 if there was none.
 func (t *trip) time() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.count == 0 {
+	if len(t.latest) == 0 {
 		return 0
 	}
-	return slices.Min(t.latest[:min(t.count, tripWindow)])
+	return slices.Min(t.latest)
 }

@@ -1,0 +1,561 @@
+package fanout_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// auto is a Source of hand-written statements with Strategy Auto.
+func auto(pool *pgxpool.Pool) fanout.Source[fanout.DBTX] {
+	src := raw(pool)
+	src.Strategy = fanout.Auto
+	return src
+}
+
+// spansOf makes a call and returns its spans, in the order in which its queries have finished.
+func spansOf[T any](t *testing.T, src fanout.Source[fanout.DBTX], queries ...fanout.Query[fanout.DBTX, T]) (spans []fanout.Span) {
+	t.Helper()
+	src.Observe = func(_ context.Context, s fanout.Span) { spans = append(spans, s) }
+	if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
+		t.Error(err)
+	}
+	return spans
+}
+
+// perBackend is how many of the queries have run on each backend.
+func perBackend(spans []fanout.Span) map[uint32]int {
+	n := map[uint32]int{}
+	for _, s := range spans {
+		n[s.PID]++
+	}
+	return n
+}
+
+// width is how many backends a call has used.
+func width(spans []fanout.Span) int { return len(perBackend(spans)) }
+
+// shared is how many queries the largest coalesced statement of a call has stood for, besides one.
+func shared(spans []fanout.Span) (n int) {
+	for _, s := range spans {
+		n = max(n, s.Shared)
+	}
+	return n
+}
+
+// middle is the median of n calls.
+func middle(n int, call func() int) int {
+	values := make([]int, n)
+	for i := range values {
+		values[i] = call()
+	}
+	slices.Sort(values)
+	return values[n/2]
+}
+
+// sleeping is n queries that the server takes d each for, and that cannot be coalesced.
+func sleeping(n int, d time.Duration) []fanout.Query[fanout.DBTX, string] {
+	return repeated(n, statement[string]("select pg_sleep($1)::text", d.Seconds()))
+}
+
+// A call takes many connections while it is the only one, and about one of 16 while there are 128.
+func TestAutoWidth(t *testing.T) {
+	pool := pgtest.Pool(t, 16)
+	warm(t, pool)
+	src := auto(pool)
+	if n := middle(5, func() int { return width(spansOf(t, src, sleeping(32, 5*time.Millisecond)...)) }); n < 8 {
+		t.Errorf("alone, a call uses %d connections", n)
+	}
+	const clients, calls = 128, 3
+	var widths [clients * calls]int
+	var all sync.WaitGroup
+	for i := range clients {
+		all.Go(func() {
+			for k := range calls {
+				widths[i*calls+k] = width(spansOf(t, src, sleeping(8, 2*time.Millisecond)...))
+			}
+		})
+	}
+	all.Wait()
+	slices.Sort(widths[:])
+	if n := widths[len(widths)/2]; n != 1 {
+		t.Errorf("of 128 at once, a call uses %d connections: %v", n, widths)
+	}
+	if n := middle(5, func() int { return width(spansOf(t, src, sleeping(32, 5*time.Millisecond)...)) }); n < 8 {
+		t.Errorf("alone again, a call uses %d connections", n)
+	}
+	serves(t, pool)
+}
+
+// A call that is in progress gives back what is more than its share when others come.
+func TestAutoGivesBack(t *testing.T) {
+	const conns, others = 16, 7
+	pool := pgtest.Pool(t, conns)
+	warm(t, pool)
+	src := auto(pool)
+	const before, most = 1000, 20_000
+	come, stop, leave := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var done atomic.Int32
+	wide := func(ctx context.Context, tx fanout.DBTX) (rows []string, err error) {
+		select {
+		case <-stop:
+			return nil, nil
+		default:
+		}
+		rows, err = sleeping(1, time.Millisecond)[0](ctx, tx)
+		if done.Add(1) == before {
+			close(come)
+		}
+		return rows, err
+	}
+	var spans []fanout.Span
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		spans = spansOf(t, src, repeated(most, fanout.Query[fanout.DBTX, string](wide))...)
+	}()
+	<-come
+
+	// Others come, each for one connection, while the call has more to do than it would in a minute.
+	var here, gone sync.WaitGroup
+	here.Add(others)
+	for range others {
+		gone.Go(func() {
+			err := fanout.Run(t.Context(), src, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+				_, err := pid(ctx, tx)
+				here.Done()
+				<-leave
+				return err
+			}))
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	here.Wait()
+	if done.Load() == most {
+		t.Error("others had to wait for the end of the call")
+	}
+	enough := min(most, done.Load()+500)
+	for done.Load() < enough {
+		time.Sleep(time.Millisecond) // what is under way is to end by itself
+	}
+	close(stop)
+	<-ended
+	close(leave)
+	gone.Wait()
+
+	spans = slices.DeleteFunc(spans, func(s fanout.Span) bool { return s.Statements == 0 })
+	if n := width(spans[before-300 : before]); n < conns/2 {
+		t.Errorf("alone, the call has used %d connections", n)
+	}
+	slices.SortStableFunc(spans, func(a, b fanout.Span) int { return a.Started.Compare(b.Started) })
+	if n := width(spans[len(spans)-100:]); n > conns/(others+1) {
+		t.Errorf("beside %d others, the call has used %d connections", others, n)
+	}
+	serves(t, pool)
+}
+
+// While somebody else uses the pool, one connection is left for whoever comes next.
+func TestAutoLeavesOneFree(t *testing.T) {
+	const conns = 4
+	pool := pgtest.Pool(t, conns)
+	warm(t, pool)
+	src := auto(pool)
+	wide := func() (n int, most int32) {
+		var acquired atomic.Int32
+		query := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			now := pool.Stat().AcquiredConns()
+			for before := acquired.Load(); now > before && !acquired.CompareAndSwap(before, now); before = acquired.Load() {
+			}
+			return sleeping(1, 2*time.Millisecond)[0](ctx, tx)
+		}
+		spans := spansOf(t, src, repeated(40, fanout.Query[fanout.DBTX, string](query))...)
+		return width(spans), acquired.Load()
+	}
+	for range 3 {
+		if n, _ := wide(); n != conns {
+			t.Errorf("alone, a call has used %d connections of %d", n, conns)
+		}
+	}
+	for held := 1; held < conns; held++ {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Release()
+		want := max(1, conns-held-1)
+		for range 3 {
+			if n, acquired := wide(); n != want || acquired > int32(held+want) {
+				t.Errorf("beside %d others, a call has used %d connections, and %d were in use", held, n, acquired)
+			}
+		}
+	}
+}
+
+// A call that has a connection does not stand in front of others for more. The pool is first come, first served: what
+// somebody waits for who asks for a connection beside 16 calls is how many others get theirs before he gets his.
+func TestAutoStandsInLineOnce(t *testing.T) {
+	const conns, gathering, asks = 16, 16, 100
+	var acquired atomic.Int64
+	pool := pgtest.Pool(t, conns, func(config *pgxpool.Config) {
+		config.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) {
+			acquired.Add(1)
+			return true, nil
+		}
+	})
+	warm(t, pool)
+	src := auto(pool)
+	var stop atomic.Bool
+	var all sync.WaitGroup
+	for range gathering {
+		all.Go(func() {
+			for !stop.Load() {
+				if _, err := fanout.Collect(t.Context(), src, sleeping(30, 500*time.Microsecond)...); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	var before []int
+	for range asks {
+		n := acquired.Load()
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		before = append(before, int(acquired.Load()-n)-1)
+		_, err = conn.Exec(t.Context(), "select 1")
+		conn.Release()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop.Store(true)
+	all.Wait()
+	slices.Sort(before)
+	if before[asks/2] > 4 || before[asks*9/10] > gathering {
+		t.Errorf("others that got a connection before: %v", before)
+	}
+	serves(t, pool)
+}
+
+// A span says what Auto has chosen.
+func TestAutoSpans(t *testing.T) {
+	pool := pgtest.Pool(t, 4)
+	src := auto(pool)
+	by := func(spans []fanout.Span) (strategies []fanout.Strategy) {
+		for _, s := range spans {
+			strategies = append(strategies, s.Strategy)
+		}
+		slices.Sort(strategies)
+		return slices.Compact(strategies)
+	}
+	only := func(s fanout.Strategy) []fanout.Strategy { return []fanout.Strategy{s} }
+
+	var equal, different []fanout.Query[fanout.DBTX, int32]
+	for i := range 20 {
+		equal = append(equal, statement[int32]("select $1::int + 1", i))
+		different = append(different, statement[int32](fmt.Sprintf("select $1::int + %d", i), i))
+	}
+	var got []fanout.Strategy
+	for range 30 { // until a call is one statement, which takes as long as it takes to know the text
+		spans := spansOf(t, src, equal...)
+		if got = by(spans); slices.Equal(got, only(fanout.Coalesced)) && shared(spans) == len(equal)-1 {
+			break
+		}
+	}
+	if !slices.Equal(got, only(fanout.Coalesced)) {
+		t.Errorf("equal statements ran by %v", got)
+	}
+	for range 5 {
+		if got := by(spansOf(t, src, different...)); !slices.Equal(got, only(fanout.Pipelined)) {
+			t.Errorf("different statements ran by %v", got)
+		}
+		if got := by(spansOf(t, src, equal[0])); !slices.Equal(got, only(fanout.Parallel)) {
+			t.Errorf("a single query ran by %v", got)
+		}
+	}
+	// Until one has made a call of its own.
+	outer := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		_, err := fanout.Collect(ctx, src, equal...)
+		return nil, err
+	}
+	spansOf(t, src, outer)
+	if got := by(spansOf(t, src, equal[0])); !slices.Equal(got, only(fanout.Pipelined)) {
+		t.Errorf("a single query ran by %v", got)
+	}
+}
+
+// pace makes a function work(n) that returns n, and takes as long as the function that is returned has last been told.
+func pace(t *testing.T, pool *pgxpool.Pool, volatility string) (set func(time.Duration)) {
+	t.Helper()
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), sql, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("create table pace (seconds float8 not null)")
+	exec("insert into pace values (0)")
+	exec(`create function work(n int) returns int language plpgsql ` + volatility + ` as $$
+		begin
+			perform pg_sleep(seconds) from pace where seconds > 0;
+			return n;
+		end $$`)
+	return func(d time.Duration) {
+		t.Helper()
+		exec("update pace set seconds = $1", d.Seconds())
+	}
+}
+
+// working is n queries of work(n); all of one text, or each of its own.
+func working(n int, ownTexts bool) (queries []fanout.Query[fanout.DBTX, int32]) {
+	for i := range n {
+		text := "select work($1)"
+		if ownTexts {
+			text += fmt.Sprintf(" as w%d", i)
+		}
+		queries = append(queries, statement[int32](text, i))
+	}
+	return queries
+}
+
+// What nothing is known of may be slow: the first call of a Source does not have it wait on one lane, coalesced or not.
+func TestAutoFirstCall(t *testing.T) {
+	for _, volatility := range []string{"volatile", "stable"} {
+		for _, ownTexts := range []bool{false, true} {
+			for _, warmed := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/own texts=%v/warm=%v", volatility, ownTexts, warmed), func(t *testing.T) {
+					pool := pgtest.Pool(t, 10)
+					pace(t, pool, volatility)(20 * time.Millisecond)
+					if warmed {
+						warm(t, pool)
+					}
+					for _, n := range []int{30, 150} {
+						if n > 30 && ownTexts {
+							continue
+						}
+						busiest := 0
+						per := perBackend(spansOf(t, auto(pool), working(n, ownTexts)...))
+						for _, queries := range per {
+							busiest = max(busiest, queries)
+						}
+						if len(per) < 8 || busiest > n/4 {
+							t.Errorf("%d queries on %d backends, %d of them on one", n, len(per), busiest)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// adapts is how many calls of 30 it may take until the choice follows what has changed; of fewer, as many more.
+const adapts = 5
+
+// Statements that are slow one by one are as slow together: each lane gets its part of them, however they come in.
+func TestAutoDividesEvenly(t *testing.T) {
+	const n, conns = 300, 10
+	pool := pgtest.Pool(t, conns)
+	warm(t, pool)
+	pace(t, pool, "stable")(3 * time.Millisecond)
+	src := auto(pool)
+	for i := range 12 {
+		busiest := 0
+		for _, queries := range perBackend(spansOf(t, src, working(n, false)...)) {
+			busiest = max(busiest, queries)
+		}
+		if busiest > n/4 {
+			t.Errorf("call %d: %d of %d queries on one of %d backends", i, busiest, n, conns)
+		}
+	}
+}
+
+// Statements become slow, because the data has changed, and quick again.
+func TestAutoFollowsTheData(t *testing.T) {
+	for _, c := range []struct {
+		volatility string
+		n          int
+	}{{"volatile", 30}, {"stable", 30}, {"stable", 10}} {
+		t.Run(fmt.Sprint(c.volatility, " ", c.n), func(t *testing.T) {
+			pool := pgtest.Pool(t, 10)
+			warm(t, pool)
+			src := auto(pool)
+			set := pace(t, pool, c.volatility)
+			call := func() []fanout.Span { return spansOf(t, src, working(c.n, false)...) }
+			calls := func(times int) {
+				for range times {
+					call()
+				}
+			}
+			quick := func(when string) {
+				t.Helper()
+				together := 0
+				w := middle(5, func() int {
+					spans := call()
+					together = max(together, shared(spans))
+					return width(spans)
+				})
+				if w > 5 || c.volatility == "stable" && together < c.n/2 {
+					t.Errorf("%s: on %d backends, %d with another", when, w, together)
+				}
+			}
+			calls(15)
+			quick("at first")
+			set(5 * time.Millisecond)
+			calls(adapts)
+			if w := middle(11, func() int { return width(call()) }); w < 8 {
+				t.Errorf("slow statements on %d backends", w)
+			}
+			set(0)
+			calls(adapts * 30 / c.n)
+			quick("quick again")
+		})
+	}
+}
+
+// The way to the server becomes longer, and short again. That is not taken for the statements' doing: they go on as one.
+func TestAutoFollowsTheNetwork(t *testing.T) {
+	w := &way{}
+	pool := pgtest.Pool(t, 10, w.attach)
+	warm(t, pool)
+	src := auto(pool)
+	var queries []fanout.Query[fanout.DBTX, int32]
+	for i := range 30 {
+		queries = append(queries, statement[int32]("select $1::int + 1", i))
+	}
+	for range 15 {
+		spansOf(t, src, queries...)
+	}
+	const calls = 14
+	together := map[time.Duration][]int{}
+	all, one := 0, 0
+	for _, delay := range []time.Duration{0, 10 * time.Millisecond, 0, 10 * time.Millisecond} {
+		w.delay.Store(int64(delay))
+		for range calls {
+			n := 1 + shared(spansOf(t, src, queries...))
+			together[delay] = append(together[delay], n)
+			all++
+			if n == len(queries) {
+				one++
+			}
+		}
+	}
+	if one < all*9/10 {
+		t.Errorf("of %d equal statements are one, by the way's length: %v", len(queries), together)
+	}
+}
+
+// What is under way on a lane lasts a round trip: the longer the way, the more is sent at once, on few lanes.
+func TestAutoFillsTheWay(t *testing.T) {
+	w := &way{}
+	pool := pgtest.Pool(t, 2, w.attach)
+	warm(t, pool)
+	src := auto(pool)
+	var queries []fanout.Query[fanout.DBTX, int32]
+	for i := range 300 {
+		queries = append(queries, statement[int32]("select $1::int + random()::int", i))
+	}
+	// packets is how many it takes to send them all: each but the first of a lane is sent after an answer.
+	packets := func() int {
+		before := w.packets.Load()
+		spansOf(t, src, queries...)
+		return int(w.packets.Load() - before)
+	}
+	for range 5 {
+		packets()
+	}
+	for range 2 {
+		w.delay.Store(int64(10 * time.Millisecond))
+		for range adapts {
+			packets()
+		}
+		far := packets()
+		for range 4 {
+			far = min(far, packets())
+		}
+		if far > len(queries)/10 {
+			t.Errorf("%d statements are sent in %d packets", len(queries), far)
+		}
+		w.delay.Store(0)
+		for range adapts {
+			packets()
+		}
+	}
+}
+
+// A way is the network to a server. Its length may change at any time; what is on it does not keep the sender.
+type way struct {
+	delay   atomic.Int64 // of what is written
+	packets atomic.Int64
+}
+
+func (w *way) attach(config *pgxpool.Config) {
+	dial := config.ConnConfig.DialFunc
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		c := &wayConn{Conn: conn, way: w, sent: make(chan packet, 1024), closed: make(chan struct{})}
+		go c.deliver()
+		return c, nil
+	}
+}
+
+type wayConn struct {
+	net.Conn
+	way    *way
+	sent   chan packet
+	once   sync.Once
+	closed chan struct{}
+}
+
+// A packet is what one Write has written, and when it arrives.
+type packet struct {
+	data []byte
+	due  time.Time
+}
+
+func (c *wayConn) Write(b []byte) (int, error) {
+	c.way.packets.Add(1)
+	select {
+	case c.sent <- packet{slices.Clone(b), time.Now().Add(time.Duration(c.way.delay.Load()))}:
+		return len(b), nil
+	case <-c.closed:
+		return 0, net.ErrClosed
+	}
+}
+
+func (c *wayConn) deliver() {
+	for {
+		select {
+		case p := <-c.sent:
+			time.Sleep(time.Until(p.due)) // the network itself, not a synchronisation
+			if _, err := c.Conn.Write(p.data); err != nil {
+				_ = c.Close()
+				return
+			}
+		case <-c.closed:
+			return
+		}
+	}
+}
+
+func (c *wayConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}

@@ -1,0 +1,158 @@
+package fanout
+
+import (
+	"testing"
+	"time"
+)
+
+// A way that has become longer is known after a few occasions, once something has come late; one that has become shorter
+// at once. A machine that is busy now and then changes nothing.
+func TestTripFollows(t *testing.T) {
+	const near, far = 50 * time.Microsecond, 10 * time.Millisecond
+	measured := func(t *trip, times int, d time.Duration) (n int) {
+		for range times {
+			if t.due() {
+				t.observe(d, true)
+				n++
+			}
+		}
+		return n
+	}
+	known := func() *trip {
+		trip := &trip{}
+		if n := measured(trip, tripWindow, near); n != tripWindow {
+			t.Fatalf("measured on %d of the first %d occasions", n, tripWindow)
+		}
+		if n := measured(trip, 10*tripEvery, near); n != 10 {
+			t.Fatalf("measured on %d of %d occasions", n, 10*tripEvery)
+		}
+		return trip
+	}
+	times := func(n int, d time.Duration, sure bool) func(*trip) {
+		return func(trip *trip) {
+			for range n {
+				trip.observe(d, sure)
+			}
+		}
+	}
+	for name, c := range map[string]struct {
+		happens func(*trip)
+		then    time.Duration // on the next occasions
+		want    time.Duration
+	}{
+		"nothing":                  {times(0, 0, true), near, near},
+		"late":                     {times(1, far, true), near, near},
+		"late three times":         {times(3, far, true), far, far},
+		"noticed late three times": {times(3, far, false), near, near},
+		"a statement is":           {func(trip *trip) { trip.doubt(newText("select 1"), far, 1) }, far, far},
+		"back":                     {func(trip *trip) { times(10*tripWindow, far, true)(trip); times(1, near, false)(trip) }, near, near},
+	} {
+		trip := known()
+		c.happens(trip)
+		measured(trip, tripSure, c.then)
+		if got := trip.time(); got != c.want {
+			t.Errorf("%s: a round trip is taken to last %v, not %v", name, got, c.want)
+		}
+	}
+}
+
+// What a statement seems to have taken counts when it is known that it was not the way; otherwise it never does.
+func TestTripKeepsCosts(t *testing.T) {
+	for _, changed := range []bool{false, true} {
+		trip, x := &trip{}, newText("select 1")
+		for range tripWindow {
+			trip.observe(time.Millisecond, true)
+		}
+		x.observe(time.Millisecond, 1)
+		trip.doubt(x, 10*time.Millisecond, 3)
+		if _, n := x.expected(); n != 1 {
+			t.Errorf("%d executions count too early", n-1)
+		}
+		for range tripSure {
+			if changed {
+				trip.observe(9*time.Millisecond, true)
+			} else {
+				trip.observe(time.Millisecond, true)
+			}
+		}
+		want := int64(4)
+		if changed {
+			want = 1
+		}
+		if _, n := x.expected(); n != want {
+			t.Errorf("changed=%v: %d executions count, not %d", changed, n, want)
+		}
+	}
+}
+
+// Two executions that are far slower are believed, and many that are far quicker; what is in between changes it slowly.
+func TestTextFollows(t *testing.T) {
+	const slow, quick = 5 * time.Millisecond, 50 * time.Microsecond
+	for name, c := range map[string]struct {
+		before, after time.Duration
+		times         int
+		least, most   time.Duration
+	}{
+		"once slow":    {quick, slow, 1, quick, slow / 10},
+		"slow":         {quick, slow, longerMeans, slow, slow},
+		"quick mostly": {slow, quick, shorterMeans / 2, 10 * quick, slow},
+		"quick":        {slow, quick, shorterMeans, quick, quick},
+		"a bit slower": {quick, 4 * quick, 4, quick, 3 * quick},
+	} {
+		x := newText("select 1")
+		for range 100 {
+			x.observe(c.before, 1)
+		}
+		for range c.times {
+			x.observe(c.after, 1)
+		}
+		if got, _ := x.expected(); got < c.least || got > c.most {
+			t.Errorf("%s: expected to take %v", name, got)
+		}
+	}
+}
+
+// A text is given up only when it is known what it takes by itself today, and what it took together counts only if it has
+// been so lately.
+func TestTextIsTried(t *testing.T) {
+	x := newText("select $1")
+	j := &joint{text: newText("select $1 of many")}
+	together := func(times int, d time.Duration) {
+		for range times {
+			x.joined(j.text)
+			j.text.observe(d, 10)
+		}
+	}
+	alone := func(times int, d time.Duration) {
+		for range times {
+			x.observe(d, 1)
+		}
+	}
+	expects := func(want time.Duration) {
+		t.Helper()
+		if got, _ := j.expected(x); got != want {
+			t.Errorf("expected to take %v, not %v", got, want)
+		}
+	}
+	expects(0)
+	alone(4, time.Millisecond)
+	expects(time.Millisecond)
+	together(4, 100*time.Microsecond)
+	expects(100 * time.Microsecond)
+	if !x.tried() {
+		t.Error("tried again at once")
+	}
+	together(trialLength, 100*time.Microsecond)
+	for i := range trialLength {
+		if x.tried() || !x.onTrial() {
+			t.Errorf("not tried, or no more after %d executions", i)
+		}
+		alone(1, 9*time.Millisecond)
+	}
+	if !x.tried() || x.onTrial() {
+		t.Error("tried for longer")
+	}
+	expects(9 * time.Millisecond)
+	together(1, 200*time.Microsecond)
+	expects(200 * time.Microsecond) // at once: what was before was long ago
+}
