@@ -3,6 +3,7 @@ package fanout
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -154,7 +155,7 @@ func (r *request) wanted() bool {
 // is called with mu held.
 func (p *pipeline) unproven() *text {
 	x := p.exchange
-	if len(p.inflight) > 0 || p.doomed || p.spoiled || p.link.status() == 'E' { // the next statement brings the transaction back
+	if len(p.inflight) > 0 || p.doomed || p.spoiled || p.failed || p.link.status() == 'E' { // the next statement brings the transaction back
 		return nil
 	}
 	queue := p.own
@@ -195,6 +196,9 @@ func (p *pipeline) prove(t *text) {
 		found, err = readProof(texts(result.Rows[0]))
 	}
 	switch {
+	case err != nil && !tells(err):
+		p.failed = true // another lane may ask
+		return
 	case err != nil:
 		j.why = err.Error()
 	case !found.pure:
@@ -218,6 +222,13 @@ func (p *pipeline) prove(t *text) {
 		}
 	}
 	t.joint.Store(j)
+}
+
+// tells reports whether err says something of what the server was asked for. Otherwise it has come of the connection, a
+// cancel request, the end of the server, or a want of room there.
+func tells(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && !slices.Contains([]string{"08", "25", "53", "57", "58"}, pgErr.Code[:min(2, len(pgErr.Code))])
 }
 
 // expected is what r is expected to cost, alone or together with others, and from how many executions that is known.

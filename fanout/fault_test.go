@@ -246,8 +246,8 @@ func TestFaultStorm(t *testing.T) {
 // storm makes calls on the pool over w, and logs what they met.
 func storm(t *testing.T, w *wire, pool *pgxpool.Pool, rounds int) {
 	src := fanout.New(pool, db.New)
-	var failed, returned int
-	tried := map[fault]int{}
+	var failed, returned, together int
+	tried, hit := map[fault]int{}, map[fanout.Strategy]int64{}
 	for round := range rounds {
 		seed := uint64(round)
 		if *soak {
@@ -267,18 +267,42 @@ func storm(t *testing.T, w *wire, pool *pgxpool.Pool, rounds int) {
 		if f == freeze || f == freezeAll {
 			timeout = time.Duration(1+r.IntN(100)) * time.Millisecond
 		}
+		coalesced := false
+		src.Observe = func(_ context.Context, s fanout.Span) { coalesced = coalesced || s.Shared > 0 }
 		queries := make([]fanout.Query[*db.Queries, db.A], 1+r.IntN(20))
 		want := make([]int32, len(queries))
 		for i := range queries {
 			want[i] = 1 + r.Int32N(20)
-			queries[i] = fanout.One((*db.Queries).GetA, want[i])
+			get := fanout.One((*db.Queries).GetA, want[i])
+			switch queries[i] = get; r.IntN(6) {
+			case 0: // a second statement that depends on the first
+				queries[i] = func(ctx context.Context, q *db.Queries) ([]db.A, error) {
+					if _, err := q.CountA(ctx); err != nil {
+						return nil, err
+					}
+					return get(ctx, q)
+				}
+			case 1: // a call of its own
+				nested := src
+				nested.Observe, nested.Partial = nil, false
+				queries[i] = func(ctx context.Context, q *db.Queries) ([]db.A, error) {
+					lists, err := fanout.Collect(ctx, nested, get, get)
+					return slices.Concat(lists...)[:min(len(lists), 1)], err
+				}
+			}
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		w.arm(f, 1+r.Int64N(int64(100+100*len(queries))))
-		start := time.Now()
+		start, hits := time.Now(), w.hits.Load()
 		lists, err := collectBy(kind, ctx, src, queries)
 		took := time.Since(start)
 		w.disarm()
+		if hits = w.hits.Load() - hits; hits > 0 {
+			hit[src.Strategy] += hits
+			if coalesced {
+				together++
+			}
+		}
 		cancel()
 		what := fmt.Sprintf("round %d, seed %d: %s %v partial=%v snapshot=%v retries=%d limit=%d, %d queries, %s", round, seed, kind, src.Strategy, src.Partial, src.Snapshot, src.Retries, src.Limit, len(queries), f)
 		if took > timeout+grace {
@@ -303,8 +327,8 @@ func storm(t *testing.T, w *wire, pool *pgxpool.Pool, rounds int) {
 			}
 		}
 	}
-	t.Logf("%d faults armed %v, %d hit; %d calls returned results, %d an error", rounds, tried, w.hits.Load(), returned, failed)
-	if w.hits.Load() < int64(rounds/3) || returned == 0 || failed == 0 {
-		t.Errorf("the storm was none: %d faults hit, %d results, %d errors", w.hits.Load(), returned, failed)
+	t.Logf("%d faults armed %v, hit %v, %d of them calls that coalesced; %d calls returned results, %d an error", rounds, tried, hit, together, returned, failed)
+	if w.hits.Load() < int64(rounds/3) || returned == 0 || failed == 0 || together == 0 || len(hit) < len(strategies) {
+		t.Errorf("the storm was none: faults hit %v, %d of them calls that coalesced, %d results, %d errors", hit, together, returned, failed)
 	}
 }
