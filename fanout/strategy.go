@@ -36,16 +36,17 @@ const (
 	//
 	//	select p.ord, q.* from unnest($1, $2) with ordinality p(p1, p2, ord), lateral (<the statement, of p.p1, p.p2>) q
 	//
-	// Each query function gets the rows of its own execution, in the order of the statement's ORDER BY. Only what is
-	// provably the same goes this way: a single SELECT with parameters, that locks nothing and cannot reach a function
-	// which is not immutable or stable by the catalog's word, be it called by name, by an operator or a cast, in a view
-	// or in a row-security policy; nor one of the few that are, but tell one statement from several, as
-	// pg_current_xact_id does. Executions share a statement's now() and snapshot. Everything else is pipelined, and so is
-	// a text the first time that a Source sees it. The catalog is asked once per text and minute: a function that is
-	// declared volatile meanwhile may go unnoticed for so long. If the one statement fails, its executions run again by
-	// themselves, so that an error is its own query's alone. A statement_timeout applies to the one statement; what it
-	// has ended runs again by itself too. A text whose executions take longer together than by themselves, and one with
-	// long results, is pipelined.
+	// Each query function gets the rows of its own execution, in the order of the statement's ORDER BY. What SQL leaves
+	// open, as between any two plans, may come out otherwise: which rows a LIMIT takes among those that ORDER BY ranks
+	// equal, the order of an array_agg without one, the last digits of a sum of floats. Only what is provably the same goes
+	// this way: a single SELECT with parameters, that locks nothing and cannot reach a function which is not immutable or
+	// stable by the catalog's word, be it called by name, by an operator or a cast, in a view or in a row-security policy;
+	// nor one of the few that are, but tell one statement from several, as pg_current_xact_id does. Executions share a
+	// statement's now() and snapshot. Everything else is pipelined, and so is a text the first time that a Source sees it.
+	// The catalog is asked once per text and minute: a function that is declared volatile meanwhile may go unnoticed for so
+	// long. If the one statement fails, its executions run again by themselves, so that an error is its own query's alone.
+	// A statement_timeout applies to the one statement; what it has ended runs again by itself too. A text whose executions
+	// take longer together than by themselves, and one with long results, is pipelined.
 	//
 	// The planner does not learn how many executions there are: it plans for ten, always, so that the plan of few is the
 	// plan of many. An index look-up in a large table remains one; a small table is read once for all.
@@ -70,9 +71,16 @@ const (
 	// that it is known how long a call takes alone, one is let in by itself every ten seconds where there is none of
 	// itself. A call of a single query has no turn to wait for, and runs as with Parallel, until one has made a nested call.
 	//
-	// Sources: slow start is TCP's, and Citus's for its connections; that more lanes than the server has time for make
-	// everything slower is queueing theory; to tell a queue by how long things take is TCP Vegas's way, and to look now and
-	// then at how long they take without one, BBR's.
+	// What is measured is believed slowly, but a change is noticed: two statements of a text in a row that take far longer
+	// than expected, or many that take far less, begin what is known of it anew, once a round trip that is measured beside
+	// them says that it was not the network; three such round trips begin what is known of that.
+	//
+	// Sources: what is under way is the bandwidth-delay product of Jacobson's pipe ("Congestion avoidance and control",
+	// 1988), as is slow start (RFC 5681), which Citus has for its connections too (citus.executor_slow_start_interval). That
+	// a queue grows with what is let in, and serves nobody sooner, is Little's law. To tell a queue by how long things take
+	// as against the least that they have taken is TCP Vegas's way (Brakmo and Peterson, 1995), and to drain it now and
+	// then, to see that again, BBR's (Cardwell and others, 2016). That each lane takes a part of what is left, so that all
+	// end together, is guided self-scheduling (Polychronopoulos and Kuck, 1987).
 	Auto
 )
 
