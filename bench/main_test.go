@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,6 +56,41 @@ func schemas(t *testing.T, conn *pgx.Conn) (n int) {
 	return n
 }
 
+// The cells are all that one is to be able to compare.
+func TestStages(t *testing.T) {
+	opts, err := parseFlags(nil, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type of struct {
+		kind, statement               string
+		latency                       float64
+		queries, connections, clients int
+	}
+	want := map[of]bool{
+		{rateCells, looking, 0, rateQueries, 10, 1}: true,
+		{coldCells, thirty, 10, 30, 10, 1}:          true,
+		{besideCells, looking, 0, 30, 16, 16}:       true,
+	}
+	for _, clients := range []int{1, 16, 128} {
+		want[of{loadCells, looking, 0, 8, 16, clients}] = true
+	}
+	for _, statement := range []string{"scan", "lookup", "wait", "cpu", "mixed", "wide"} {
+		for _, latency := range []float64{0, 1, 10} {
+			for _, queries := range []int{1, 30, 300} {
+				want[of{gridCells, statement, latency, queries, 10, 1}] = true
+			}
+		}
+	}
+	got := map[of]bool{}
+	for _, s := range (&bench{opts: opts}).stages() {
+		got[of{s.cell.Kind, s.cell.Statement, s.cell.LatencyMS, s.cell.Queries, s.cell.Connections, s.cell.Clients}] = true
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v\nwant\n%v", got, want)
+	}
+}
+
 // A quick run on a throwaway server goes from the flags to the files.
 func TestQuickRun(t *testing.T) {
 	dir := t.TempDir()
@@ -85,7 +122,16 @@ func TestQuickRun(t *testing.T) {
 	}
 	for _, c := range r.Cells {
 		for _, name := range []string{byErrgroup, parallel} {
-			if res, ok := c.of(name); !ok || res.Median <= 0 || res.P10 > res.Median || res.Median > res.P90 {
+			res, ok := c.of(name)
+			if !ok || res.Median <= 0 || res.P10 > res.Median || res.Median > res.P90 {
+				t.Errorf("%s: %s: %+v", c.Title(), name, res)
+			}
+			if c.Unit == milliseconds && res.P10 < c.LatencyMS {
+				t.Errorf("%s: %s: shorter than the way: %+v", c.Title(), name, res)
+			}
+		}
+		for _, name := range []string{byPgbench, byPgbenchPL} {
+			if res, ok := c.of(name); c.Kind == rateCells && (!ok || res.Median <= 0) {
 				t.Errorf("%s: %s: %+v", c.Title(), name, res)
 			}
 		}
