@@ -364,16 +364,21 @@ func (x *exchange) leave(w *runner) {
 		x.leaveJoined(w)
 		return
 	}
+	if x.drained && x.live > 0 {
+		return
+	}
 	x.drained = true
+	// Lanes that have nothing to do may not be needed any more; behind a pooler others may wait for a server connection
+	// that they hold.
+	for _, p := range x.lanes {
+		p.wakeUp()
+	}
 	if x.live > 0 {
 		return
 	}
 	x.retire()
 	if x.stop != nil {
 		x.stop(errNotNeeded)
-	}
-	for _, p := range x.lanes {
-		p.wakeUp()
 	}
 }
 

@@ -1253,11 +1253,11 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	case measured:
 		took = now.Sub(p.measured)
 		p.measured = time.Time{}
-	case p.last.After(r.sentAt): // others were under way before it
-		took = min(took, now.Sub(p.last))
 	case total < trip:
 		way.observe(total, true) // it cannot take longer
 		measured = true
+	case p.last.After(r.sentAt): // others were under way before it, or it took some time to send it
+		took = min(took, now.Sub(p.last))
 	}
 	took = max(0, took-r.held-p.busy)
 	if err != nil {

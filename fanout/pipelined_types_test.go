@@ -1060,31 +1060,36 @@ func TestPipelinedNotices(t *testing.T) {
 
 // The rows of many wide results are not held more than about twice.
 func TestPipelinedMemory(t *testing.T) {
-	const queries, rows = 300, 10_000
+	const rows = 10_000
 	pool := pgtest.Pool(t, 10)
 	warm(t, pool)
-	src := pipelined(pool)
 	type wide struct {
 		ID   int64
 		Data string
 		At   time.Time
 		F    float64
 	}
-	query := func(ctx context.Context, tx fanout.DBTX) ([]wide, error) {
-		r, err := tx.Query(ctx, "select n::int8, repeat('x', 60), now(), n::float8 from generate_series(1, $1::int) n", rows)
-		if err != nil {
-			return nil, err
-		}
-		defer r.Close()
-		list := make([]wide, 0, rows)
-		for r.Next() {
-			var w wide
-			if err := r.Scan(&w.ID, &w.Data, &w.At, &w.F); err != nil {
+	query := func(i int) fanout.Query[fanout.DBTX, wide] {
+		return func(ctx context.Context, tx fanout.DBTX) ([]wide, error) {
+			r, err := tx.Query(ctx, "select n::int8, repeat('x', 60), now(), n::float8 from generate_series($1::int + 1, $1::int + $2::int) n", i*rows, rows)
+			if err != nil {
 				return nil, err
 			}
-			list = append(list, w)
+			defer r.Close()
+			list := make([]wide, 0, rows)
+			for r.Next() {
+				var w wide
+				if err := r.Scan(&w.ID, &w.Data, &w.At, &w.F); err != nil {
+					return nil, err
+				}
+				list = append(list, w)
+			}
+			return list, r.Err()
 		}
-		return list, r.Err()
+	}
+	var all []fanout.Query[fanout.DBTX, wide]
+	for i := range 300 {
+		all = append(all, query(i))
 	}
 	alive := func() uint64 {
 		runtime.GC()
@@ -1092,38 +1097,57 @@ func TestPipelinedMemory(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	if _, err := fanout.Collect(t.Context(), src, repeated(30, fanout.Query[fanout.DBTX, wide](query))...); err != nil {
-		t.Fatal(err)
-	}
-	before := alive()
-	done := make(chan struct{})
-	most := make(chan uint64)
-	go func() {
-		var peak uint64
-		for {
-			select {
-			case <-done:
-				most <- peak
-				return
-			default:
-				peak = max(peak, alive())
+	for _, c := range []struct {
+		strategy fanout.Strategy
+		queries  int
+		known    bool // the Source has seen the statement
+		merged   bool
+	}{{fanout.Pipelined, 300, true, false}, {fanout.Pipelined, 100, false, true}, {fanout.Coalesced, 100, false, false}} {
+		src, all, queries := raw(pool), all[:c.queries], c.queries
+		src.Strategy = c.strategy
+		if c.known {
+			if _, err := fanout.Collect(t.Context(), src, all[:30]...); err != nil {
+				t.Fatal(err)
 			}
 		}
-	}()
-	lists, err := fanout.Collect(t.Context(), src, repeated(queries, fanout.Query[fanout.DBTX, wide](query))...)
-	close(done)
-	peak := <-most
-	if err != nil {
-		t.Fatal(err)
-	}
-	themselves := alive() - before
-	runtime.KeepAlive(lists)
-	if len(lists) != queries || len(lists[0]) != rows {
-		t.Fatal(len(lists), len(lists[0]))
-	}
-	ratio := float64(peak-before) / float64(themselves)
-	t.Logf("%d MB of rows, at most %d MB alive: %.2f", themselves>>20, (peak-before)>>20, ratio)
-	if ratio > 2.2 {
-		t.Errorf("at most %.2f times the rows were alive", ratio)
+		before := alive()
+		done := make(chan struct{})
+		most := make(chan uint64)
+		go func() {
+			var peak uint64
+			for {
+				select {
+				case <-done:
+					most <- peak
+					return
+				default:
+					peak = max(peak, alive())
+				}
+			}
+		}()
+		var lists [][]wide
+		var merged map[int64]wide
+		var err error
+		if c.merged {
+			merged, err = fanout.Gather(t.Context(), src, func(w wide) int64 { return w.ID }, all...)
+		} else {
+			lists, err = fanout.Collect(t.Context(), src, all...)
+		}
+		close(done)
+		peak := <-most
+		if err != nil {
+			t.Fatal(err)
+		}
+		themselves := alive() - before
+		runtime.KeepAlive(lists)
+		if c.merged && len(merged) != queries*rows || !c.merged && (len(lists) != queries || len(lists[0]) != rows) {
+			t.Fatal(len(merged), len(lists))
+		}
+		runtime.KeepAlive(merged)
+		ratio := float64(peak-before) / float64(themselves)
+		t.Logf("%v, known=%v, merged=%v: %d MB of rows, at most %d MB alive: %.2f", c.strategy, c.known, c.merged, themselves>>20, (peak-before)>>20, ratio)
+		if ratio > 2.2 {
+			t.Errorf("at most %.2f times the rows were alive", ratio)
+		}
 	}
 }
