@@ -66,7 +66,7 @@ const (
 	// while others use the pool: a queue in front of a pool is first come, first served, and whoever takes many
 	// connections stands there many times. A share that shrinks is given back as soon as the statements on a lane have
 	// ended. Where calls take more than half as long again as one takes that is at work alone, more of them at once would
-	// only make each other slower: fewer are at work then, at least a quarter as many as the pool has connections, and the
+	// only make each other slower: fewer are at work then, at least a third as many as the pool has connections, and the
 	// others wait their turn, in order, before they ask for one; but no longer than 100 ms, or half of AcquireTimeout. So
 	// that it is known how long a call takes alone, one is let in by itself every ten seconds where there is none of
 	// itself. A call of a single query has no turn to wait for, and runs as with Parallel, until one has made a nested call.

@@ -39,7 +39,7 @@ const (
 	crowded = 1.5
 
 	// leastTurns is the part of the pool that may be at work in any case.
-	leastTurns = 0.25
+	leastTurns = 1.0 / 3
 
 	// aloneLasts is how long it is relied on what calls have taken alone.
 	aloneLasts = 10 * time.Second
