@@ -187,6 +187,7 @@ func (c *call) runLanes() error {
 			patience = min(patience, c.timeout/2) // the rest is for the connection
 		}
 		c.turn = c.shared.turns.take(c.acquireCtx, patience)
+		c.turn.snapshot = c.wantSnapshot
 		defer c.shared.turns.end(&c.turn)
 	}
 	width := c.width()

@@ -27,6 +27,11 @@ type turns struct {
 	alone   bool            // one is at work by itself, so that it can be seen how long things take
 	look    time.Time       // when that is due again
 
+	plain, snapshot paces
+}
+
+// The paces are those of calls of a kind: a snapshot takes time besides the statements.
+type paces struct {
 	apart    pace // of calls at work alone
 	together pace // of the others
 }
@@ -50,9 +55,10 @@ const (
 
 // A turn is a call's.
 type turn struct {
-	began  time.Time
-	number int           // of the turn, if it began with nobody else at work; otherwise 0
-	work   time.Duration // of the statements so far
+	began    time.Time
+	number   int           // of the turn, if it began with nobody else at work; otherwise 0
+	work     time.Duration // of the statements so far
+	snapshot bool          // of a call that has one
 }
 
 // A pace is how long calls have taken for the work that they were: sums that decay.
@@ -151,14 +157,17 @@ func (t *turns) learn(mine *turn, x *text, base, d time.Duration, n int) {
 func (t *turns) end(mine *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	took := time.Since(mine.began)
+	took, of := time.Since(mine.began), &t.plain
+	if mine.snapshot {
+		of = &t.snapshot
+	}
 	switch {
 	case mine.number == t.begun: // nobody has come since
-		t.apart.add(took, callWork+mine.work)
+		of.apart.add(took, callWork+mine.work)
 		t.look = time.Now().Add(aloneLasts)
-	case t.apart.work > 0:
-		t.together.add(took, callWork+mine.work)
-		stretch := t.together.took / t.together.work * t.apart.work / t.apart.took
+	case of.apart.work > 0:
+		of.together.add(took, callWork+mine.work)
+		stretch := of.together.took / of.together.work * of.apart.work / of.apart.took
 		t.width += (float64(t.working)*crowded/stretch - t.width) / 8
 		t.width = min(max(t.width, leastTurns*float64(t.most)), float64(t.most))
 	}
