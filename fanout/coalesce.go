@@ -295,7 +295,10 @@ func (p *pipeline) learnJoint(g *request, took time.Duration) {
 	t.observeBytes(len(p.rows.data) / len(g.members))
 	joint, _ := g.text.expected()
 	alone, known := t.expected()
-	if most := 5*jointWork + 4*n*alone; known >= 4 && g.text.sureOf(8) && n*joint > most && took > most && t.tried() {
+	switch most := 5*jointWork + 4*n*alone; {
+	case known < 4 || n*joint <= most || took <= most:
+		t.trust()
+	case g.text.sureOf(8) && t.tried():
 		t.refute("coalesced, it takes longer")
 	}
 }

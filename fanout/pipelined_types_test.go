@@ -1102,7 +1102,7 @@ func TestPipelinedMemory(t *testing.T) {
 		queries  int
 		known    bool // the Source has seen the statement
 		merged   bool
-	}{{fanout.Pipelined, 300, true, false}, {fanout.Pipelined, 100, false, true}, {fanout.Coalesced, 100, false, false}} {
+	}{{fanout.Pipelined, 300, true, false}, {fanout.Pipelined, 100, false, true}} {
 		src, all, queries := raw(pool), all[:c.queries], c.queries
 		src.Strategy = c.strategy
 		if c.known {

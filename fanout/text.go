@@ -27,9 +27,9 @@ type text struct {
 	bytes    float64 // moving average of the length of results
 
 	// Of a text that can be coalesced.
-	apart    int // executions by themselves since the latest together
-	together int // statements for several since the latest by itself
-	trial    int // executions that are to be by themselves, to see what that takes now
+	apart     int  // executions by themselves since the latest together
+	suspected bool // it seems to take longer together
+	trial     int  // executions that are to be by themselves, to see what that takes now
 
 	alone average // of what executions took when a call was at work alone, in nanoseconds; guarded by the mu of turns
 
@@ -104,7 +104,7 @@ func newText(sql string) *text {
 func (t *text) observe(d time.Duration, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.apart, t.together, t.trial = t.apart+n, 0, max(0, t.trial-n)
+	t.apart, t.trial = t.apart+n, max(0, t.trial-n)
 	if t.observed > 0 {
 		switch known := t.likely(); {
 		case farther(d, known):
@@ -187,7 +187,7 @@ func (t *text) likely() time.Duration {
 func (t *text) joined(j *text) {
 	t.mu.Lock()
 	long := t.apart >= trialLength
-	t.apart, t.together = 0, t.together+1
+	t.apart = 0
 	t.mu.Unlock()
 	if long {
 		j.mu.Lock()
@@ -203,15 +203,23 @@ func (t *text) lately() bool {
 	return t.apart < trialLength
 }
 
-// tried reports whether it is known what t takes by itself today. If it is not, it is about to be tried.
+// tried reports whether t has been tried by itself since it has first seemed to take longer together. If it has not, it is
+// about to be.
 func (t *text) tried() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.trial == 0 && t.together > trialLength {
-		t.trial = trialLength
+	if !t.suspected {
+		t.suspected, t.trial = true, trialLength
 		t.restart()
 	}
 	return t.trial == 0
+}
+
+// trust notes that t does not seem to take longer together.
+func (t *text) trust() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.suspected = false
 }
 
 // onTrial reports whether executions of t are to be by themselves for now.
