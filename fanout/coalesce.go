@@ -285,8 +285,8 @@ func (p *pipeline) outdated(g *request) bool {
 
 // learnJoint keeps what g's statement has taken: of that, an execution's part. If they would have taken far less by
 // themselves, the text is not coalesced for some time. On a busy machine a small group seems to take many times what it
-// does, because whatever delays it is shared by few: so it must be by much, and more than once. And what they would take by
-// themselves has to be known from lately.
+// does, because whatever delays it is shared by few: so it must be by much, and more than once. And what they take by
+// themselves may be from before the data changed: so that is tried first.
 func (p *pipeline) learnJoint(g *request, took time.Duration) {
 	n := time.Duration(len(g.members))
 	t := g.members[0].text

@@ -273,12 +273,17 @@ func level(work time.Duration, loads []time.Duration) time.Duration {
 	return work
 }
 
-// remaining is what the lane has under way. It is called with mu held.
-func (p *pipeline) remaining(now time.Duration) time.Duration {
-	if len(p.inflight) == 0 {
-		return 0
+// load is what the statements under way on the lane are expected to take together. It is called with mu held.
+func (p *pipeline) load() (load time.Duration) {
+	for _, r := range p.inflight {
+		load += r.cost
 	}
-	return max(0, p.load-(now-p.since))
+	return load
+}
+
+// remaining is what is left of the load. It is called with mu held.
+func (p *pipeline) remaining(now time.Duration) time.Duration {
+	return max(0, p.load()-(now-p.since))
 }
 
 // start starts one lane. It is called with mu held.

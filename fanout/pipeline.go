@@ -35,7 +35,6 @@ type pipeline struct {
 	broken   error         // why nothing can be sent any more
 	doomed   bool          // the connection is not to be used again
 	inflight []*request    // sent, in this order
-	load     time.Duration // what they are expected to take together
 	since    time.Duration // after epoch, when the first of them may have begun to execute
 	feeding  *request      // the lane waits for its function to take rows
 	cancel   *cancelling
@@ -306,10 +305,7 @@ func (p *pipeline) pick() []*request {
 	if under > 0 && len(p.again) > 0 && p.state.mode == pgx.QueryExecModeDescribeExec && p.inflight[0].described {
 		return nil // so are those that are about to be described, in the second round
 	}
-	load := time.Duration(0)
-	if under > 0 {
-		load = p.load
-	}
+	load := p.load()
 	trip := x.call.shared.trip.time()
 	if under > 0 {
 		// The server is not to wait while the functions go on that the first answer is for.
@@ -683,12 +679,11 @@ func (p *pipeline) send(batch []*request) {
 	}
 	x.mu.Lock()
 	if len(p.inflight) == 0 {
-		p.load, p.since = 0, time.Since(epoch)
+		p.since = time.Since(epoch)
 	}
 	p.inflight = append(p.inflight, p.sending...)
 	d := &driver{exchange: x} // not the lane's, which has results to wait for
 	for _, sent := range p.sending {
-		p.load += sent.cost
 		sent.sent = true
 		for r := range sent.each {
 			r.sent, r.writing = true, false
@@ -896,7 +891,7 @@ func (p *pipeline) receive() {
 		p.deadline = now.Add(cancelGrace) // the server answers; who knows how long this one has taken
 	}
 	p.inflight = p.inflight[1:] // from now on nobody sends a cancel request for it
-	p.load, p.since = p.load-r.cost, now.Sub(epoch)
+	p.since = now.Sub(epoch)
 	x.mu.Unlock()
 	if p.stopCancelling() {
 		p.haunted = true

@@ -1098,13 +1098,11 @@ func TestPipelinedMemory(t *testing.T) {
 		return m.HeapAlloc
 	}
 	for _, c := range []struct {
-		strategy fanout.Strategy
-		queries  int
-		known    bool // the Source has seen the statement
-		merged   bool
-	}{{fanout.Pipelined, 300, true, false}, {fanout.Pipelined, 100, false, true}} {
-		src, all, queries := raw(pool), all[:c.queries], c.queries
-		src.Strategy = c.strategy
+		queries int
+		known   bool // the Source has seen the statement
+		merged  bool
+	}{{300, true, false}, {100, false, true}} {
+		src, all, queries := pipelined(pool), all[:c.queries], c.queries
 		if c.known {
 			if _, err := fanout.Collect(t.Context(), src, all[:30]...); err != nil {
 				t.Fatal(err)
@@ -1145,7 +1143,7 @@ func TestPipelinedMemory(t *testing.T) {
 		}
 		runtime.KeepAlive(merged)
 		ratio := float64(peak-before) / float64(themselves)
-		t.Logf("%v, known=%v, merged=%v: %d MB of rows, at most %d MB alive: %.2f", c.strategy, c.known, c.merged, themselves>>20, (peak-before)>>20, ratio)
+		t.Logf("known=%v, merged=%v: %d MB of rows, at most %d MB alive: %.2f", c.known, c.merged, themselves>>20, (peak-before)>>20, ratio)
 		if ratio > 2.2 {
 			t.Errorf("at most %.2f times the rows were alive", ratio)
 		}
