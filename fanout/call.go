@@ -194,10 +194,13 @@ func (c *call) runLanes() error {
 	if c.wantSnapshot && !c.inside() {
 		c.snapshot = &snapshot{shared: c.shared, ctx: c.ctx, alone: width == 1, settled: make(chan struct{})}
 	}
-	if c.pipelines() {
+	switch {
+	case c.pipelines():
 		c.runPipelined(width)
 		defer c.exchange.end()
-	} else {
+	case width == 1:
+		c.runOnlyLane()
+	default:
 		for range width {
 			c.group.Go(c.runLane)
 		}

@@ -268,11 +268,19 @@ func TestGoexit(t *testing.T) {
 		mention(t, err, "runtime.Goexit")
 		serves(t, pool)
 
+		// A single query's goroutine is not the caller's either.
+		lists, err := fanout.Collect(t.Context(), src, exit)
+		if e := asError(t, err); lists != nil || e.Index != 0 || e.Name != "PID" {
+			t.Errorf("%v: %v, %v", s, lists, err)
+		}
+		mention(t, err, "runtime.Goexit")
+		serves(t, pool)
+
 		// With Partial, every other query is run.
 		src.Partial = true
 		queries := repeated(12, fanout.Query[fanout.DBTX, int32](exit))
 		queries[3], queries[11] = pid, pid
-		lists, err := fanout.Collect(t.Context(), src, queries...)
+		lists, err = fanout.Collect(t.Context(), src, queries...)
 		var errs fanout.Errors
 		if !errors.As(err, &errs) || len(errs) != 10 || len(lists[3]) != 1 || len(lists[11]) != 1 {
 			t.Errorf("%v: %v, %v", s, lists, err)
