@@ -30,9 +30,13 @@ type server struct {
 	err       error // what came of it
 	local     *localpg.Server
 	admin     string // DSN of the database to connect to for making others
+	copying   string // how CREATE DATABASE copies the template: an option of it, or nothing
 	prefix    string // of the databases' names
 	serial    int
 	databases map[string]bool // that exist and are ours, the template included
+
+	connecting sync.Mutex     // guards what is below, and is held while it is used
+	conn       *pgconn.PgConn // to admin: a connection for each database would take as long as making it
 }
 
 // start starts the server on its first call, and returns that call's result ever after.
@@ -64,13 +68,39 @@ func (s *server) open() error {
 	// template0 and the C locale are the same on every server, whatever its administrator has made of template1.
 	template := s.template()
 	s.databases[template] = true
-	if err := exec(ctx, s.admin, "create database "+template+" template template0 encoding 'UTF8' locale 'C'"); err != nil {
+	if err := s.exec(ctx, "create database "+template+" template template0 encoding 'UTF8' locale 'C'"); err != nil {
 		return fmt.Errorf("pgtest: making the template: %w", err)
 	}
-	if err := exec(ctx, s.dsn(template), s.schema...); err != nil {
+	if err := s.applySchema(ctx, s.dsn(template)); err != nil {
 		return fmt.Errorf("pgtest: applying the schema: %w", err)
 	}
+	if s.local == nil {
+		return nil
+	}
+	version, err := s.conn.Exec(ctx, "show server_version_num").ReadAll()
+	if err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	if string(version[0].Rows[0][0]) >= "150000" {
+		// Half the time; before PostgreSQL 15 there was no other way. It makes two checkpoints, which cost next to nothing
+		// where durability is off, but would not be kind to somebody else's server.
+		s.copying = " strategy file_copy"
+	}
 	return nil
+}
+
+// applySchema runs the schema's parts on a connection of their own.
+func (s *server) applySchema(ctx context.Context, dsn string) error {
+	conn, err := pgconn.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	for _, sql := range s.schema {
+		if _, err = conn.Exec(ctx, sql).ReadAll(); err != nil {
+			break
+		}
+	}
+	return errors.Join(err, conn.Close(ctx))
 }
 
 func (s *server) template() string { return s.prefix + "template" }
@@ -92,7 +122,7 @@ func (s *server) clone() (string, error) {
 	for {
 		// Nobody may be connected to the template. Nobody goes there but the server's own workers; and the backend that
 		// applied the schema may not have ended yet. The server waits for them, for a few seconds.
-		err := exec(ctx, s.admin, "create database "+name+" template "+s.template())
+		err := s.exec(ctx, "create database "+name+" template "+s.template()+s.copying)
 		const objectInUse = "55006"
 		if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code == objectInUse {
 			continue
@@ -108,7 +138,7 @@ func (s *server) clone() (string, error) {
 func (s *server) drop(name string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
 	defer cancel()
-	if err := exec(ctx, s.admin, "drop database if exists "+name+" with (force)"); err != nil {
+	if err := s.exec(ctx, "drop database if exists "+name+" with (force)"); err != nil {
 		return fmt.Errorf("pgtest: dropping %s: %w", name, err)
 	}
 	s.mu.Lock()
@@ -125,13 +155,13 @@ func (s *server) close() error {
 	s.started, s.err = true, errClosed
 	s.mu.Unlock()
 	if local != nil {
-		return local.Stop() // and all databases with it
+		return errors.Join(s.disconnect(), local.Stop()) // and all databases with it
 	}
 	var err error
 	for _, name := range names {
 		err = errors.Join(err, s.drop(name))
 	}
-	return err
+	return errors.Join(err, s.disconnect())
 }
 
 // dsn returns the connection string of another database on the server.
@@ -161,16 +191,29 @@ func withDatabase(dsn, database string) string {
 	return dsn
 }
 
-// exec runs the scripts on a connection of their own.
-func exec(ctx context.Context, dsn string, scripts ...string) error {
-	conn, err := pgconn.Connect(ctx, dsn)
-	if err != nil {
-		return err
-	}
-	for _, sql := range scripts {
-		if _, err = conn.Exec(ctx, sql).ReadAll(); err != nil {
-			break
+// exec runs a command in the database that others are made from.
+func (s *server) exec(ctx context.Context, sql string) error {
+	s.connecting.Lock()
+	defer s.connecting.Unlock()
+	if s.conn == nil || s.conn.IsClosed() {
+		conn, err := pgconn.Connect(ctx, s.admin)
+		if err != nil {
+			return err
 		}
+		s.conn = conn
 	}
-	return errors.Join(err, conn.Close(ctx))
+	_, err := s.conn.Exec(ctx, sql).ReadAll()
+	return err
+}
+
+// disconnect closes the connection of exec.
+func (s *server) disconnect() error {
+	s.connecting.Lock()
+	defer s.connecting.Unlock()
+	if s.conn == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
+	defer cancel()
+	return s.conn.Close(ctx)
 }
