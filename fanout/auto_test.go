@@ -353,7 +353,7 @@ func TestAutoFirstCall(t *testing.T) {
 						for _, queries := range per {
 							busiest = max(busiest, queries)
 						}
-						if len(per) < 8 || busiest > n/4 {
+						if len(per) < 8 || busiest > n/3 { // connections that are opened meanwhile come one by one
 							t.Errorf("%d queries on %d backends, %d of them on one", n, len(per), busiest)
 						}
 					}

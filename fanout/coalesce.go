@@ -94,26 +94,26 @@ func sameType(a, b pgconn.FieldDescription) bool { return a.DataTypeOID == b.Dat
 func (p *pipeline) join(r *request, j *joint, d time.Duration) *request {
 	x := p.exchange
 	cost, counted := j.expected(r.text)
-	most := jointMost
-	if cost > 0 {
-		most = min(most, max(1, int((d-jointBase)/cost)))
-	}
 	var members []*request
-	room := jointMost
 	taken := func(q *request) bool {
-		if q.text != r.text || len(members) >= room || q.abandoned || !p.mayJoin(q) {
+		if q.text != r.text || len(members) >= jointMost || q.abandoned || !p.mayJoin(q) {
 			return false
 		}
 		members = append(members, q)
 		return true
 	}
 	p.own = slices.DeleteFunc(p.own, taken)
-	first := len(members)
-	room = most
-	x.ready = slices.DeleteFunc(x.ready, taken)
-	for _, q := range members[first:] {
+	spent := jointBase + time.Duration(len(members))*cost
+	x.ready = slices.DeleteFunc(x.ready, func(q *request) bool {
+		// d is a part of all that waits, in which q has counted for what was expected when it was handed in.
+		each := max(cost, q.cost)
+		if len(members) > 0 && spent+each > d || !taken(q) {
+			return false
+		}
+		spent += each
 		x.unready(q)
-	}
+		return true
+	})
 	for _, q := range members {
 		p.bind(q)
 	}
