@@ -278,7 +278,7 @@ func partly(t *testing.T, ctx context.Context, src fanout.Source[fanout.DBTX]) {
 // A failure ends its siblings at once and hits nothing else. PgBouncer passes cancel requests on, each by a connection of
 // its own.
 func TestPgBouncerNoLateCancel(t *testing.T) {
-	rounds := 200
+	rounds := 100
 	if *soak {
 		rounds = 10_000
 	}

@@ -211,7 +211,7 @@ func TestPipelinedFailureCostsNoConnection(t *testing.T) {
 }
 
 func TestPipelinedNoLateCancel(t *testing.T) {
-	rounds := 300
+	rounds := 150
 	if *soak {
 		rounds = 10_000
 	}

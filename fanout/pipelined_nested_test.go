@@ -640,11 +640,11 @@ func TestNestedLostConnection(t *testing.T) {
 					if _, err := fanout.Collect(inTime(t), src, repeated(10, levels(src, 3, 2))...); err != nil {
 						t.Fatal(err)
 					}
-					for round := range 20 {
+					for round := range 12 {
 						var cuts atomic.Int32
 						cutting := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 							if cuts.Add(1) == 5 {
-								w.arm(cut, int64(1+round*100))
+								w.arm(cut, int64(1+round*170))
 							}
 							return pid(ctx, tx)
 						}
