@@ -214,7 +214,7 @@ func (p *pipeline) prove(t *text) {
 			j.arrays = append(j.arrays, parameter.array)
 		}
 		j.prefix = s.prefix
-		rewritten := s.rewrite(j.parameters)
+		rewritten := s.rewrite(j.parameters, j.original.fields)
 		if old := t.joint.Load(); old != nil && old.text != nil && old.text.sql == rewritten {
 			j.text = old.text // with what is known of it
 		} else {

@@ -71,6 +71,16 @@ func prove(t testing.TB, conn *pgconn.PgConn, sql string) proof {
 	return askProof(t, conn, s, description.ParamOIDs)
 }
 
+// returned are the columns that a statement returns, which must be one that the server accepts.
+func returned(t testing.TB, conn *pgconn.PgConn, sql string) []pgconn.FieldDescription {
+	t.Helper()
+	description, err := conn.Prepare(context.Background(), "", sql, nil)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return description.Fields
+}
+
 const (
 	proofTables = `
 		create table t (id int primary key, data text, at timestamptz, tags text[], doc jsonb);

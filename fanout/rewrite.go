@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // A shape is what can be said of a statement's text alone: that many executions of it may become one statement, if the
@@ -21,6 +23,7 @@ type shape struct {
 	parameters []token
 	highest    int    // the greatest parameter number; every other up to it occurs too
 	prefix     string // of names that do not occur in the statement
+	ordering   *ordering
 }
 
 // A parameter is how a statement's parameter travels when executions are coalesced: as one array of all their arguments.
@@ -117,6 +120,7 @@ func shapeOf(sql string) *shape {
 		}
 	}
 
+	s.ordering = orderingOf(sql, list)
 	s.prefix = "p_"
 	for i := 0; slices.ContainsFunc(s.names, func(name string) bool { return strings.Contains(name, s.prefix) }); i++ {
 		s.prefix = "p" + strconv.Itoa(i) + "_"
@@ -589,19 +593,20 @@ func closing(sql string, list []token, i int) int {
 	return -1
 }
 
-// rewrite returns the statement that does what any number of executions of the original do. Its parameters are one array
-// for each of the original's, their types given when it is prepared; all are as long as there are executions. Each row of
-// its result is a row of one execution's, behind the number of that execution, from 1.
+// rewrite returns the statement that does what any number of executions of the original do, which returns these fields. Its
+// parameters are one array for each of the original's, their types given when it is prepared; all are as long as there are
+// executions. Each row of its result is a row of one execution's, behind the number of that execution, from 1.
 //
 // Each array is asked for by a sub-select: thereby the planner does not see it, not even in a custom plan, and takes ten
 // for its length. So a plan does not depend on how many executions there happen to be. A small table gets a hash join and
-// a large one a look-up in its index per execution, for two executions and for ten thousand.
+// a large one a look-up in its index per execution, for two executions and for ten thousand. What the statement's rows are
+// ordered by, all rows are, where that is possible: see ordering.
 //
 // Elements that need a cast are cast once for each execution, and all of them, although no row may need one: what the type
 // refuses is an error, as it is in the original. So both the casts and the statement are sub-selects that the planner does
 // not dissolve; for else it might begin with the statement's tables, and not cast anything if they have no rows. Only where
 // it sees that there can be none, whatever the arguments, nothing is cast.
-func (s *shape) rewrite(parameters []parameter) string {
+func (s *shape) rewrite(parameters []parameter, fields []pgconn.FieldDescription) string {
 	var arrays, columns, casts strings.Builder
 	cast := false
 	for i, p := range parameters {
@@ -626,6 +631,11 @@ func (s *shape) rewrite(parameters []parameter) string {
 	// More than one argument in parentheses of unnest are a special form of the unqualified name only.
 	source := "rows from (" + arrays.String() + ") with ordinality " + args + "(" + columns.String() + ", " + ord + ")"
 	opening, closing := ", lateral (\n", "\n) "+rows
+	body := s.body
+	if order := s.ordering.outside(fields); order != "" && !cast {
+		body = body[:s.ordering.start]
+		closing += order
+	}
 	if cast {
 		source = "(select " + ord + ", " + casts.String() + " from " + source + " offset 0) " + args
 		opening, closing = ", lateral (select * from (\n", closing+" offset 0) "+rows
@@ -633,11 +643,11 @@ func (s *shape) rewrite(parameters []parameter) string {
 	b.WriteString(source + opening)
 	end := 0
 	for _, t := range s.parameters {
-		b.WriteString(s.body[end:t.start])
+		b.WriteString(body[end:t.start])
 		b.WriteString("(" + args + "." + s.prefix + strconv.Itoa(t.number) + ")")
 		end = t.end
 	}
-	b.WriteString(s.body[end:])
+	b.WriteString(body[end:])
 	b.WriteString(closing)
 	return b.String()
 }

@@ -230,7 +230,7 @@ func TestRewrite(t *testing.T) {
 		s := shapeOf(test.sql)
 		if s == nil {
 			t.Errorf("%s: no shape", test.sql)
-		} else if got := s.rewrite(test.parameters); got != test.want {
+		} else if got := s.rewrite(test.parameters, nil); got != test.want {
 			t.Errorf("%s:\n got %s\nwant %s", test.sql, got, test.want)
 		}
 	}
@@ -279,6 +279,17 @@ var rewritten = []struct {
 	{"(select id from t where id < $1) union all (select id from p)", [2][]string{{"4"}, {"2"}}},
 	{"select id from t where id < $1 union select p from p except select 2 order by id desc", [2][]string{{"4"}, {"2"}}},
 	{"select id from t where id > $1 order by data, id desc", [2][]string{{"4"}, {"2"}}},
+	{"select id, data from t where id > $1 order by data", [2][]string{{"4"}, {"2"}}},
+	{"select data as id, id as data from t where id > $1 order by id desc, 2 nulls first -- by the output column", [2][]string{{"4"}, {"2"}}},
+	{"select x.id, x.data as d, y.id from t x join t y on y.id = x.id + $1 order by y.id asc, x.data desc nulls last;", [2][]string{{"4"}, {"2"}}},
+	{"select t.id, $1::text as x from t order by x, data, t.id desc", [2][]string{{"4"}, {"2"}}},
+	{"select *, 1 as one from t where id > $1 order by 1 desc, tags", [2][]string{{"4"}, {"2"}}},
+	{"select p.*, t.id from p, t where t.id = $1 + p.id order by t.id, p.id desc", [2][]string{{"4"}, {"2"}}},
+	{"select id as user, data from t where id > $1 order by user, data desc, id", [2][]string{{"4"}, {"2"}}},
+	{"select n as \"N\", id from t where id > $1 order by \"N\" desc nulls last", [2][]string{{"4"}, {"2"}}},
+	{"select data collate \"C\" as data, id from t where id > $1 order by data, id", [2][]string{{"4"}, {"2"}}},
+	{"select generate_series(1, 3) as i, data from t where id > $1 order by data, i", [2][]string{{"4"}, {"2"}}},
+	{"select id from t where id > $1 and exists (select from p order by p) order by id desc", [2][]string{{"4"}, {"2"}}},
 	{"select id from t order by id limit $1 offset $2", [2][]string{{"4", "1"}, {"2", "15"}}},
 	{"select id from t order by id offset $1 rows fetch first $2 rows only", [2][]string{{"4", "2"}, {"2", "1"}}},
 	{"select data from t order by data fetch first $1 rows with ties", [2][]string{{"1"}, {"6"}}},
@@ -372,7 +383,11 @@ func alone(conn *pgconn.PgConn, sql string, args []string) ([]string, error) {
 }
 
 // together runs several executions as one. It returns the rows of each.
-func together(conn *pgconn.PgConn, s *shape, parameters []parameter, executions [][]string) ([][]string, error) {
+func together(conn *pgconn.PgConn, sql string, s *shape, parameters []parameter, executions [][]string) ([][]string, error) {
+	original, err := conn.Prepare(context.Background(), "", sql, nil)
+	if err != nil {
+		return nil, err
+	}
 	arrays := make([][]byte, len(parameters))
 	types := make([]uint32, len(parameters))
 	for i, p := range parameters {
@@ -388,7 +403,8 @@ func together(conn *pgconn.PgConn, s *shape, parameters []parameter, executions 
 		types[i] = p.array
 		arrays[i] = []byte("{" + strings.Join(elements, string(p.delimiter)) + "}")
 	}
-	rows, err := jsonRows(conn.ExecParams(context.Background(), s.rewrite(parameters), arrays, types, nil, nil).Read())
+	rewritten := s.rewrite(parameters, original.Fields)
+	rows, err := jsonRows(conn.ExecParams(context.Background(), rewritten, arrays, types, nil, nil).Read())
 	lists := make([][]string, len(executions))
 	for _, row := range rows {
 		var values []*string
@@ -430,7 +446,7 @@ var errAlone = errors.New("fails alone only")
 // sameRows compares what a statement's executions return alone and together. Where one fails, nothing is to be compared:
 // together they must fail then, and do it again alone.
 func sameRows(conn *pgconn.PgConn, sql string, s *shape, parameters []parameter, executions [][]string) error {
-	lists, err := together(conn, s, parameters, executions)
+	lists, err := together(conn, sql, s, parameters, executions)
 	for i, args := range executions {
 		want, aloneErr := alone(conn, sql, args)
 		switch {
@@ -442,7 +458,14 @@ func sameRows(conn *pgconn.PgConn, sql string, s *shape, parameters []parameter,
 			continue
 		}
 		got := lists[i]
-		if !strings.Contains(strings.ToLower(sql), "order by") {
+		switch {
+		case s.ordering != nil:
+			// Rows that are equal for it are in any order.
+			if got, want := s.ordering.keysOf(conn, sql, got), s.ordering.keysOf(conn, sql, want); !slices.Equal(got, want) {
+				return fmt.Errorf("%v: in the order of %s, want %s", args, got, want)
+			}
+			fallthrough
+		case !strings.Contains(strings.ToLower(sql), "order by"):
 			slices.Sort(got)
 			slices.Sort(want)
 		}
@@ -451,6 +474,33 @@ func sameRows(conn *pgconn.PgConn, sql string, s *shape, parameters []parameter,
 		}
 	}
 	return err
+}
+
+// keysOf are the columns of rows, which are as jsonRows has them, that sql sorts by; as much as if there were none if they
+// are not columns of its.
+func (o *ordering) keysOf(conn *pgconn.PgConn, sql string, rows []string) (keys []string) {
+	original, err := conn.Prepare(context.Background(), "", sql, nil)
+	if err != nil || o.outside(original.Fields) == "" {
+		return rows
+	}
+	for _, row := range rows {
+		var values []*string
+		if err := json.Unmarshal([]byte(row), &values); err != nil {
+			return []string{err.Error()}
+		}
+		for _, column := range strings.Split(o.outside(original.Fields), ", ")[1:] {
+			var position int
+			if _, err := fmt.Sscan(column, &position); err != nil {
+				return []string{err.Error()}
+			}
+			if key := values[position-2]; key == nil {
+				keys = append(keys, "null")
+			} else {
+				keys = append(keys, "="+*key)
+			}
+		}
+	}
+	return keys
 }
 
 func TestRewriteReturnsTheSameRows(t *testing.T) {
@@ -463,7 +513,7 @@ func TestRewriteReturnsTheSameRows(t *testing.T) {
 		}
 		s := shapeOf(test.sql)
 		if err := sameRows(conn, test.sql, s, p.parameters, [][]string{test.args[0], test.args[1], test.args[0]}); err != nil {
-			t.Errorf("%s\n%s\n%v", test.sql, s.rewrite(p.parameters), err)
+			t.Errorf("%s\n%s\n%v", test.sql, s.rewrite(p.parameters, returned(t, conn, test.sql)), err)
 		}
 	}
 }
@@ -479,7 +529,7 @@ func TestRewriteOfAggregatesOverParametersIsRefused(t *testing.T) {
 		"select data from t group by data having max($1::int) > 0",
 	} {
 		p := prove(t, conn, sql)
-		_, err := conn.Prepare(context.Background(), "", shapeOf(sql).rewrite(p.parameters), []uint32{p.parameters[0].array})
+		_, err := conn.Prepare(context.Background(), "", shapeOf(sql).rewrite(p.parameters, returned(t, conn, sql)), []uint32{p.parameters[0].array})
 		const groupingError = "42803"
 		if pgErr := (*pgconn.PgError)(nil); !errors.As(err, &pgErr) || pgErr.Code != groupingError {
 			t.Errorf("%s: %v", sql, err)
@@ -497,7 +547,7 @@ func TestRewriteChecksArgumentsThatNobodyNeeds(t *testing.T) {
 		"select id from t where id < 0 and mood = any ($1)":      "{happy}",
 	} {
 		p := prove(t, conn, sql)
-		if _, err := together(conn, shapeOf(sql), p.parameters, [][]string{{bad}}); err == nil {
+		if _, err := together(conn, sql, shapeOf(sql), p.parameters, [][]string{{bad}}); err == nil {
 			t.Errorf("%s: no error", sql)
 		}
 	}
@@ -520,7 +570,11 @@ func TestRewritePlans(t *testing.T) {
 	}{
 		{"select * from small where id = $1", []string{"1"}, "Hash Join", "Index"},
 		{"select * from small where id = $1 and data <> $2", []string{"1", "x"}, "Hash Join", "Index"},
+		{"select id, data from small where data = $1 order by id", []string{"1"}, "Hash Join", "Nested Loop"},
+		{"select s.id, s.data from small s join small r on r.id = s.id + 1 where r.data = $1 order by s.data desc, 1", []string{"1"}, "Hash Join", "Subquery"},
 		{"select * from big where id = $1", []string{"1"}, "Nested Loop", "Seq Scan on big"},
+		{"select id, data from big where id = $1 order by data", []string{"1"}, "Nested Loop", "Seq Scan on big"},
+		{"select id, data from big where id between $1 and $1 + 20 order by data, id desc", []string{"1"}, "big_pkey", "Seq Scan on big"},
 		{"select * from big where id = $1 and data = $2", []string{"1", "1"}, "Nested Loop", "Seq Scan on big"},
 		{"select * from big where id = $1 and 1 <> all ($2::int[])", []string{"1", "{1,2}"}, "Nested Loop", "Seq Scan on big"},
 		{"select * from big where id = any ($1::int[])", []string{"{1,500000,1000000}"}, "big_pkey", "Seq Scan on big"},
@@ -532,6 +586,7 @@ func TestRewritePlans(t *testing.T) {
 		{"select count(*), max(data) from big where id between $1 and $1 + 20", []string{"1000"}, "big_pkey", "Seq Scan on big"},
 	} {
 		p := prove(t, conn, test.sql)
+		rewritten := shapeOf(test.sql).rewrite(p.parameters, returned(t, conn, test.sql))
 		var types []string
 		for _, parameter := range p.parameters {
 			types = append(types, texted(t, conn, fmt.Sprintf("select %d::regtype", parameter.array)))
@@ -540,7 +595,7 @@ func TestRewritePlans(t *testing.T) {
 			script(t, conn, "set plan_cache_mode = "+mode)
 			for _, n := range []int{2, 30, 10000} {
 				name := fmt.Sprintf("s%d", rand.Uint32())
-				script(t, conn, "prepare "+name+"("+strings.Join(types, ", ")+") as "+shapeOf(test.sql).rewrite(p.parameters))
+				script(t, conn, "prepare "+name+"("+strings.Join(types, ", ")+") as "+rewritten)
 				var arrays []string
 				for _, arg := range test.args {
 					arrays = append(arrays, "'"+string(textArray(slices.Repeat([]string{arg}, n)))+"'")
@@ -695,5 +750,5 @@ func judge(t *testing.T, conn *pgconn.PgConn, sql string, s *shape, params []uin
 		// may compute what no row needs, if it knows the arguments.
 		return
 	}
-	t.Errorf("%s\n%s\n%v", sql, s.rewrite(p.parameters), err)
+	t.Errorf("%s\n%s\n%v", sql, s.rewrite(p.parameters, returned(t, conn, sql)), err)
 }
