@@ -7,6 +7,7 @@ require (
 	github.com/sourcegraph/conc v0.3.0
 	github.com/sqlc-fanout/sqlc-fanout v0.0.0
 	golang.org/x/sync v0.22.0
+	golang.org/x/sys v0.43.0
 )
 
 require (

@@ -20,21 +20,27 @@ func latent(dial pgconn.DialFunc, d time.Duration) pgconn.DialFunc {
 		if err != nil {
 			return nil, err
 		}
-		return delayed(conn, d), nil
+		return delayed(conn, d)
 	}
 }
 
 // delayed is conn, with d added to what is written. It must be closed.
-func delayed(conn net.Conn, d time.Duration) net.Conn {
-	c := &latentConn{Conn: conn, delay: d, way: make(chan packet, 1024), closed: make(chan struct{})}
+func delayed(conn net.Conn, d time.Duration) (net.Conn, error) {
+	alarm, err := newAlarm()
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	c := &latentConn{Conn: conn, delay: d, way: make(chan packet, 1024), alarm: alarm, closed: make(chan struct{})}
 	go c.deliver()
-	return c
+	return c, nil
 }
 
 type latentConn struct {
 	net.Conn
 	delay  time.Duration
 	way    chan packet
+	alarm  *alarm
 	once   sync.Once
 	closed chan struct{}
 }
@@ -59,8 +65,11 @@ func (c *latentConn) deliver() {
 	for {
 		select {
 		case p := <-c.way:
-			time.Sleep(time.Until(p.due))
-			if _, err := c.Conn.Write(p.data); err != nil {
+			err := c.alarm.sleep(time.Until(p.due))
+			if err == nil {
+				_, err = c.Conn.Write(p.data)
+			}
+			if err != nil {
 				_ = c.Close()
 				return
 			}
@@ -71,6 +80,9 @@ func (c *latentConn) deliver() {
 }
 
 func (c *latentConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
+	c.once.Do(func() {
+		close(c.closed)
+		c.alarm.close()
+	})
 	return c.Conn.Close()
 }

@@ -208,8 +208,12 @@ func startRelay(host string, port uint16, latency time.Duration) (*relay, error)
 				client.Close()
 				continue
 			}
+			late, err := delayed(server, latency)
+			if err != nil {
+				client.Close()
+				continue
+			}
 			r.wg.Go(func() {
-				late := delayed(server, latency)
 				_, _ = io.Copy(late, onlyReader{client})
 				late.Close()
 			})
