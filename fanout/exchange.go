@@ -58,6 +58,9 @@ const (
 	// startTogether is how many functions are started before a lane looks what they have asked for.
 	startTogether = 8
 
+	// startWork is many times what it takes to start a function.
+	startWork = 100 * time.Microsecond
+
 	// levelTogether is startTogether where functions may have statements in common, if these are no more than little work:
 	// as many as one has, mostly, who writes a loop within a loop. More than that keep the server waiting.
 	levelTogether = 128
@@ -124,13 +127,16 @@ func (x *exchange) bear(d *driver) bool {
 	return n > 0
 }
 
-// gather has d start the other half of a level before its statements are sent, unless the first is enough to be getting on
-// with.
+// gather has d start more functions before anything is sent: the other half of a level, unless the first is enough to be
+// getting on with; and as many as there are, if what is ready takes so long that starting them does not count. Then it can
+// be divided evenly.
 func (x *exchange) gather(d *driver) bool {
 	x.mu.Lock()
-	little := x.call.coalesced && len(x.ready) < levelTogether && x.unknown == 0 && x.work < jointBase
+	level := x.call.coalesced && len(x.ready) < levelTogether && x.work < jointBase
+	long := x.work > time.Duration(x.unborn)*startWork
+	more := x.unknown == 0 && (level || long)
 	x.mu.Unlock()
-	return little && x.bear(d)
+	return more && x.bear(d)
 }
 
 // park hands in a request, whose function waits from now on. It fails if there is no lane to send it.
