@@ -39,9 +39,8 @@ func orderingOf(sql string, list []token) *ordering {
 		return nil
 	}
 	from, by, depth := 0, 0, 0
-	for i, t := range list[1:] {
-		i++
-		switch before := list[i-1]; {
+	for i := 1; i < len(list); i++ {
+		switch t, before := list[i], list[i-1]; {
 		case t.is(sql, "("), t.is(sql, "["):
 			if from == 0 {
 				return nil
