@@ -38,17 +38,17 @@ func orderingOf(sql string, list []token) *ordering {
 	if !list[0].is(sql, "select") {
 		return nil
 	}
-	from, by, depth := 0, 0, 0
+	from, by := 0, 0
 	for i := 1; i < len(list); i++ {
 		switch t, before := list[i], list[i-1]; {
 		case t.is(sql, "("), t.is(sql, "["):
 			if from == 0 {
 				return nil
 			}
-			depth++
-		case t.is(sql, ")"), t.is(sql, "]"):
-			depth--
-		case depth > 0 || t.kind != wordToken || before.is(sql, ".") || before.is(sql, "as"): // which anything may be called
+			if i = closing(sql, list, i); i < 0 {
+				return nil
+			}
+		case t.kind != wordToken || before.is(sql, ".") || before.is(sql, "as"): // which anything may be called
 		case t.name == "select", slices.Contains(keepOrder, t.name):
 			return nil
 		case t.name == "from" && from == 0:
@@ -75,16 +75,11 @@ func orderingOf(sql string, list []token) *ordering {
 	return o
 }
 
-// split splits a list at its commas, but for those in parentheses.
+// split splits a list at its commas. Those in parentheses are none between items, but no part of such an item is a column.
 func split(sql string, list []token) (items [][]token) {
-	depth, start := 0, 0
+	start := 0
 	for i, t := range list {
-		switch {
-		case t.is(sql, "("), t.is(sql, "["):
-			depth++
-		case t.is(sql, ")"), t.is(sql, "]"):
-			depth--
-		case depth == 0 && t.is(sql, ","):
+		if t.is(sql, ",") {
 			items = append(items, list[start:i])
 			start = i + 1
 		}
@@ -147,19 +142,31 @@ func isColumn(sql string, item, column []token) bool {
 // outside returns the ordering as that of a statement which returns one column more, at first, and by that before all; of a
 // statement with these columns. It is empty if the keys are not among them.
 func (o *ordering) outside(columns []pgconn.FieldDescription) string {
-	if o == nil || o.items > 0 && o.items != len(columns) {
+	positions := o.positions(columns)
+	if positions == nil {
 		return ""
 	}
 	clause := "\norder by 1"
+	for i, position := range positions {
+		clause += ", " + strconv.Itoa(position+1) + o.keys[i].direction
+	}
+	return clause
+}
+
+// positions are those of the keys among a statement's columns, from 1; nil if one is not among them.
+func (o *ordering) positions(columns []pgconn.FieldDescription) (positions []int) {
+	if o == nil || o.items > 0 && o.items != len(columns) {
+		return nil
+	}
 	for _, key := range o.keys {
 		position := key.position
 		if key.name != "" {
 			position = 1 + slices.IndexFunc(columns, func(c pgconn.FieldDescription) bool { return c.Name == key.name })
 		}
 		if position < 1 || position > len(columns) {
-			return ""
+			return nil
 		}
-		clause += ", " + strconv.Itoa(position+1) + key.direction
+		positions = append(positions, position)
 	}
-	return clause
+	return positions
 }
