@@ -283,16 +283,15 @@ func (p *pipeline) outdated(g *request) bool {
 	return true
 }
 
-// learnJoint keeps what g's statement has taken: of that, an execution's part. If they would have taken far less by
+// learnJoint keeps what g's statement has taken: each execution's part of it. If they would have taken far less by
 // themselves, the text is not coalesced for some time. On a busy machine a small group seems to take many times what it
 // does, because whatever delays it is shared by few: so it must be by much, and more than once. And what they take by
 // themselves may be from before the data changed: so that is tried first.
-func (p *pipeline) learnJoint(g *request, took time.Duration) {
+func (g *request) learnJoint(took, each time.Duration) {
 	n := time.Duration(len(g.members))
 	t := g.members[0].text
 	t.joined(g.text)
-	g.text.observe(max(0, took-jointBase)/n, len(g.members))
-	t.observeBytes(len(p.rows.data) / len(g.members))
+	g.text.observe(each, len(g.members))
 	joint, _ := g.text.expected()
 	alone, known := t.expected()
 	switch most := 5*jointWork + 4*n*alone; {

@@ -68,6 +68,9 @@ const (
 	// laneWork is the least work that is worth a lane's taking part: what waking it, its system calls and the server's
 	// process cost is about a fifth of that.
 	laneWork = 250 * time.Microsecond
+
+	// freshWork is that much more, on a connection that nothing has run on: there the server's process loads catalogs.
+	freshWork = 2 * time.Millisecond
 )
 
 // errNotNeeded is why a lane's wait for a connection ends when nothing is left for it to do.
@@ -209,15 +212,15 @@ func (x *exchange) summon() {
 	}
 	var ctx context.Context
 	ctx, x.stop = context.WithCancelCause(x.call.acquireCtx)
-	for want := x.unknown + worthwhile(x.work); want > 0 && x.spare > 0 && x.room(); want-- {
+	for want := x.unknown + worthwhile(x.work, laneWork); want > 0 && x.spare > 0 && x.room(); want-- {
 		x.start(ctx)
 	}
 }
 
-// worthwhile is how many lanes work is worth: the time that it takes falls with their number, what they cost rises with it,
-// and the sum is least at the root of the ratio.
-func worthwhile(work time.Duration) int {
-	return int(math.Ceil(math.Sqrt(float64(work) / float64(laneWork))))
+// worthwhile is how many lanes work is worth, if that is the least for one: the time that it takes falls with their number,
+// what they cost rises with it, and the sum is least at the root of the ratio.
+func worthwhile(work, least time.Duration) int {
+	return int(math.Ceil(math.Sqrt(float64(work) / float64(least))))
 }
 
 // unready notes that r is not ready any more. It is called with mu held.
@@ -245,7 +248,11 @@ func (x *exchange) reckon() {
 // share is the part of what is ready that p may take, so that all lanes end at the same time, those included that are
 // about to come; but not so little that they had better not. It is called with mu held.
 func (x *exchange) share(p *pipeline) time.Duration {
-	least := laneWork * time.Duration(max(1, worthwhile(x.work)))
+	least := time.Duration(laneWork)
+	if !p.state.ran {
+		least += freshWork
+	}
+	least *= time.Duration(max(1, worthwhile(x.work, least)))
 	if x.work <= least {
 		return least
 	}

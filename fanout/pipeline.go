@@ -352,7 +352,7 @@ func (p *pipeline) pick() []*request {
 		}
 		if n := under + len(batch); n > 0 && (n >= aheadPerLane && from == &x.ready && !only || p.toBeDescribed(t, batch) ||
 			from != &p.again && p.overtakes(r, t, only || counted > 0 && cost <= laneWork, batch) ||
-			!only && (load >= trip+max(laneWork, min(trip, cost)) || taken >= share || int64(n) >= 2+counted/4 ||
+			!only && (load >= trip+max(laneWork, min(trip, cost)) || taken >= share || int64(n) >= 2+counted ||
 				counted == 0 && p.underWay(t, batch))) {
 			break
 		}
@@ -1237,6 +1237,14 @@ func (p *pipeline) hand(r *request) {
 // learn keeps what the result tells of the statement, and of the way to the server.
 func (p *pipeline) learn(r *request, err error, now time.Time) {
 	x := p.exchange
+	with := byItself
+	switch {
+	case !p.state.ran:
+		with = fresh
+	case !r.plain:
+		with = withParse
+	}
+	p.state.ran = true
 	p.forget(r, err)
 	r.own = nil
 	way := &x.call.shared.trip
@@ -1281,8 +1289,18 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 		}
 		return
 	}
-	if r.unbounded || !r.plain && took < 2*time.Millisecond+2*trip && took >= r.cost {
-		return // what travels in front of it may have taken the time; but not if even so it took less than expected
+	r.learnBytes(len(p.rows.data))
+	if r.unbounded {
+		return
+	}
+	base, executions := r.parts()
+	noise := 2*time.Millisecond + 2*trip
+	if with == fresh {
+		noise += freshNoise
+	}
+	if with != byItself && took < noise {
+		r.text.atMost(max(0, took-base)/time.Duration(executions), executions, with)
+		return
 	}
 	// The server answers those that share a Sync all at once.
 	p.ran++
@@ -1292,32 +1310,44 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 		return
 	}
 	n := p.ran
-	took = p.runTook / time.Duration(n)
+	took = p.runTook
 	p.ran, p.runTook = 0, 0
 	measured, p.measuring = p.measuring, false
-	if !measured && r.counted > 0 && farther(took, r.cost) {
-		if m := len(r.members); m > 0 {
-			took, n = max(0, took-jointBase)/time.Duration(m), m
-		}
-		way.doubt(r.text, took, n)
+	if r.members == nil {
+		executions = n
+	}
+	each := max(0, took-base) / time.Duration(executions)
+	if !measured && r.counted > 0 && farther(took/time.Duration(n), r.cost) {
+		way.doubt(r.text, each, executions)
 		return
 	}
 	if p.call.auto {
-		base, executions := time.Duration(0), n
-		if r.members != nil {
-			base, executions = jointBase, len(r.members)
-		}
-		p.call.shared.turns.learn(&p.call.turn, r.text, base, took*time.Duration(n), executions)
+		p.call.shared.turns.learn(&p.call.turn, r.text, base, took, executions)
 	}
 	if r.members != nil {
-		p.learnJoint(r, took)
+		r.learnJoint(took, each)
 		return
 	}
-	r.text.observe(took, n)
-	if r.streamed {
+	r.text.observe(each, executions)
+}
+
+// parts is how many executions r's statement is of, and what it takes besides them.
+func (r *request) parts() (base time.Duration, executions int) {
+	if r.members != nil {
+		return jointBase, len(r.members)
+	}
+	return 0, 1
+}
+
+// learnBytes keeps how long the result was, of n bytes unless it was handed over piece by piece.
+func (r *request) learnBytes(n int) {
+	switch {
+	case r.members != nil:
+		r.members[0].text.observeBytes(n / len(r.members))
+	case r.streamed:
 		r.text.observeBytes(2 * jointBytes)
-	} else {
-		r.text.observeBytes(len(p.rows.data))
+	default:
+		r.text.observeBytes(n)
 	}
 }
 

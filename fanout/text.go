@@ -22,6 +22,7 @@ type text struct {
 	usual    float64 // what they take if nothing delays them: a low expectile
 	count    int64   // executions in both
 	observed int     // how often something was added to both
+	with     company // of what was observed
 	longer   int     // the latest in a row that took far longer than expected
 	shorter  int     // the latest executions in a row that took far less
 	bytes    float64 // moving average of the length of results
@@ -39,6 +40,15 @@ type text struct {
 	renamed     atomic.Int32
 }
 
+// A company is what may have taken some of the time that a statement seems to have taken, from the least to the most.
+type company int
+
+const (
+	byItself  company = iota
+	withParse         // and what else went ahead of it
+	fresh             // the server's process: it had catalogs to load
+)
+
 // A sourceDescription is what one connection has learned of a text. Another one may rely on it if it resolves names in the
 // same schemas.
 type sourceDescription struct {
@@ -53,6 +63,9 @@ const (
 
 	// costNoise is how much longer a statement may seem to take than it does, on average.
 	costNoise = 300 * time.Microsecond
+
+	// freshNoise is how much longer the first statement may take on a connection: a backend has catalogs to load.
+	freshNoise = 50 * time.Millisecond
 
 	// costWeight is that of the newest execution in a text's moving average.
 	costWeight = 1.0 / 16
@@ -105,6 +118,32 @@ func (t *text) observe(d time.Duration, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.apart, t.trial = t.apart+n, max(0, t.trial-n)
+	t.note(d, n, byItself)
+}
+
+// atMost adds executions that have taken d each, with something else.
+func (t *text) atMost(d time.Duration, n int, with company) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.note(d, n, with)
+}
+
+// note is atMost with mu held. What was in less company than all before replaces that; of what was in more only counts that
+// it has not taken long, unless it has taken even less.
+func (t *text) note(d time.Duration, n int, with company) {
+	switch {
+	case t.observed == 0 || with < t.with:
+		t.restart()
+		t.with = with
+	case (with > t.with || with == fresh) && d >= t.likely():
+		t.count += int64(n)
+		return
+	}
+	t.add(d, n)
+}
+
+// add adds one observation. It is called with mu held.
+func (t *text) add(d time.Duration, n int) {
 	if t.observed > 0 {
 		switch known := t.likely(); {
 		case farther(d, known):

@@ -112,6 +112,35 @@ func TestTextFollows(t *testing.T) {
 	}
 }
 
+// What a statement has taken with its Parse, or as the first on its connection, counts until it is known what it takes by
+// itself.
+func TestTextInCompany(t *testing.T) {
+	const ms = time.Millisecond
+	x := newText("select 1")
+	for i, c := range []struct {
+		took time.Duration
+		with company
+		want time.Duration
+	}{
+		{20 * ms, fresh, 20 * ms},
+		{25 * ms, fresh, 20 * ms},
+		{10 * ms, fresh, 15 * ms}, // the mean of what was lower than before
+		{2 * ms, withParse, 2 * ms},
+		{20 * ms, fresh, 2 * ms},
+		{4 * ms, withParse, 3 * ms},
+		{1 * ms, byItself, 1 * ms},
+		{4 * ms, withParse, 1 * ms},
+		{20 * ms, fresh, 1 * ms},
+		{2 * ms, byItself, 1500 * time.Microsecond},
+	} {
+		x.atMost(c.took, 1, c.with)
+		got, n := x.expected()
+		if got.Round(ms/10) != c.want || n != int64(i+1) {
+			t.Errorf("after %d executions, %d of them counted: expected to take %v, not %v", i+1, n, got, c.want)
+		}
+	}
+}
+
 // A text is given up only when it is known what it takes by itself today, and what it took together counts only if it has
 // been so lately.
 func TestTextIsTried(t *testing.T) {

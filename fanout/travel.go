@@ -19,6 +19,7 @@ type connState struct {
 	mode         pgx.QueryExecMode
 	tracer       pgx.QueryTracer
 	standby      bool                                    // that is a hot standby
+	ran          bool                                    // something, by a pipelined lane
 	server       string                                  // the one it leads to; "" where that is not known, or may change
 	descriptions map[string]*pgconn.StatementDescription // of statements, prepared unless their name is ""
 	prepared     int                                     // statements ever prepared, for their names
