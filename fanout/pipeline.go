@@ -312,7 +312,13 @@ func (p *pipeline) pick() []*request {
 		trip += time.Duration(len(p.inflight[0].members)) * memberWork
 	}
 	only := x.call.width() == 1 // no other lane could run what is not sent
-	if under > 0 && load > trip+max(laneWork/2, min(trip, p.inflight[0].cost)) && !only {
+	ahead := func(least, cost time.Duration) time.Duration {
+		if only {
+			return trip + onlyWork
+		}
+		return trip + max(least, min(trip, cost))
+	}
+	if under > 0 && load > ahead(laneWork/2, p.inflight[0].cost) {
 		return nil
 	}
 	if x.unknown > 0 {
@@ -352,8 +358,8 @@ func (p *pipeline) pick() []*request {
 		}
 		if n := under + len(batch); n > 0 && (n >= aheadPerLane && from == &x.ready && !only || p.toBeDescribed(t, batch) ||
 			from != &p.again && p.overtakes(r, t, only || counted > 0 && cost <= laneWork, batch) ||
-			!only && (load >= trip+max(laneWork, min(trip, cost)) || taken >= share || int64(n) >= 2+counted ||
-				counted == 0 && p.underWay(t, batch))) {
+			load >= ahead(laneWork, cost) ||
+			!only && (taken >= share || int64(n) >= 2+counted || counted == 0 && p.underWay(t, batch))) {
 			break
 		}
 		if j != nil {

@@ -132,6 +132,30 @@ func TestPipelinedCancelInFrontOfALongStatement(t *testing.T) {
 	})
 }
 
+// What is known to be slow is not sent ahead without end where no other lane could run it: once the call's ctx has ended,
+// each of these would have to be cancelled in turn.
+func TestPipelinedCancelsFew(t *testing.T) {
+	const queries, most = 200, 5
+	for _, snapshot := range []bool{false, true} {
+		var sent atomic.Int64
+		tracer := startTracer(func() { sent.Add(1) })
+		pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) { config.ConnConfig.Tracer = tracer })
+		src := raw(pool)
+		src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
+		knownToBeSlow(t, src)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		before := sent.Load()
+		if _, err := fanout.Collect(ctx, src, repeated(queries, sleep)...); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		if n := sent.Load() - before; n > most {
+			t.Errorf("snapshot=%v: %d statements of %d have been sent", snapshot, n, queries)
+		}
+		serves(t, pool)
+	}
+}
+
 const slowRowsSQL = "select repeat('x', 1000), pg_sleep($1 * (n / 1000)) from generate_series(1, $2::int) n"
 
 // knownToBeSlow has the sleeping statements of the tests executed, so that none is sent ahead of others, which would wait
