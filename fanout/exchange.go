@@ -51,9 +51,12 @@ const (
 	// package's doc names it.
 	stallBound = time.Millisecond
 
-	// aheadPerLane is how many functions run ahead for each lane that the call may have, and how many statements a lane
-	// may have under way that others could have sent.
+	// aheadPerLane is how many functions run ahead for each lane that the call may have.
 	aheadPerLane = 32
+
+	// maxUnderWay is how many statements a lane may have under way that others could have sent: where round trips are long
+	// and statements are quick, a few lanes do with less work what more of them would.
+	maxUnderWay = 2 * aheadPerLane
 
 	// startTogether is how many functions are started before a lane looks what they have asked for.
 	startTogether = 8

@@ -356,7 +356,7 @@ func (p *pipeline) pick() []*request {
 				j = nil // it may be slow, and several of them more so
 			}
 		}
-		if n := under + len(batch); n > 0 && (n >= aheadPerLane && from == &x.ready && !only || p.toBeDescribed(t, batch) ||
+		if n := under + len(batch); n > 0 && (n >= maxUnderWay && from == &x.ready && !only || p.toBeDescribed(t, batch) ||
 			from != &p.again && p.overtakes(r, t, only || counted > 0 && cost <= laneWork, batch) ||
 			load >= ahead(laneWork, cost) ||
 			!only && (taken >= share || int64(n) >= 2+counted || counted == 0 && p.underWay(t, batch))) {
