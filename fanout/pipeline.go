@@ -287,9 +287,10 @@ func (p *pipeline) dispensable() bool {
 //
 // What is under way on a lane, beside what is executing, must last a round trip, or the server waits for it (the
 // bandwidth-delay product); laneWork on top of that spares system calls. Any more would only make statements wait here that
-// another lane could run; so would more than this lane's share of what is ready. As long as little is known of a
-// statement, it may turn out to be slow: nothing is sent behind one of the same text, and at most one statement behind
-// another; nor is it sent behind one that has to be described first, which would be executed after it.
+// another lane could run; so would more than this lane's share of what is ready. A call's only lane may send more than
+// that, which none of them could. As long as little is known of a statement, it may turn out to be slow: nothing is sent
+// behind one of the same text, and at most one statement behind another; nor is it sent behind one that has to be described
+// first, which would be executed after it.
 func (p *pipeline) pick() []*request {
 	x := p.exchange
 	if p.doomed {
