@@ -155,7 +155,7 @@ func (r *request) wanted() bool {
 // is called with mu held.
 func (p *pipeline) unproven() *text {
 	x := p.exchange
-	if len(p.inflight) > 0 || p.doomed || p.spoiled || p.failed || p.link.status() == 'E' { // the next statement brings the transaction back
+	if len(p.inflight) > 0 || p.doomed || p.spoiled || p.failed {
 		return nil
 	}
 	queue := p.own
@@ -169,7 +169,14 @@ func (p *pipeline) unproven() *text {
 	if p.state.descriptions[t.sql] == nil || t.provenJoint() != nil {
 		return nil
 	}
-	if !slices.ContainsFunc(queue[1:], func(r *request) bool { return r.text == t }) || t.proving.Swap(true) {
+	if !slices.ContainsFunc(queue[1:], func(r *request) bool { return r.text == t }) {
+		return nil
+	}
+	if !p.link.beside.TryLock() {
+		return nil // another lane begins the transaction
+	}
+	defer p.link.beside.Unlock()
+	if p.link.status() == 'E' || t.proving.Swap(true) { // the next statement brings the transaction back
 		return nil
 	}
 	return t
