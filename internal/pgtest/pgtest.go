@@ -143,13 +143,18 @@ func closePool(pool *pgxpool.Pool) error {
 	}
 }
 
-// findLeak looks for goroutines until there are none but those before, for longer than goleak does on its own.
+// findLeak looks for goroutines until there are none but those before, for longer than goleak does on its own. Where a write
+// has taken long, pgx goes on reading in the background until there is something to read: so the server is asked for it,
+// on the connection that stays open.
 func findLeak(before goleak.Option) error {
 	deadline := time.Now().Add(settleTimeout)
 	for {
 		err := goleak.Find(before)
 		if err == nil || time.Now().After(deadline) {
 			return err
+		}
+		if current != nil {
+			current.ping()
 		}
 	}
 }

@@ -206,6 +206,18 @@ func (s *server) exec(ctx context.Context, sql string) error {
 	return err
 }
 
+// ping has the server send something on the connection of exec, if there is one.
+func (s *server) ping() {
+	s.connecting.Lock()
+	defer s.connecting.Unlock()
+	if s.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
+	defer cancel()
+	_, _ = s.conn.Exec(ctx, ";").ReadAll() // if it fails, exec will too
+}
+
 // disconnect closes the connection of exec.
 func (s *server) disconnect() error {
 	s.connecting.Lock()
