@@ -1283,6 +1283,7 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 		return
 	}
 	if r.described {
+		p.miss()
 		s := p.state
 		r.own = r.description
 		if s.mode == pgx.QueryExecModeDescribeExec {
@@ -1298,6 +1299,7 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	}
 	r.learnBytes(len(p.rows.data))
 	if r.unbounded {
+		p.miss()
 		return
 	}
 	base, executions := r.parts()
@@ -1307,6 +1309,7 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	}
 	if with != byItself && took < noise {
 		r.text.atMost(max(0, took-base)/time.Duration(executions), executions, with)
+		p.miss()
 		return
 	}
 	// The server answers those that share a Sync all at once.
@@ -1326,6 +1329,7 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	each := max(0, took-base) / time.Duration(executions)
 	if !measured && r.counted > 0 && farther(took/time.Duration(n), r.cost) {
 		way.doubt(r.text, each, executions)
+		p.miss()
 		return
 	}
 	if p.call.auto {
@@ -1336,6 +1340,13 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 		return
 	}
 	r.text.observe(each, executions)
+}
+
+// miss notes, where turns are taken, that a part of the call's work is not known.
+func (p *pipeline) miss() {
+	if p.call.auto {
+		p.call.shared.turns.miss(&p.call.turn)
+	}
 }
 
 // parts is how many executions r's statement is of, and what it takes besides them.

@@ -26,6 +26,7 @@ type turns struct {
 	waiting []chan struct{} // closed when it is their turn
 	alone   bool            // one is at work by itself, so that it can be seen how long things take
 	look    time.Time       // when that is due again
+	misses  int             // in a row, when it could not be seen
 
 	plain, snapshot paces
 }
@@ -49,6 +50,10 @@ const (
 	// aloneLasts is how long it is relied on what calls have taken alone.
 	aloneLasts = 10 * time.Second
 
+	// mostMisses is how many calls in a row are alone because it could not be seen what the one before took. It may be that
+	// this never can: where nothing is prepared, say.
+	mostMisses = 8
+
 	// callWork is what a call takes besides its statements, about.
 	callWork = 50 * time.Microsecond
 )
@@ -58,6 +63,7 @@ type turn struct {
 	began    time.Time
 	number   int           // of the turn, if it began with nobody else at work; otherwise 0
 	work     time.Duration // of the statements so far
+	missed   bool          // part of it
 	snapshot bool          // of a call that has one
 }
 
@@ -153,6 +159,14 @@ func (t *turns) learn(mine *turn, x *text, base, d time.Duration, n int) {
 	mine.work += base + time.Duration(x.alone.mean*float64(n))
 }
 
+// miss notes that part of what the call with turn mine takes is work that nobody knows: a statement was described or parsed.
+// Then it says nothing of how long its work takes.
+func (t *turns) miss(mine *turn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	mine.missed = true
+}
+
 // end is called when the call with turn mine has ended.
 func (t *turns) end(mine *turn) {
 	t.mu.Lock()
@@ -161,10 +175,18 @@ func (t *turns) end(mine *turn) {
 	if mine.snapshot {
 		of = &t.snapshot
 	}
+	alone := mine.number == t.begun // nobody has come since
 	switch {
-	case mine.number == t.begun: // nobody has come since
+	case mine.missed && alone:
+		if t.misses++; t.misses < mostMisses {
+			t.look = time.Time{}
+		} else {
+			t.misses = 0
+		}
+	case mine.missed:
+	case alone:
 		of.apart.add(took, callWork+mine.work)
-		t.look = time.Now().Add(aloneLasts)
+		t.look, t.misses = time.Now().Add(aloneLasts), 0
 	case of.apart.work > 0:
 		of.together.add(took, callWork+mine.work)
 		stretch := of.together.took / of.together.work * of.apart.work / of.apart.took

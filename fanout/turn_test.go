@@ -3,6 +3,7 @@ package fanout
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,6 +94,44 @@ func TestTurnsLookHowLongACallTakesAlone(t *testing.T) {
 		turns.look = time.Now()
 		if _, most := crowd(&turns, 64, 4, 2*time.Second); most < 5 || most > 9 {
 			t.Errorf("%d at work, wanted 5 to 9", most)
+		}
+	})
+}
+
+// Calls of which it is not known what they take do not count, and as long as there are only such, not all wait for one to
+// be alone.
+func TestTurnsDoNotCountWhatTheyMiss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(15)
+		for range 3 {
+			mine := turns.take(context.Background(), turnPatience)
+			time.Sleep(50 * time.Millisecond)
+			turns.miss(&mine)
+			turns.end(&mine)
+		}
+		if _, most := crowd(&turns, 64, 4, 2*time.Second); most < 5 || most > 9 {
+			t.Errorf("%d at work, wanted 5 to 9", most)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(15)
+		var calls atomic.Int64
+		var wg sync.WaitGroup
+		end := time.Now().Add(time.Second)
+		for range 64 {
+			wg.Go(func() {
+				for time.Now().Before(end) {
+					mine := turns.take(context.Background(), turnPatience)
+					time.Sleep(time.Millisecond)
+					turns.miss(&mine)
+					turns.end(&mine)
+					calls.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if n, least := calls.Load(), int64(14000); n < least {
+			t.Errorf("%d calls of 1 ms in a second, wanted %d or more", n, least)
 		}
 	})
 }
