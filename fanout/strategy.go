@@ -69,7 +69,8 @@ const (
 	// only make each other slower: fewer are at work then, at least a third as many as the pool has connections, and the
 	// others wait their turn, in order, before they ask for one; but no longer than 100 ms, or half of AcquireTimeout. So
 	// that it is known how long a call takes alone, one is let in by itself every ten seconds where there is none of
-	// itself. A call of a single query has no turn to wait for, and runs as with Parallel, until one has made a nested call.
+	// itself; a call that has had statements described or parsed does not count. A call of a single query has no turn to
+	// wait for, and runs as with Parallel, until one has made a nested call.
 	//
 	// What is measured is believed slowly, but a change is noticed: two statements of a text in a row that take far longer
 	// than expected, or many that take far less, begin what is known of it anew, once a round trip that is measured beside
