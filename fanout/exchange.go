@@ -72,11 +72,12 @@ const (
 	// process cost is about a fifth of that.
 	laneWork = 250 * time.Microsecond
 
-	// onlyWork is as much more of it, where no other lane could run any: when the call ends early, each statement that has
-	// been sent must be cancelled in turn.
+	// onlyWork is how much more work than lasts a round trip goes ahead on a call's only lane. No other lane could run it;
+	// but when the call ends early, each statement that has been sent must be cancelled in turn.
 	onlyWork = 100 * time.Millisecond
 
-	// freshWork is that much more, on a connection that nothing has run on: there the server's process loads catalogs.
+	// freshWork is how much more than laneWork a lane must be worth on a connection that nothing has run on: there the
+	// server's process has catalogs to load.
 	freshWork = 2 * time.Millisecond
 )
 
