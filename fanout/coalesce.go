@@ -185,7 +185,6 @@ func (p *pipeline) unproven() *text {
 // prove finds out whether t can be coalesced: by its text, and in a round trip by the catalog. The connection is at rest.
 func (p *pipeline) prove(t *text) {
 	defer t.proving.Store(false)
-	p.miss()
 	d := p.state.descriptions[t.sql]
 	j := &joint{found: time.Now(), why: "its text", original: &sourceDescription{params: d.ParamOIDs, fields: d.Fields}}
 	s := shapeOf(t.sql)

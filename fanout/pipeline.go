@@ -226,6 +226,7 @@ func (p *pipeline) next() (batch []*request, more bool) {
 			p.used = false
 			if t := p.unproven(); t != nil {
 				x.mu.Unlock()
+				p.miss()
 				p.prove(t)
 				continue
 			}
