@@ -235,20 +235,28 @@ func (c latentConn) Write(b []byte) (int, error) {
 
 // warm opens all connections of the pool, and prepares the statement on each.
 func warm(tb testing.TB, pool *pgxpool.Pool) {
-	var conns []*pgxpool.Conn
+	conns := acquireAll(tb, pool)
+	for _, conn := range conns {
+		if _, err := db.New(conn).ListAByData(context.Background(), ""); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	for _, conn := range conns {
+		conn.Release()
+	}
+}
+
+// acquireAll acquires all connections that the pool may have, which opens those that are not.
+func acquireAll(tb testing.TB, pool *pgxpool.Pool) (conns []*pgxpool.Conn) {
+	tb.Helper()
 	for range pool.Stat().MaxConns() {
 		conn, err := pool.Acquire(context.Background())
 		if err != nil {
 			tb.Fatal(err)
 		}
-		if _, err := db.New(conn).ListAByData(context.Background(), ""); err != nil {
-			tb.Fatal(err)
-		}
 		conns = append(conns, conn)
 	}
-	for _, conn := range conns {
-		conn.Release()
-	}
+	return conns
 }
 
 func median[T float64 | time.Duration](values []T) T {

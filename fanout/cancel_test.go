@@ -18,15 +18,7 @@ import (
 func sameBackends(t *testing.T, conns int, f func(src fanout.Source[fanout.DBTX])) {
 	t.Helper()
 	pool := pgtest.Pool(t, conns)
-	var held []interface{ Release() }
-	for range conns {
-		conn, err := pool.Acquire(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, conn)
-	}
-	for _, conn := range held {
+	for _, conn := range acquireAll(t, pool) {
 		conn.Release()
 	}
 	before := pgtest.Backends(t, pool)

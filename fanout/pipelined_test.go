@@ -817,15 +817,7 @@ func TestPipelinedColdConnections(t *testing.T) {
 	var widths []int
 	for range calls {
 		pool.Reset()
-		var held []*pgxpool.Conn
-		for range conns {
-			conn, err := pool.Acquire(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			held = append(held, conn)
-		}
-		for _, conn := range held {
+		for _, conn := range acquireAll(t, pool) {
 			conn.Release()
 		}
 		widths = append(widths, width(spansOf(t, src, queries...)))

@@ -390,14 +390,7 @@ func TestPipelinedSearchPaths(t *testing.T) {
 					return seen
 				}
 				// What one connection has learned of the statements is not for the next one.
-				var conns []*pgxpool.Conn
-				for range pool.Stat().MaxConns() {
-					conn, err := pool.Acquire(t.Context())
-					if err != nil {
-						t.Fatal(err)
-					}
-					conns = append(conns, conn)
-				}
+				conns := acquireAll(t, pool)
 				all := map[string]bool{}
 				for i, conn := range conns {
 					conn.Release()
