@@ -710,11 +710,15 @@ func TestPipelinedSlowStatements(t *testing.T) {
 						}
 					}
 					for _, most := range []int{2, 1} { // at first, and when they are known
-						slow := map[uint32]int{}
+						slow, seen := map[uint32]int{}, 0
 						for _, s := range spansOf(t, src, queries...) {
 							if s.Name == "Slow" {
 								slow[s.PID]++
+								seen++
 							}
+						}
+						if seen != len(at) {
+							t.Errorf("%d slow statements, not %d", seen, len(at))
 						}
 						for pid, n := range slow {
 							if n > most {
