@@ -117,7 +117,6 @@ func newText(sql string) *text {
 func (t *text) observe(d time.Duration, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.apart, t.trial = t.apart+n, max(0, t.trial-n)
 	t.note(d, n, byItself)
 }
 
@@ -131,6 +130,7 @@ func (t *text) atMost(d time.Duration, n int, with company) {
 // note is atMost with mu held. What was in less company than all before replaces that; of what was in more only counts that
 // it has not taken long, unless it has taken even less.
 func (t *text) note(d time.Duration, n int, with company) {
+	t.apart, t.trial = t.apart+n, max(0, t.trial-n)
 	switch {
 	case t.observed == 0 || with < t.with:
 		t.restart()

@@ -142,46 +142,48 @@ func TestTextInCompany(t *testing.T) {
 }
 
 // A text is given up only when it is known what it takes by itself today, and what it took together counts only if it has
-// been so lately.
+// been so lately. An execution with its Parse, as all in a snapshot call may be, is one by itself too.
 func TestTextIsTried(t *testing.T) {
-	x := newText("select $1")
-	j := &joint{text: newText("select $1 of many")}
-	together := func(times int, d time.Duration) {
-		for range times {
-			x.joined(j.text)
-			j.text.observe(d, 10)
+	for _, with := range []company{byItself, withParse} {
+		x := newText("select $1")
+		j := &joint{text: newText("select $1 of many")}
+		together := func(times int, d time.Duration) {
+			for range times {
+				x.joined(j.text)
+				j.text.observe(d, 10)
+			}
 		}
-	}
-	alone := func(times int, d time.Duration) {
-		for range times {
-			x.observe(d, 1)
+		alone := func(times int, d time.Duration) {
+			for range times {
+				x.atMost(d, 1, with)
+			}
 		}
-	}
-	expects := func(want time.Duration) {
-		t.Helper()
-		if got, _ := j.expected(x); got != want {
-			t.Errorf("expected to take %v, not %v", got, want)
+		expects := func(want time.Duration) {
+			t.Helper()
+			if got, _ := j.expected(x); got != want {
+				t.Errorf("company %d: expected to take %v, not %v", with, got, want)
+			}
 		}
-	}
-	expects(0)
-	alone(4, time.Millisecond)
-	expects(time.Millisecond)
-	together(4, 100*time.Microsecond)
-	expects(100 * time.Microsecond)
-	for i := range trialLength {
-		if x.tried() || !x.onTrial() {
-			t.Errorf("not tried, or no more after %d executions", i)
+		expects(0)
+		alone(4, time.Millisecond)
+		expects(time.Millisecond)
+		together(4, 100*time.Microsecond)
+		expects(100 * time.Microsecond)
+		for i := range trialLength {
+			if x.tried() || !x.onTrial() {
+				t.Errorf("company %d: not tried, or no more after %d executions", with, i)
+			}
+			alone(1, 9*time.Millisecond)
 		}
-		alone(1, 9*time.Millisecond)
-	}
-	if !x.tried() || x.onTrial() {
-		t.Error("tried for longer")
-	}
-	expects(9 * time.Millisecond)
-	together(1, 200*time.Microsecond)
-	expects(200 * time.Microsecond) // at once: what was before was long ago
-	x.trust()
-	if x.tried() {
-		t.Error("what was tried counts for ever")
+		if !x.tried() || x.onTrial() {
+			t.Errorf("company %d: tried for longer", with)
+		}
+		expects(9 * time.Millisecond)
+		together(1, 200*time.Microsecond)
+		expects(200 * time.Microsecond) // at once: what was before was long ago
+		x.trust()
+		if x.tried() {
+			t.Errorf("company %d: what was tried counts for ever", with)
+		}
 	}
 }
