@@ -346,7 +346,7 @@ func TestNestedPanic(t *testing.T) {
 						_, err = fanout.Collect(ctx, src, pid, levels(src, 3, 1), bad, pid)
 						return nil, err
 					}
-					for range 3 {
+					for range 2 {
 						queries := repeated(8, levels(src, 3, 1))
 						queries[3], queries[6] = query, query
 						ctx := inTime(t)

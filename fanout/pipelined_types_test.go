@@ -755,7 +755,7 @@ func TestPipelinedPanics(t *testing.T) {
 				pool := pgtest.Pool(t, conns)
 				src := pipelined(pool)
 				ctx := withPool(inTime(t), pool)
-				for round := range 10 {
+				for round := range 2 * 3 {
 					src.Snapshot = round%2 == 1
 					src.Partial = round%3 == 1
 					queries := repeated(8, fanout.Query[fanout.DBTX, string](busy))
