@@ -15,28 +15,31 @@
 //
 // A call is structured: when it returns, no goroutine of it runs, no connection of it is held and no transaction is open.
 // What it returns follows the order of the queries, never the order in which they finished. Without [Source.Partial] it
-// is all or error: the first failure cancels the other queries, and the [Error] names the one that failed, by position
-// and by its name in the SQL.
+// is all results or an error: the first failure cancels the other queries, and the [Error] names the one that failed, by
+// position and by its name in the SQL. What queries had written by then stays written, unless the call ran in a transaction
+// ([Source.On]) that is rolled back.
 //
 // A call needs one connection to make progress. It starts on the first that it gets, asks for more, up to
 // [Source.Limit], only while queries are waiting, and never holds one while it needs another. So any number of calls at
-// once, on a pool of any size, come to their end.
+// once, on a pool of any size, come to their end. Behind a pooler that lends its server connections by the transaction, a
+// Snapshot call holds several of those at the same time, and may wait for one until its ctx ends.
 //
-// A failure costs no connections. Statements that are to stop, because another query failed or a ctx ended, are cancelled
-// by PostgreSQL cancel requests, where pgx would close the socket; the connections go back to the pool as they were. The
-// connection of a query that has failed ends the others' statements with a single pg_cancel_backend, where the server
-// confirms that it is PostgreSQL itself at the other end. A server that has not ended a statement one second after its ctx
-// ended is given up: the connection is taken out of the pool and closed, and the statement fails. A function that then
-// still holds rows open counts as such a server.
+// A failure costs no connections. Statements that are to stop, because another query failed or a ctx ended, are
+// cancelled by PostgreSQL cancel requests, where pgx would close the socket; the connections go back to the pool as
+// they were. With Parallel, the connection of a query that has failed ends the others' statements with a single
+// pg_cancel_backend, where the server confirms that it is PostgreSQL itself at the other end. A server that has not
+// ended a statement one second after its ctx ended is given up: the connection is taken out of the pool and closed, and
+// the statement fails. The same happens if the function has not closed the statement's rows by then.
 //
 // # Inside a query function
 //
 // A function gets a query set q that is its own until it returns, for one statement at a time from one goroutine, and a
-// ctx. A call that it makes with that ctx, on a Source of the same pool, is nested: it runs on the connection that the
-// function already holds, one query after the other, and needs no other connection; if both calls are Pipelined, its
-// statements travel with those of other functions. A nested call made with another ctx
-// is not recognised, and waits for a connection like everybody else. Functions must not wait for one another: the others
-// may not have started.
+// ctx. A call that it makes with that ctx, or one derived from it, on a Source of the same pool, is nested: it runs on
+// the connection that the function already holds, one query after the other, and needs no other connection; if both
+// calls are Pipelined, its statements travel with those of other functions. Limit, AcquireTimeout and Retries do not
+// apply to it. A nested call made with another ctx is not recognised, and waits for a connection like everybody else;
+// so does whatever a function asks the pool for by itself, which can be a deadlock. Functions must not wait for one
+// another: the others may not have started.
 //
 // # Snapshots
 //

@@ -8,7 +8,9 @@ import (
 
 // Error says which query of a call failed. It wraps what the query function returned, so that errors.As reaches a
 // *pgconn.PgError and errors.Is a pgx.ErrNoRows. Where the query failed because the caller's ctx ended, errors.Is
-// matches ctx.Err() as well, whatever the server or the connection said.
+// matches ctx.Err() as well, whatever the server or the connection said. [ErrSnapshotServer] and [ErrSnapshotUnsupported]
+// are wrapped in one, where a query met them; the package's other errors are to be read, not matched. After Retries,
+// errors.Is and errors.As find the errors of earlier attempts too.
 type Error struct {
 	Index int    // position among the call's queries or tasks, from 0
 	Query int    // position among the queries of an IntoMap task, from 0; otherwise 0
@@ -59,8 +61,8 @@ func (e Errors) Unwrap() []error {
 }
 
 // PanicError carries a panic of a query function to the goroutine that made the call, which panics with it once the
-// call's other queries have been cancelled and its connections are back. Value is what the function panicked with, Stack
-// the stack of the goroutine in which it did.
+// call's other queries have been cancelled and their connections are back; that of the function has been closed. Value is
+// what the function panicked with, Stack the stack of the goroutine in which it did.
 type PanicError struct {
 	Value any
 	Stack []byte

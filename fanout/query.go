@@ -13,11 +13,11 @@ import (
 //
 //	fanout.Many((*db.Queries).ListAByData, "a_7")
 //
-// A call runs a Query once, in a goroutine of its own making, at the same time as others. q is the function's until it
-// returns and serves one goroutine; ctx ends when the call fails or the caller's ctx ends, and is what a nested call on
-// the same pool must be given. A Query must not wait for another Query of its call: that one may not have started. Nor may
-// it use q while its goroutine is locked to a thread, or leave it locked: functions are run as coroutines where that is
-// quicker, and Go ends the program when a locked one is switched.
+// A call runs a Query once, or once in each attempt (Source.Retries), in a goroutine of its own making, at the same
+// time as others. q is the function's until it returns and serves one goroutine; ctx ends when the call fails or the
+// caller's ctx ends, and is what a nested call on the same pool must be given. A Query must not wait for another Query
+// of its call: that one may not have started. Nor may it use q while its goroutine is locked to a thread, or leave it
+// locked: functions are run as coroutines where that is quicker, and Go ends the program when a locked one is switched.
 type Query[Q, T any] func(ctx context.Context, q Q) ([]T, error)
 
 // Many is the Query of a generated :many method with one argument. With emit_methods_with_params_struct, or more than one

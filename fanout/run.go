@@ -8,7 +8,8 @@ import (
 // Run runs queries of different types at once: each [Task] has its own result type and its own destination. No
 // destination is written unless the whole call succeeds; with Source.Partial, unless its own task does. None is written
 // while queries run: a destination that Run has not returned from is as the caller left it. If two tasks share a
-// destination, the later one's result stays.
+// destination, the later one's result stays. What tasks have written in the database when another one fails stays written,
+// unless the call ran in a transaction, see [Source.On].
 //
 // Concurrency, cancellation, errors and panics are as in [Collect]; Error.Index is the position of the task. With
 // Source.Partial the error of tasks is [Errors], whether or not any task succeeded. Run panics if a task is the zero Task.

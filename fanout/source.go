@@ -42,19 +42,20 @@ type Source[Q any] struct {
 	// that says how many connections are in use and matches [context.DeadlineExceeded]. 0: ctx alone decides.
 	AcquireTimeout time.Duration
 
-	// Retries is how often a call may start again after a transient failure, after a pause that grows and is drawn by
-	// chance; 0 is never. What may have written is never repeated. A Snapshot call, which is read only by the server's
-	// word, starts again as a whole when a query fails by a serialization failure, a recovery conflict or a deadlock, or
-	// when the snapshot, the connection or the server is lost; its query functions run again. In any other call only a
-	// query none of whose statements was sent runs again, alone, on another connection; and a call that gets no connection
-	// because the server cannot be reached tries again. With Partial, retries come first, and what still fails is
-	// reported. A Stream does not start again once the loop has had a result. The error of the last attempt tells those
-	// before.
+	// Retries is how often a call may start again after a transient failure, after a pause that is drawn by chance and
+	// grows, from 25 to 50 ms up to 1 to 2 s; 0 is never. What may have written is never repeated. A Snapshot call, which
+	// is read only by the server's word, starts again as a whole when a query fails by a serialization failure, a recovery
+	// conflict or a deadlock, or when the snapshot, the connection or the server is lost; its query functions run again.
+	// In any other call only a query none of whose statements was sent runs again, alone, on another connection; and a
+	// call that gets no connection because the server cannot be reached tries again. With Partial, retries come first, and
+	// what still fails is reported. A Stream does not start again once the loop has had a result. The error of the last
+	// attempt tells those before.
 	Retries int
 
-	// Observe, if set, is called once for each finished query, with the ctx of its call: by one goroutine at a time for
-	// all calls of a Source and its copies, in the order in which the queries finish. It runs between two queries of a
-	// connection, so it should be quick; a call that it makes through the same Source would wait for itself for ever.
+	// Observe, if set, is called once for each finished query, in each attempt of its call, with the call's ctx: by one
+	// goroutine at a time for all calls of a Source and its copies, in the order in which the queries finish. It runs
+	// between two queries of a connection, so it should be quick; a call that it makes through the same Source would wait
+	// for itself for ever.
 	Observe func(context.Context, Span)
 
 	pool   *pgxpool.Pool
@@ -84,8 +85,9 @@ type shared struct {
 //
 //	src := fanout.New(pool, db.New)
 //
-// For a package generated with emit_methods_with_db_argument see [DBTX]. The pool remains the caller's, to use otherwise
-// and to close.
+// Make one Source per pool, and keep it: what calls learn of statements and of the way to the server is kept in it, and
+// shared by its copies. For a package generated with emit_methods_with_db_argument see [DBTX]. The pool remains the
+// caller's, to use otherwise and to close.
 //
 // New panics, as a programming error at start-up, if pool or newQueries is nil, or if D, the package's DBTX, asks for
 // anything but the five methods of DBTX as pgx/v5 has them.

@@ -7,15 +7,15 @@ import "time"
 type Span struct {
 	Index int    // position among the call's queries or tasks, as in [Error]
 	Name  string // of the statement sent last, as in [Error]
-	PID   uint32 // backend process id of the connection it ran on
+	PID   uint32 // backend process id of the connection it ran on; behind a pooler, what that says it is
 
-	Queued   time.Time // when the call was made
+	Queued   time.Time // when the call was made, or began its latest attempt
 	Started  time.Time // when its first statement was sent; zero if none was
 	Finished time.Time // when its function had returned
 
 	Statements int   // statements sent; each one of a batch counts
 	Rows       int   // rows that its statements returned and its function read
-	Err        error // what its function returned
+	Err        error // as in [Error]; of a query that another one's failure has cancelled, it matches context.Canceled
 
 	Strategy Strategy // how it ran: of Auto, what it chose; nested calls and calls inside a transaction may run Serial
 	Shared   int      // statements of other queries that shared a coalesced statement with this one's

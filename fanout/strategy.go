@@ -3,7 +3,7 @@ package fanout
 import "fmt"
 
 // A Strategy is how the queries of a call share connections. It changes how long a call takes and what it costs the
-// server, never what the call returns.
+// server, never what the call returns, but for what SQL leaves open: see Coalesced.
 type Strategy int
 
 const (
@@ -19,16 +19,17 @@ const (
 	// round trip. Each statement is a transaction of its own, as when it is sent alone, and its error is its own query's;
 	// a lost connection fails all that was under way on it. How many statements go ahead on one connection follows from
 	// what they and the round trip have been measured to take, by all calls of a Source and its copies: a slow one goes
-	// alone. At most 32 query functions per connection run at once, each with a q of its own; one that is busy with
-	// something else does not hold up the others for longer than a few milliseconds. A function has a connection to itself
-	// while it copies or sends a batch, and from its first statement that is not a query (begin, set, declare, …) until it
-	// returns; with pgx's simple protocol, for each statement. With QueryExecModeDescribeExec a statement takes two round
-	// trips, both together with others. A nested call that is Pipelined too joins: the statements of its queries go by the
-	// function's lane with those of others, at most 32 of its functions at once. Any other nested call has the function's
-	// connection to itself, as one does that wants a Snapshot where its outer call has none. Inside a transaction
-	// (Source.On) the statements of several queries go in one round trip too, in the order of the queries as far as they
-	// are asked for together. Statements of one text that are proved to do nothing but read, as for Coalesced, and are
-	// known to be quick, may share a transaction with each other.
+	// alone. At most 32 query functions run at once for each connection that the call may have, each with a q of its own;
+	// one that is busy with something else does not hold up the others for longer than a few milliseconds. A function has
+	// a connection to itself while it copies or sends a batch, and from its first statement that is not a query (begin,
+	// set, declare, …) until it returns; with pgx's simple protocol, for each statement. With QueryExecModeDescribeExec a
+	// statement takes two round trips, both together with others. A nested call that is Pipelined too joins: the
+	// statements of its queries go by the function's connection with those of others, at most 256 of its functions at
+	// once, and fewer where many run already. Any other nested call has the function's connection to itself, as one does
+	// that wants a Snapshot where its outer call has none. Inside a transaction (Source.On) the statements of several
+	// queries go in one round trip too, in the order of the queries as far as they are asked for together. Statements of
+	// one text that are proved to do nothing but read, as for Coalesced, and are known to be quick, may share a
+	// transaction with each other.
 	Pipelined
 
 	// Coalesced is Pipelined, and makes one statement of those that wait at the same time and differ only in their
@@ -38,18 +39,19 @@ const (
 	//
 	// Each query function gets the rows of its own execution, in the order of the statement's ORDER BY. What SQL leaves
 	// open, as between any two plans, may come out otherwise: which rows a LIMIT takes among those that ORDER BY ranks
-	// equal, the order of an array_agg without one, the last digits of a sum of floats. Only what is provably the same goes
-	// this way: a single SELECT with parameters, that locks nothing and cannot reach a function which is not immutable or
-	// stable by the catalog's word, be it called by name, by an operator or a cast, in a view or in a row-security policy;
-	// nor one of the few that are, but tell one statement from several, as pg_current_xact_id does. Executions share a
-	// statement's now() and snapshot. Everything else is pipelined, and so is a text the first time that a Source sees it.
-	// The catalog is asked once per text and minute: a function that is declared volatile meanwhile may go unnoticed for so
-	// long. If the one statement fails, its executions run again by themselves, so that an error is its own query's alone.
-	// A statement_timeout applies to the one statement; what it has ended runs again by itself too. A text whose executions
-	// take longer together than by themselves, and one with long results, is pipelined.
+	// equal, the order of an array_agg without one, the last digits of a sum of floats. Only what is provably the same
+	// goes this way: a single SELECT with parameters, that locks nothing and cannot reach a function which is not
+	// immutable or stable by the catalog's word, be it called by name, by an operator or a cast, in a view or in a
+	// row-security policy; nor one of the few whose result depends on being in a statement of its own, as that of
+	// pg_current_xact_id does. Executions share a statement's now() and snapshot. Everything else is pipelined, and so is
+	// a text the first time that a Source sees it. The catalog is asked once per text and minute: a function that is
+	// declared volatile meanwhile may go unnoticed for so long. If the one statement fails, its executions run again by
+	// themselves, so that an error is its own query's alone. A statement_timeout applies to the one statement; what it has
+	// ended runs again by itself too. A text whose executions take longer together than by themselves, and one with long
+	// results, is pipelined.
 	//
-	// The planner does not learn how many executions there are: it plans for ten, always, so that the plan of few is the
-	// plan of many. An index look-up in a large table remains one; a small table is read once for all.
+	// PostgreSQL plans the one statement for ten executions, however many there are: the plan of few is the plan of many.
+	// A look-up in a large table still goes by the index; a small table is read once for all.
 	//
 	// Under [Source.On] statements are pipelined, not coalesced.
 	Coalesced
@@ -57,24 +59,25 @@ const (
 	// Auto chooses among the others, statement by statement, from what all calls of a Source and its copies have measured:
 	// the round trip, the server's time and the rows of each text, and how much of the pool is in use.
 	//
-	// The law. A lane has under way what lasts a round trip and no more (the bandwidth-delay product). Work that is
-	// expected to take w is given √(w / 250 µs) lanes: the time that it takes falls with their number, what they cost
-	// rises with it, and the sum is least there. Nothing is sent behind a statement of which nothing is known, as in slow
-	// start, but on lanes of its own. Equal statements are coalesced where they can be and as long as it takes less than
-	// running them one by one. And a call takes no more than its share of the pool, the pool's size by the number of the
-	// Source's calls in progress, beyond its first connection only such as nobody waits for, and leaves one for the next
-	// while others use the pool: a queue in front of a pool is first come, first served, and whoever takes many
-	// connections stands there many times. A share that shrinks is given back as soon as the statements on a lane have
-	// ended. Where calls take more than half as long again as one takes that is at work alone, more of them at once would
-	// only make each other slower: fewer are at work then, at least a third as many as the pool has connections, and the
-	// others wait their turn, in order, before they ask for one; but no longer than 100 ms, or half of AcquireTimeout. So
-	// that it is known how long a call takes alone, one is let in by itself every ten seconds where there is none of
-	// itself; a call that has had statements described or parsed does not count. A call of a single query has no turn to
-	// wait for, and runs as with Parallel, until one has made a nested call.
+	// The law. A connection is sent as much ahead as keeps the server busy for a round trip, and no more (the
+	// bandwidth-delay product). Work that is expected to take w is given √(w / 250 µs) connections: the time that it takes
+	// falls with their number, what they cost rises with it, and the sum is least there. Nothing is sent behind a
+	// statement of which nothing is known, as in slow start, but on other connections. Equal statements are coalesced
+	// where they can be and as long as it takes less than running them one by one. And a call takes no more than its share
+	// of the pool, which is the pool's size divided by the number of the Source's calls in progress. Beyond its first
+	// connection it takes only such as nobody waits for, and it leaves one for the next call while others use the pool: a
+	// queue in front of a pool is first come, first served, and whoever takes many connections stands there many times. A
+	// share that shrinks is given back as soon as the statements on a connection have ended. Where calls take more than
+	// half as long again as one takes that is at work alone, more of them at once would only make each other slower: fewer
+	// are at work then, at least a third as many as the pool has connections, and the others wait their turn, in order,
+	// before they ask for one; but for at most 100 ms, and at most half of AcquireTimeout. To see how long a call takes
+	// alone, one is run by itself if none has happened to be for ten seconds; a call that has had statements described or
+	// parsed does not count. A call of a single query has no turn to wait for, and runs as with Parallel, until one has
+	// made a nested call.
 	//
-	// What is measured is believed slowly, but a change is noticed: two statements of a text in a row that take far longer
-	// than expected, or many that take far less, begin what is known of it anew, once a round trip that is measured beside
-	// them says that it was not the network; three such round trips begin what is known of that.
+	// Estimates change slowly, but a lasting change is noticed. Two executions of a text in a row that take far longer than
+	// expected, or 32 that take far less, replace its estimate; the slow ones only when a round trip measured beside them
+	// shows that it was not the network. Three slow round trips in a row replace the estimate of the round trip.
 	//
 	// Sources: what is under way is the bandwidth-delay product of Jacobson's pipe ("Congestion avoidance and control",
 	// 1988), as is slow start (RFC 5681), which Citus has for its connections too (citus.executor_slow_start_interval). That

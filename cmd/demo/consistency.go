@@ -35,11 +35,11 @@ const (
 const consistencyUsageHead = `Usage: demo consistency [flags]
 
 Demo consistency moves money between accounts, always from one to another in
-one transaction, so that there is always the same in all. Meanwhile it asks for
+one transaction, so that their sum is always the same. Meanwhile it asks for
 the balance of every account, each by a query of its own and all of them at
 once, and adds them up: again and again, in turn without a snapshot and with
-one. A total that is not what there is in all is torn. The figures that it shows
-are those of this run, on this server.
+one. A total that differs from that sum is torn. The figures that it shows are
+those of this run, on this server.
 
 ` + usageServer + `
 Flags:
