@@ -38,7 +38,11 @@ func (f finding) Measured() string {
 	if f.Ratio == nil {
 		return "–"
 	}
-	return significantRatio(*f.Ratio)
+	text := significantRatio(*f.Ratio)
+	if f.Verdict == missed && strings.HasSuffix(f.Wanted, " "+text) {
+		return fmt.Sprintf("%.4f", *f.Ratio) // missed by what was rounded away
+	}
+	return text
 }
 
 func significantRatio(v float64) string {
