@@ -69,7 +69,7 @@ const (
 	// queue in front of a pool is first come, first served, and whoever takes many connections stands there many times. A
 	// share that shrinks is given back as soon as the statements on a connection have ended. Where calls take more than
 	// half as long again as one takes that is at work alone, more of them at once would only make each other slower: fewer
-	// are at work then, at least a third as many as the pool has connections, and the others wait their turn, in order,
+	// are at work then, at least two and a third as many as the pool has connections, and the others wait their turn, in order,
 	// before they ask for one; but for at most 100 ms, and at most half of AcquireTimeout. To see how long a call takes
 	// alone, one is run by itself if none has happened to be for ten seconds; a call that has had statements described or
 	// parsed does not count. A call of a single query has no turn to wait for, and runs as with Parallel, until one has

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -44,7 +45,8 @@ const (
 	// crowded is how many times as long as alone calls may take.
 	crowded = 1.5
 
-	// leastTurns is the part of the pool that may be at work in any case.
+	// leastTurns is the part of the pool that may be at work in any case; and if it has two connections, two calls may:
+	// what one takes by itself does not tell whether it is too few.
 	leastTurns = 1.0 / 3
 
 	// aloneLasts is how long it is relied on what calls have taken alone.
@@ -133,7 +135,7 @@ func (t *turns) admits() bool {
 	switch {
 	case t.working == 0:
 		return true
-	case t.alone || t.working >= int(t.width):
+	case t.alone || t.working >= int(math.Round(t.width)):
 		return false
 	}
 	return time.Now().Before(t.look)
@@ -191,7 +193,7 @@ func (t *turns) end(mine *turn) {
 		of.together.add(took, callWork+mine.work)
 		stretch := of.together.took / of.together.work * of.apart.work / of.apart.took
 		t.width += (float64(t.working)*crowded/stretch - t.width) / 8
-		t.width = min(max(t.width, leastTurns*float64(t.most)), float64(t.most))
+		t.width = min(max(t.width, leastTurns*float64(t.most), 2), float64(t.most))
 	}
 	t.working--
 	t.call()

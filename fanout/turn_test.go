@@ -83,6 +83,19 @@ func TestTurnsFollowWhatTheServerCanDo(t *testing.T) {
 	}
 }
 
+// What has made calls slow for a while does not leave a small pool with one call at work for ever.
+func TestTurnsRecover(t *testing.T) {
+	for connections := 2; connections <= 5; connections++ {
+		synctest.Test(t, func(t *testing.T) {
+			turns := newTurns(connections)
+			crowd(&turns, 2*connections, 1, time.Second)
+			if _, most := crowd(&turns, 2*connections, 64, 3*time.Second); most != connections {
+				t.Errorf("%d of %d are at work", most, connections)
+			}
+		})
+	}
+}
+
 // Nothing is known before a call has been at work alone; then one is let in by itself.
 func TestTurnsLookHowLongACallTakesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
