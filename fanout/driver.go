@@ -68,6 +68,7 @@ func (d *driver) detach() {
 		return
 	}
 	x.goDrive(successor)
+	x.summon() // for what has been asked for up to now
 }
 
 // runOn has d run runners on, or if it has lost its place, another driver. It is called with mu held.

@@ -204,7 +204,7 @@ func (x *exchange) summon() {
 		return
 	}
 	for _, p := range x.lanes {
-		if p.idle && p.feeding == nil {
+		if p.idle && p.feeding == nil && p.owner == nil {
 			p.wakeUp()
 			return
 		}
@@ -220,7 +220,7 @@ func (x *exchange) summon() {
 	}
 	var ctx context.Context
 	ctx, x.stop = context.WithCancelCause(x.call.acquireCtx)
-	for want := x.unknown + worthwhile(x.work, laneWork); want > 0 && x.spare > 0 && x.room(); want-- {
+	for want := max(1, x.unknown+worthwhile(x.work, laneWork)); want > 0 && x.spare > 0 && x.room(); want-- {
 		x.start(ctx)
 	}
 }

@@ -256,6 +256,9 @@ func (p *pipeline) next() (batch []*request, more bool) {
 			x.mu.Unlock()
 			return nil, true
 		}
+		if p.owner != nil {
+			x.summon() // for what this lane cannot send now
+		}
 		p.idle = true
 		x.mu.Unlock()
 		<-p.wake
