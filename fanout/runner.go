@@ -139,12 +139,9 @@ func (w *runner) end(h *handle, err error) (again bool) {
 		}
 		h.mu.Unlock()
 		w.link, w.transaction = nil, nil
-		if p != nil {
-			x.mu.Lock()
-			p.units--
-			p.wakeUp()
-			x.mu.Unlock()
-		}
+		x.mu.Lock()
+		x.quit(h)
+		x.mu.Unlock()
 	}()
 	return w.settle(err)
 }
@@ -177,6 +174,10 @@ func (w *runner) interrupted(v any) {
 	}
 	if c.outer != nil {
 		h.handUp()
+	} else {
+		w.exchange.mu.Lock()
+		w.exchange.quit(h)
+		w.exchange.mu.Unlock()
 	}
 	h.mu.Lock()
 	if h.alone {
@@ -203,6 +204,14 @@ func (x *exchange) doom(h *handle) {
 	defer x.mu.Unlock()
 	if p := h.pipeline; p != nil {
 		p.doomed = true
+		p.wakeUp()
+	}
+}
+
+// quit takes h off its lane, when nothing of its function runs any more: until then another goroutine of the function may
+// have got it one. It is called with mu held.
+func (x *exchange) quit(h *handle) {
+	if p := h.pipeline; p != nil {
 		p.units--
 		p.wakeUp()
 	}
