@@ -161,6 +161,14 @@ func (h *handle) nextChunk(r *request) (c chunk, more bool, err error) {
 		case r.abandoned:
 			x.mu.Unlock()
 			return chunk{}, false, r.err
+		case !r.answered && (x.closed || h.ctx.Err() != nil || r.ctx.Err() != nil):
+			// Also where there are rows: a function that is slower than the server would never learn of it otherwise.
+			x.forsake(r)
+			if h.pipeline.feeding == r {
+				h.pipeline.wakeUp()
+			}
+			x.mu.Unlock()
+			return chunk{}, false, r.err
 		case r.untaken() > 0:
 			c = r.take()
 			if h.pipeline.feeding == r {
@@ -169,11 +177,6 @@ func (h *handle) nextChunk(r *request) (c chunk, more bool, err error) {
 			x.mu.Unlock()
 			return c, true, nil
 		case r.answered:
-			x.mu.Unlock()
-			return chunk{}, false, r.err
-		}
-		if x.closed || h.ctx.Err() != nil {
-			x.forsake(r)
 			x.mu.Unlock()
 			return chunk{}, false, r.err
 		}
