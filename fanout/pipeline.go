@@ -782,7 +782,10 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	// pgconn needs the formats until the result is read, the builder only until the next statement.
 	results = p.kept(r.sql, results)
 	r.description = description
-	r.prologue = ahead
+	r.prologue, r.arrived = ahead, nil
+	if ahead != nil {
+		r.arrived = make(chan struct{})
+	}
 	r.plain = ahead == nil && !r.described && !r.guarded
 	r.stale = len(s.stale)
 	for _, name := range s.stale {
@@ -1074,6 +1077,7 @@ func (p *pipeline) readGroup(r *request) error {
 		if err != nil {
 			return &prologueError{ahead, err}
 		}
+		close(r.arrived)
 	}
 	if r.guarded || r.described {
 		row, err := p.firstRow()
@@ -1458,9 +1462,20 @@ func (p *pipeline) interrupt(r *request) {
 	c := &cancelling{ended: make(chan struct{}), done: make(chan struct{})}
 	p.cancel = c
 	p.deadline = time.Now().Add(cancelGrace)
-	link, deadline := p.link, p.deadline
+	link, deadline, arrived := p.link, p.deadline, r.arrived
 	go func() {
 		defer close(c.done)
+		if arrived != nil {
+			// What precedes it is not to be cancelled: others rely on that, too.
+			patience := time.NewTimer(time.Until(deadline))
+			defer patience.Stop()
+			select {
+			case <-arrived:
+			case <-c.ended:
+				return
+			case <-patience.C:
+			}
+		}
 		link.cancel(c.ended, deadline)
 	}()
 }

@@ -49,6 +49,7 @@ type request struct {
 	schemas     string        // in which names were resolved then
 	follows     *request      // under way before it, to prepare its statement
 	prologue    *prologue     // that travels in front of it
+	arrived     chan struct{} // closed when that has succeeded; nil without it
 	pure        bool          // it may share a Sync with others
 	apart       bool          // it has, and was skipped
 	synced      bool          // a Sync follows it
