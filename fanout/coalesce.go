@@ -363,6 +363,11 @@ func (p *pipeline) buildJoint(g *request) bool {
 		g.members = members
 		p.leaveAlone(alone)
 		p.putBack(rest)
+		d := &driver{exchange: p.exchange} // not the lane's, which is about to send the others
+		for _, m := range slices.Concat(alone, rest) {
+			p.exchange.dismiss(m, d)
+		}
+		p.exchange.goDrive(d)
 		p.exchange.mu.Unlock()
 	}
 	for k := range j.parameters {

@@ -468,6 +468,14 @@ func (x *exchange) abandon(r *request) {
 	x.goDrive(d)
 }
 
+// dismiss has r's function go on if a ctx has ended while r was being written. It is called with mu held.
+func (x *exchange) dismiss(r *request, d *driver) {
+	if r.waiting && (x.closed || r.late) {
+		x.forsake(r)
+		x.answer(r, d)
+	}
+}
+
 // forsake notes that nobody waits for r any more, because a ctx has ended. It is called with mu held.
 func (x *exchange) forsake(r *request) {
 	ctx := r.ctx

@@ -698,10 +698,7 @@ func (p *pipeline) send(batch []*request) {
 		sent.sent = true
 		for r := range sent.each {
 			r.sent, r.writing = true, false
-			if r.waiting && (x.closed || r.late) {
-				x.forsake(r)
-				x.answer(r, d)
-			}
+			x.dismiss(r, d)
 		}
 	}
 	x.goDrive(d)

@@ -1,0 +1,194 @@
+package fanout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// after waits for done or the end of ctx.
+func after(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// While a function has a connection to itself, what others ask for goes by other connections: also what they ask for only
+// then.
+func TestPipelinedBesideAnOwnedConnection(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	for _, functions := range []int{1, 3, 100} {
+		src := pipelined(pool)
+		asked := make(chan struct{})
+		owner := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			if _, err := tx.Exec(ctx, "begin"); err != nil {
+				return nil, err
+			}
+			err := after(ctx, asked)
+			_, rollBack := tx.Exec(context.WithoutCancel(ctx), "rollback")
+			return nil, errors.Join(err, rollBack)
+		}
+		late := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			time.Sleep(20 * time.Millisecond) // until the other one has its connection: not a synchronisation
+			defer close(asked)
+			return pid(ctx, tx)
+		}
+		queries := append(repeated(functions, pid), owner, late)
+		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+			t.Errorf("%d functions: %v", functions, err)
+		}
+	}
+	serves(t, pool)
+}
+
+// A function of a nested call that is busy does not hold up what another one of it has asked for before, although no lane
+// has anything else to do.
+func TestNestedBusyFunction(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	src := pipelined(pool)
+	outer := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		time.Sleep(10 * time.Millisecond) // longer than others wait for it: from now on a goroutine of its own runs it
+		answered := make(chan struct{})
+		lists, err := fanout.Collect(ctx, src,
+			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				defer close(answered)
+				return pid(ctx, tx)
+			},
+			func(ctx context.Context, _ fanout.DBTX) ([]int32, error) { return nil, after(ctx, answered) })
+		if err != nil {
+			return nil, err
+		}
+		return lists[0], nil
+	}
+	if _, err := fanout.Collect(inTime(t), src, outer); err != nil {
+		t.Error(err)
+	}
+	serves(t, pool)
+}
+
+// A function that returns while another goroutine of it asks for a statement, which has no lane yet, keeps nobody waiting
+// for ever.
+func TestPipelinedAbandonedBeforeItHasALane(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	src := pipelined(pool)
+	src.Partial = true
+	for range 3 {
+		leaves := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			time.Sleep(5 * time.Millisecond) // until the other statement is executing, and nobody waits for this function
+			asking := make(chan struct{})
+			go func() {
+				close(asking)
+				_, _ = tx.Exec(ctx, "select 1")
+			}()
+			<-asking
+			time.Sleep(20 * time.Millisecond) // until it has asked
+			return nil, nil
+		}
+		_, err := fanout.Collect(inTime(t), src, statement[string]("select pg_sleep(0.1)::text"), leaves)
+		var errs fanout.Errors
+		if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 1 {
+			t.Error(err)
+		}
+	}
+	serves(t, pool)
+}
+
+// The end of a ctx is noticed although there are always rows to be read: the function is slower than the server.
+func TestPipelinedCtxEndsBesideRows(t *testing.T) {
+	const all = 100_000
+	pool := pgtest.Pool(t, 2)
+	src := pipelined(pool)
+	slowly := func(ctx context.Context, tx fanout.DBTX, end func()) (read int, err error) {
+		rows, err := tx.Query(ctx, "select repeat('x', 100) from generate_series(1, $1::int)", all)
+		if err != nil {
+			return 0, err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			switch read++; {
+			case read == 1:
+				end()
+			case read%250 == 0:
+				time.Sleep(2 * time.Millisecond) // or the server would be the slower one
+			}
+		}
+		return read, rows.Err()
+	}
+	ended := func(name string, read int, err error) {
+		t.Helper()
+		if !errors.Is(err, context.Canceled) || read > all/10 {
+			t.Errorf("%s: %d rows, %v", name, read, err)
+		}
+	}
+	for _, others := range []int{0, 8} { // which wait behind it
+		queries := []fanout.Query[fanout.DBTX, int32]{func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			own, cancel := context.WithCancel(ctx)
+			defer cancel()
+			read, err := slowly(own, tx, cancel)
+			ended(fmt.Sprintf("a statement's, beside %d", others), read, err)
+			return nil, nil
+		}}
+		if _, err := fanout.Collect(inTime(t), src, append(queries, repeated(others, pid)...)...); err != nil {
+			t.Error(err)
+		}
+
+		ctx, cancel := context.WithCancel(inTime(t))
+		queries[0] = func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			read, err := slowly(ctx, tx, cancel)
+			ended(fmt.Sprintf("the call's, beside %d", others), read, err)
+			return nil, err
+		}
+		if _, err := fanout.Collect(ctx, src, append(queries, repeated(others, pid)...)...); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		cancel()
+	}
+	serves(t, pool)
+}
+
+// A statement that nobody wants any more is not cancelled before the transaction of its snapshot call has begun, which
+// travels ahead of it: others rely on that.
+func TestPipelinedCancelBehindAPrologue(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	monitor, err := pgx.Connect(t.Context(), pool.Config().ConnString())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = monitor.Close(context.Background()) }()
+	src := pipelined(pool)
+	for range 3 { // so that statements go together
+		if _, err := fanout.Collect(inTime(t), src, repeated(4, pid)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	src.Snapshot = true
+	if _, err := monitor.Exec(t.Context(), "begin; lock table pg_catalog.pg_extension in access exclusive mode"); err != nil {
+		t.Fatal(err)
+	}
+	impatient := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		own, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+		defer cancel()
+		_, err := pid(own, tx)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("it has waited: %v", err)
+		}
+		time.Sleep(50 * time.Millisecond) // until a cancel request has come to bear, if there is one
+		_, err = monitor.Exec(ctx, "rollback")
+		return nil, err
+	}
+	lists, err := fanout.Collect(inTime(t), src, impatient, pid, pid)
+	if err != nil || len(lists[1]) != 1 || len(lists[2]) != 1 {
+		t.Errorf("%v, %v", lists, err)
+	}
+	serves(t, pool)
+}
