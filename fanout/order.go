@@ -33,7 +33,8 @@ var notColumns = append([]string{"null", "true", "false", "default"}, bareFuncti
 
 // orderingOf returns the ordering of a statement; nil if it has none that may be moved. Its keys must be columns of the
 // result, of which the statement around knows. Functions in the select list may return sets, whose rows are to stay in the
-// order in which they come: so there must be none.
+// order in which they come: so there must be none that is called by parentheses. One behind an operator, or called like a
+// column, is not seen; its rows are equal by the ORDER BY, which leaves their order open.
 func orderingOf(sql string, list []token) *ordering {
 	if !list[0].is(sql, "select") {
 		return nil
@@ -135,6 +136,8 @@ func isColumn(sql string, item, column []token) bool {
 	rest := item[3:]
 	if len(rest) > 0 && rest[0].is(sql, "as") {
 		rest = rest[1:]
+	} else if len(rest) > 0 && (rest[0].is(sql, "isnull") || rest[0].is(sql, "notnull")) {
+		return false // which are operators there
 	}
 	return len(rest) == 0 || len(rest) == 1 && rest[0].isName()
 }

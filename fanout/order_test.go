@@ -17,6 +17,7 @@ func TestOrderingOutside(t *testing.T) {
 		"select * from t where x = $1 order by id":                                      "1, 2",
 		"select *, b from t where x = $1 order by 1":                                    "1, 2",
 		"select id as order, data as from from t where x = $1 order by id":              "1, 2",
+		"select t.a as isnull, t.b as notnull from t where x = $1 order by t.b, t.a":    "1, 3, 2",
 		"select t.limit, data from t where x = $1 order by data":                        "1, 3",
 		"select id, data from t where x = (select 1 order by $1 limit 1) order by data": "1, 3",
 
@@ -38,6 +39,8 @@ func TestOrderingOutside(t *testing.T) {
 		"select id, (t).data from t where x = $1 order by t.data":   "",
 		"select t.a, t.b, t.c from t where x = $1 order by t.a":     "", // the server has found two
 		`select t."A", t.b from t where x = $1 order by t.A`:        "",
+		"select t.a isnull, t.b from t where x = $1 order by t.a":   "",
+		"select t.a, t.b notnull from t where x = $1 order by t.b":  "",
 		"select Ä, data from t where x = $1 order by Ä":             "",
 
 		// Others are not only about the order, or not of the whole, or not by a column.
