@@ -47,8 +47,8 @@ type proof struct {
 // within one statement, but tell one statement from several, or another, as no one could who runs them one by one:
 //
 //   - pg_current_xact_id and txid_current give the transaction an id; each execution would have had its own;
-//   - pg_stat_get_activity, which pg_stat_activity shows, and pg_stat_get_backend_activity return the statement's text, and
-//     pg_prepared_statement the session's statements;
+//   - pg_stat_get_activity, which pg_stat_activity shows, pg_stat_get_backend_activity and pg_cursor return the statement's
+//     text, and pg_prepared_statement the session's statements;
 //   - pg_column_size returns how a value is stored, which is not the same for a parameter and an element of an array.
 //
 // What depends on the time or the snapshot is not among them: now(), statement_timestamp(), pg_current_snapshot() and the
@@ -315,7 +315,7 @@ with recursive reach(class, object) as (
 	from pg_catalog.pg_proc p
 	where p.oid operator(pg_catalog.=) any (array(select oid from functions)) and p.oid operator(pg_catalog.<) 16384::pg_catalog.oid
 		and p.proname operator(pg_catalog.=) any ('{pg_current_xact_id,txid_current,pg_stat_get_activity,
-			pg_stat_get_backend_activity,pg_prepared_statement,pg_column_size}'::pg_catalog.name[])
+			pg_stat_get_backend_activity,pg_prepared_statement,pg_cursor,pg_column_size}'::pg_catalog.name[])
 	union all
 	select pg_catalog.format('relation %s is %s', c.oid::pg_catalog.regclass, case
 		when c.relkind operator(pg_catalog.=) 'f' then 'a foreign table'

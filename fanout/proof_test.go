@@ -227,6 +227,7 @@ func TestProofOfTheStatement(t *testing.T) {
 		"select count(*) from pg_stat_activity where query = $1":                    "pg_stat_get_activity(integer)" + several,
 		"select pg_stat_get_backend_activity($1)":                                   "pg_stat_get_backend_activity(integer)" + several,
 		"select name from pg_prepared_statements where statement = $1":              "pg_prepared_statement()" + several,
+		"select statement from pg_cursors where $1::int is not null":                "pg_cursor()" + several,
 		"select pg_column_size($1::text)":                                           `pg_column_size("any")` + several,
 		"select now(), statement_timestamp(), pg_current_snapshot(), $1::int":       "",
 		"select pg_current_xact_id_if_assigned(), txid_current_snapshot(), $1::int": "",
