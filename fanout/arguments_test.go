@@ -2,10 +2,12 @@ package fanout_test
 
 import (
 	"context"
+	"database/sql/driver"
 	"fmt"
 	"slices"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
@@ -88,4 +90,40 @@ func TestCoalescedNullsWithoutArrayNulls(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What pgx sends as an array in binary form means the same where executions are coalesced, for which it may have to be
+// written as text.
+func TestCoalescedArraysAsText(t *testing.T) {
+	pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) {
+		config.ConnConfig.RuntimeParams["array_nulls"] = "off"
+		config.ConnConfig.RuntimeParams["intervalstyle"] = "sql_standard"
+	})
+	for sql, args := range map[string][]any{
+		"select coalesce(($1::text[])[2], 'none')":                           {[]*string{ptr("a"), nil}, []*string{ptr("b"), ptr("NULL")}, []string{"c", "d"}},
+		"select extract(epoch from ($1::interval[])[1])::text":               {[]pgtype.Interval{{Months: -1, Days: 2, Microseconds: 5, Valid: true}}, []pgtype.Interval{{Days: -1, Microseconds: 3600e6, Valid: true}}},
+		"select array_to_string($1::int4[], ',')":                            {[]byte("{3}"), []byte("{4,5}"), ptr([]byte("{6}"))},
+		"select array_to_string($1::int2[], ',')":                            {valuer(func() (driver.Value, error) { return []byte("{1,2}"), nil }), []int16{7}, []int16{8}},
+		"select array_to_string($1::date[], ',', 'none') || cardinality($1)": {[]string{"2024-01-01"}, []*string{nil}, []string{}},
+	} {
+		src := raw(pool)
+		src.Partial = true
+		outcome := func() string {
+			var queries []fanout.Query[fanout.DBTX, string]
+			for i := range 12 {
+				queries = append(queries, statement[string](sql, args[i%len(args)]))
+			}
+			lists, err := fanout.Collect(inTime(t), src, queries...)
+			return fmt.Sprint(lists, err)
+		}
+		src.Strategy = fanout.Serial
+		want := outcome()
+		src.Strategy = fanout.Coalesced
+		for i := range 3 {
+			if got := outcome(); got != want {
+				t.Errorf("%s: call %d\n%s\nwant\n%s", sql, i, got, want)
+			}
+		}
+	}
+	serves(t, pool)
 }

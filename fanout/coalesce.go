@@ -1,9 +1,12 @@
 package fanout
 
 import (
+	"bytes"
 	"context"
+	sqldriver "database/sql/driver"
 	"encoding/binary"
 	"errors"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +25,7 @@ type joint struct {
 	text       *text  // the rewritten statement; nil: the text is not to be coalesced
 	prefix     string // of the columns that its parameters are
 	why        string
+	ordered    bool   // by columns of the original that have the names of then
 	parameters []parameter
 	arrays     []uint32           // types of the rewritten statement's parameters
 	original   *sourceDescription // for which this holds
@@ -73,6 +77,10 @@ func (p *pipeline) jointFor(r *request) *joint {
 	if d == nil || !slices.Equal(d.ParamOIDs, j.original.params) || !slices.EqualFunc(d.Fields, j.original.fields, sameType) {
 		return nil
 	}
+	if j.ordered && !slices.EqualFunc(d.Fields, j.original.fields, sameName) {
+		r.text.rename()
+		return nil
+	}
 	return j
 }
 
@@ -88,6 +96,7 @@ func (p *pipeline) provable(r *request) bool {
 }
 
 func sameType(a, b pgconn.FieldDescription) bool { return a.DataTypeOID == b.DataTypeOID }
+func sameName(a, b pgconn.FieldDescription) bool { return a.Name == b.Name }
 
 // join makes one request of r and of the others that wait for the same statement: of those that another lane could take, at
 // most as many as may be expected to take no longer than d. It is called with mu held, and r still in its queue.
@@ -220,7 +229,7 @@ func (p *pipeline) prove(t *text) {
 		for _, parameter := range found.parameters {
 			j.arrays = append(j.arrays, parameter.array)
 		}
-		j.prefix = s.prefix
+		j.prefix, j.ordered = s.prefix, s.ordering.outside(j.original.fields) != ""
 		rewritten := s.rewrite(j.parameters, j.original.fields)
 		if old := t.joint.Load(); old != nil && old.text != nil && old.text.sql == rewritten {
 			j.text = old.text // with what is known of it
@@ -275,19 +284,25 @@ func (p *pipeline) outdated(g *request) bool {
 	d := p.state.descriptions[sql]
 	if d != nil && slices.EqualFunc(g.fields[1:], d.Fields, func(now, then pgconn.FieldDescription) bool {
 		return now.DataTypeOID == then.DataTypeOID &&
-			(now.Name == then.Name || now.TableOID == 0 && strings.HasPrefix(now.Name, g.joint.prefix))
+			(now.Name == then.Name || now.TableOID == 0 && g.joint.isParameter(now.Name))
 	}) {
 		return false
 	}
 	p.state.drop(sql)
 	t := g.members[0].text
 	t.description.Store(nil)
-	if t.renamed.Add(1) > maxRenamed {
-		t.refute("the names of its columns")
-	} else {
-		t.reconsider()
-	}
+	t.rename()
 	return true
+}
+
+// isParameter reports whether the rewritten statement has a parameter of this name.
+func (j *joint) isParameter(name string) bool {
+	number, ok := strings.CutPrefix(name, j.prefix)
+	if !ok {
+		return false
+	}
+	n, err := strconv.Atoi(number)
+	return err == nil && 1 <= n && n <= len(j.parameters)
 }
 
 // learnJoint keeps what g's statement has taken: each execution's part of it. If they would have taken far less by
@@ -316,8 +331,13 @@ func (t *text) refute(why string) {
 	t.joint.Store(&j)
 }
 
-// reconsider has it found out anew whether t can be coalesced.
-func (t *text) reconsider() {
+// rename notes that the columns have other names than when it was found out that t can be coalesced. So that is found out
+// anew.
+func (t *text) rename() {
+	if t.renamed.Add(1) > maxRenamed {
+		t.refute("the names of its columns")
+		return
+	}
 	j := *t.joint.Load()
 	j.found = time.Time{}
 	t.joint.Store(&j)
@@ -492,7 +512,7 @@ func (p *pipeline) addToArrays(a *arrays, j *joint, description *pgconn.Statemen
 		cast := j.parameters[k].cast != ""
 		if cast && b.ParamFormats[k] != pgtype.TextFormatCode {
 			text, err := p.conn.TypeMap().Encode(oid, pgtype.TextFormatCode, m.args[k], nil)
-			if err != nil || text == nil {
+			if err != nil || text == nil || !p.sameAsText(m.args[k], text) {
 				return false
 			}
 			b.ParamValues[k] = text
@@ -517,6 +537,26 @@ func (p *pipeline) addToArrays(a *arrays, j *joint, description *pgconn.Statemen
 		a.values[k] = append(a.values[k], value...)
 	}
 	return true
+}
+
+// sameAsText reports whether text is certain to mean the same to the server as the binary form of an argument, which pgx
+// would have sent: NULL as an element is a word where array_nulls is off; an interval is read otherwise where IntervalStyle is
+// sql_standard; and what is given as bytes pgx takes for the text itself.
+func (p *pipeline) sameAsText(arg any, text []byte) bool {
+	if bytes.Contains(bytes.ToLower(text), []byte("null")) || p.conn.PgConn().ParameterStatus("IntervalStyle") == "sql_standard" {
+		return false
+	}
+	if valuer, ok := arg.(sqldriver.Valuer); ok {
+		value, err := valuer.Value()
+		if _, isBytes := value.([]byte); err != nil || isBytes {
+			return false
+		}
+	}
+	t := reflect.TypeOf(arg)
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return t.Kind() != reflect.Slice || t.Elem().Kind() != reflect.Uint8
 }
 
 // arrayHeader is the length of what precedes the elements of a one-dimensional array in binary form.

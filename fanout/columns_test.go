@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -140,5 +141,126 @@ func TestColumnsOfSearchPaths(t *testing.T) {
 				t.Errorf("%v executions shared a statement", shared)
 			}
 		})
+	}
+}
+
+// Rows are in the order of the column that has the name now, on this connection.
+func TestOrderByNameOfAColumn(t *testing.T) {
+	type triple struct{ N, A, B int }
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
+		t.Run(mode.String(), func(t *testing.T) {
+			var opened atomic.Int32
+			pool := pgtest.Pool(t, 2, inMode(mode), func(config *pgxpool.Config) {
+				config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+					_, err := conn.Exec(ctx, fmt.Sprintf("set search_path to s%d", 1+opened.Add(1)%2))
+					return err
+				}
+			})
+			if _, err := pool.Exec(t.Context(), `
+				create schema s1; create table s1.pairs (n int, a int, b int); insert into s1.pairs select 1, i, 10 - i from generate_series(1, 5) i;
+				create schema s2; create table s2.pairs (n int, b int, a int); insert into s2.pairs select 1, i, 10 - i from generate_series(1, 5) i;`,
+				pgx.QueryExecModeSimpleProtocol); err != nil {
+				t.Fatal(err)
+			}
+			src := raw(pool)
+			src.Strategy = fanout.Coalesced
+			shared := 0
+			src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
+			query := func(ctx context.Context, tx fanout.DBTX) ([]triple, error) {
+				rows, err := tx.Query(ctx, "select * from pairs where n = $1 order by a", 1)
+				if err != nil {
+					return nil, err
+				}
+				return pgx.CollectRows(rows, pgx.RowToStructByName[triple])
+			}
+			ordered := func(where string) {
+				t.Helper()
+				for range 4 {
+					lists, err := fanout.Collect(inTime(t), src, repeated(20, fanout.Query[fanout.DBTX, triple](query))...)
+					if err != nil {
+						t.Fatalf("%s: %v", where, err)
+					}
+					for i, list := range lists {
+						if len(list) != 5 || !slices.IsSortedFunc(list, func(x, y triple) int { return x.A - y.A }) {
+							t.Fatalf("%s: query %d has %v", where, i, list)
+						}
+					}
+				}
+			}
+			for range 3 {
+				held := acquireAll(t, pool)
+				for i := range held { // one connection, then the other
+					var err error
+					held[i].Release()
+					ordered(fmt.Sprint("connection ", i))
+					if held[i], err = pool.Acquire(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, conn := range held {
+					conn.Release()
+				}
+			}
+			for i := range 3 {
+				if _, err := pool.Exec(t.Context(), `
+					alter table s1.pairs rename a to c; alter table s1.pairs rename b to a; alter table s1.pairs rename c to b;
+					alter table s2.pairs rename a to c; alter table s2.pairs rename b to a; alter table s2.pairs rename c to b;`,
+					pgx.QueryExecModeSimpleProtocol); err != nil {
+					t.Fatal(err)
+				}
+				pool.Reset()
+				ordered(fmt.Sprint("change ", i))
+			}
+			if shared == 0 {
+				t.Error("no executions shared a statement")
+			}
+		})
+	}
+}
+
+// So are columns whose names look like those that executions have in common with their arguments.
+func TestColumnsNamedLikeParameters(t *testing.T) {
+	type outs struct {
+		A int `db:"p_a"`
+		B int `db:"p_b"`
+	}
+	pool := pgtest.Pool(t, 2, inMode(pgx.QueryExecModeCacheDescribe))
+	create := func(out string) {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), "drop function if exists f; create function f(n int, "+out+`) returns setof record stable language plpgsql as
+			$$ begin p_a := n; p_b := 10; return next; end $$`, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatal(err)
+		}
+	}
+	src := raw(pool)
+	src.Strategy = fanout.Coalesced
+	shared := 0
+	src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
+	for round, out := range []string{"out p_a int, out p_b int", "out p_b int, out p_a int"} {
+		create(out)
+		for range 4 {
+			var queries []fanout.Query[fanout.DBTX, outs]
+			for i := range 20 {
+				queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]outs, error) {
+					rows, err := tx.Query(ctx, "select * from f($1)", i)
+					if err != nil {
+						return nil, err
+					}
+					return pgx.CollectRows(rows, pgx.RowToStructByName[outs])
+				})
+			}
+			lists, err := fanout.Collect(inTime(t), src, queries...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, list := range lists {
+				if len(list) != 1 || list[0] != (outs{i, 10}) {
+					t.Fatalf("round %d: query %d has %v", round, i, list)
+				}
+			}
+		}
+	}
+	if shared == 0 {
+		t.Error("no executions shared a statement")
 	}
 }
