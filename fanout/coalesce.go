@@ -25,7 +25,7 @@ type joint struct {
 	text       *text  // the rewritten statement; nil: the text is not to be coalesced
 	prefix     string // of the columns that its parameters are
 	why        string
-	ordered    bool   // by columns of the original that have the names of then
+	ordered    bool // by columns of the original that have the names of then
 	parameters []parameter
 	arrays     []uint32           // types of the rewritten statement's parameters
 	original   *sourceDescription // for which this holds
