@@ -229,7 +229,7 @@ func (p *pipeline) prove(t *text) {
 		for _, parameter := range found.parameters {
 			j.arrays = append(j.arrays, parameter.array)
 		}
-		j.prefix, j.ordered = s.prefix, s.ordering.outside(j.original.fields) != ""
+		j.prefix, j.ordered = s.prefix, s.ordering.positions(j.original.fields) != nil
 		rewritten := s.rewrite(j.parameters, j.original.fields)
 		if old := t.joint.Load(); old != nil && old.text != nil && old.text.sql == rewritten {
 			j.text = old.text // with what is known of it

@@ -93,17 +93,22 @@ func TestColumnsThatAreRenamed(t *testing.T) {
 	}
 }
 
+// searchPaths has connections resolve names in these schemas, one list after the other in turn.
+func searchPaths(paths ...string) func(*pgxpool.Config) {
+	return func(config *pgxpool.Config) {
+		var opened atomic.Int32
+		config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, "set search_path to "+paths[int(opened.Add(1)-1)%len(paths)])
+			return err
+		}
+	}
+}
+
 // The same statement has columns of other names where names are resolved in other schemas.
 func TestColumnsOfSearchPaths(t *testing.T) {
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
 		t.Run(mode.String(), func(t *testing.T) {
-			var opened atomic.Int32
-			pool := pgtest.Pool(t, 2, inMode(mode), func(config *pgxpool.Config) {
-				config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-					_, err := conn.Exec(ctx, fmt.Sprintf("set search_path to s%d", opened.Add(1)))
-					return err
-				}
-			})
+			pool := pgtest.Pool(t, 2, inMode(mode), searchPaths("s1", "s2"))
 			if _, err := pool.Exec(t.Context(), `
 				create schema s1; create table s1.pairs (n text, a text, b text); insert into s1.pairs values ('1', 'a', 'b');
 				create schema s2; create table s2.pairs (n text, b text, a text); insert into s2.pairs values ('1', 'b', 'a');`,
@@ -149,13 +154,7 @@ func TestOrderByNameOfAColumn(t *testing.T) {
 	type triple struct{ N, A, B int }
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
 		t.Run(mode.String(), func(t *testing.T) {
-			var opened atomic.Int32
-			pool := pgtest.Pool(t, 2, inMode(mode), func(config *pgxpool.Config) {
-				config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-					_, err := conn.Exec(ctx, fmt.Sprintf("set search_path to s%d", 1+opened.Add(1)%2))
-					return err
-				}
-			})
+			pool := pgtest.Pool(t, 2, inMode(mode), searchPaths("s2", "s1"))
 			if _, err := pool.Exec(t.Context(), `
 				create schema s1; create table s1.pairs (n int, a int, b int); insert into s1.pairs select 1, i, 10 - i from generate_series(1, 5) i;
 				create schema s2; create table s2.pairs (n int, b int, a int); insert into s2.pairs select 1, i, 10 - i from generate_series(1, 5) i;`,

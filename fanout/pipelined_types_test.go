@@ -322,14 +322,7 @@ func TestPipelinedLargeResults(t *testing.T) {
 func TestPipelinedSearchPaths(t *testing.T) {
 	for _, mode := range execModes {
 		t.Run(mode.String(), func(t *testing.T) {
-			var opened atomic.Int32
-			pool := pgtest.Pool(t, 4, func(config *pgxpool.Config) {
-				config.ConnConfig.DefaultQueryExecMode = mode
-				config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-					_, err := conn.Exec(ctx, fmt.Sprintf("set search_path to s%d, public", opened.Add(1)%3))
-					return err
-				}
-			})
+			pool := pgtest.Pool(t, 4, inMode(mode), searchPaths("s1, public", "s2, public", "s0, public"))
 			_, err := pool.Exec(t.Context(), `
 				create schema s0; create table s0.t (v int); insert into s0.t values (7);
 				create schema s1; create table s1.t (v text); insert into s1.t values ('7');

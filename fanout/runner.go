@@ -139,9 +139,7 @@ func (w *runner) end(h *handle, err error) (again bool) {
 		}
 		h.mu.Unlock()
 		w.link, w.transaction = nil, nil
-		x.mu.Lock()
 		x.quit(h)
-		x.mu.Unlock()
 	}()
 	return w.settle(err)
 }
@@ -175,9 +173,7 @@ func (w *runner) interrupted(v any) {
 	if c.outer != nil {
 		h.handUp()
 	} else {
-		w.exchange.mu.Lock()
 		w.exchange.quit(h)
-		w.exchange.mu.Unlock()
 	}
 	h.mu.Lock()
 	if h.alone {
@@ -209,8 +205,10 @@ func (x *exchange) doom(h *handle) {
 }
 
 // quit takes h off its lane, when nothing of its function runs any more: until then another goroutine of the function may
-// have got it one. It is called with mu held.
+// have got it one.
 func (x *exchange) quit(h *handle) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if p := h.pipeline; p != nil {
 		p.units--
 		p.wakeUp()
