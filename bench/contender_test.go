@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -217,6 +218,29 @@ func TestPace(t *testing.T) {
 		a.spent, b.spent, c.spent = time.Duration(spent), time.Duration(spent), time.Duration(spent)
 		if due() != 3 {
 			t.Errorf("equals after %d wait", spent)
+		}
+	}
+}
+
+// Who is as quick as the best of those that run the functions as they are is measured as often as they are.
+func TestCompete(t *testing.T) {
+	all := map[string]*runner{}
+	var runners []*runner
+	for name, took := range map[string]time.Duration{
+		single: 11, byErrgroup: 10, byConc: 20, byAny: 1, parallel: 12, serial: 14, parallel + withSnapshot: 10,
+	} {
+		r := fake(name, took, digest{}, nil)
+		r.aside = slices.ContainsFunc(contenders(), func(c contender) bool { return c.name == name && c.aside })
+		r.shortest = took
+		all[name] = r
+		runners = append(runners, r)
+	}
+	compete(runners)
+	for name, aside := range map[string]bool{
+		single: false, byErrgroup: false, byConc: true, byAny: false, parallel: false, serial: false, parallel + withSnapshot: true,
+	} {
+		if all[name].aside != aside {
+			t.Errorf("%s: aside is %v", name, all[name].aside)
 		}
 	}
 }

@@ -14,8 +14,10 @@ import (
 )
 
 const (
-	// timeSlices is how many slices of time each contender has in a cell of load, in turn with the others.
+	// timeSlices is how many slices of time each contender has in a cell, in turn with the others, and loadSlices in one of
+	// load, where calls are short.
 	timeSlices    = 8
+	loadSlices    = 16
 	shortestSlice = 20 * time.Millisecond
 	longestSlice  = 3 * time.Second
 
@@ -60,21 +62,21 @@ func (b *bench) crowds(pool *pgxpool.Pool, conns int, s statement) []*crowd {
 
 // inTurn gives each of the crowds its slices, in an order drawn anew each time, as many as fit into budget. The first is
 // half as long and does not count. Those who then still lack something have more of them, for half as long again at most.
-func inTurn(all []*crowd, budget time.Duration, run func(i int, slice time.Duration, counts bool) error, lacking func(i int) bool) error {
+func inTurn(all []*crowd, slices int, budget time.Duration, run func(i int, slice time.Duration, counts bool) error, lacking func(i int) bool) error {
 	start := time.Now()
 	shares := 0.0
 	for _, c := range all {
 		shares += c.share
 	}
 	for round := 0; ; round++ {
-		extra := round > timeSlices
+		extra := round > slices
 		ran := false
 		for _, i := range rand.Perm(len(all)) {
 			if extra && (time.Since(start) > 3*budget/2 || lacking == nil || !lacking(i)) {
 				continue
 			}
 			ran = true
-			slice := time.Duration(float64(budget) / (timeSlices + 0.5) * all[i].share / shares)
+			slice := time.Duration(float64(budget) / (float64(slices) + 0.5) * all[i].share / shares)
 			slice = min(max(slice, shortestSlice), longestSlice)
 			if round == 0 {
 				slice /= 2
@@ -97,7 +99,7 @@ func (b *bench) load(ctx context.Context, c *cell, budget time.Duration) error {
 	}
 	s := b.statements[c.Statement]
 	all := b.crowds(b.pool, c.Connections, s)
-	err := inTurn(all, budget, func(i int, slice time.Duration, counts bool) error {
+	err := inTurn(all, loadSlices, budget, func(i int, slice time.Duration, counts bool) error {
 		return all[i].run(ctx, s, c.Clients, c.Queries, slice, counts)
 	}, nil)
 	if err != nil {
@@ -187,7 +189,7 @@ func (b *bench) beside(ctx context.Context, c *cell, budget time.Duration) error
 		}
 	}
 	lone := make([][]float64, len(all))
-	err := inTurn(all, budget, func(i int, slice time.Duration, counts bool) error {
+	err := inTurn(all, timeSlices, budget, func(i int, slice time.Duration, counts bool) error {
 		if all[i].note != "" {
 			return nil
 		}
@@ -268,7 +270,7 @@ func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
 		}
 	}
 	turns := make([]int, len(all))
-	err := inTurn(all, budget, func(i int, slice time.Duration, counts bool) error {
+	err := inTurn(all, timeSlices, budget, func(i int, slice time.Duration, counts bool) error {
 		if i < here {
 			return all[i].run(ctx, s, c.Clients, c.Queries, slice, counts)
 		}

@@ -159,7 +159,7 @@ func (b *bench) stages() []stage {
 	}
 	if b.opts.has(loadCells) {
 		for _, clients := range []int{1, 16, 128} {
-			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 5, b.load})
+			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 8, b.load})
 		}
 	}
 	if b.opts.has(coldCells) {
@@ -184,7 +184,7 @@ func (b *bench) stages() []stage {
 
 // gridWeight is the weight of a cell of the grid: what takes longer gets more time, or it would have no rounds to speak of.
 func gridWeight(statement string, queries int) float64 {
-	weight := 0.5
+	weight := 0.8
 	if queries > 100 {
 		weight = 2
 	} else if queries > 1 {
