@@ -119,13 +119,11 @@ func (r *bufferedRows) fail(err error) error {
 }
 
 func (r *bufferedRows) Scan(dest ...any) error {
-	if len(dest) == 1 {
-		if scanner, ok := dest[0].(pgx.RowScanner); ok {
-			if err := scanner.ScanRow(r); err != nil {
-				return r.fail(err)
-			}
-			return nil
+	if scanner, ok := rowScanner(dest); ok {
+		if err := scanner.ScanRow(r); err != nil {
+			return r.fail(err)
 		}
+		return nil
 	}
 	if len(r.values) != len(r.fields) {
 		return r.fail(fmt.Errorf("number of field descriptions must equal number of values, got %d and %d", len(r.fields), len(r.values)))

@@ -41,6 +41,7 @@ type call struct {
 	run    func(ctx context.Context, i int, tx DBTX) error // unit i, called once an attempt
 	locate func(i int) (index, query int)                  // where unit i stands in the caller's arguments
 	failed func(*Error)                                    // with partial: told of each failed unit, with mu held
+	done   func(i int)                                     // told of each unit that has succeeded; nil: nobody asks
 
 	// restart has what the units have returned in this attempt forgotten, so that there can be another one; false if it
 	// is too late for that. Called with mu held. Nil: there is nothing to forget.
@@ -68,6 +69,7 @@ type call struct {
 	next      int            // the unit to be taken next
 	connected bool           // a lane has had a connection
 	noConn    error          // the first failure to get one while units were waiting
+	panicked  *PanicError    // the first panic, whatever has failed before it
 	taken     []*transaction // of the lanes that have had a unit
 	lanes     []*lane        // all there are
 
@@ -116,7 +118,11 @@ func (c *call) execute() error {
 			return err
 		}
 		defer giveBack()
-		if err := c.runLanes(); err != nil {
+		err = c.runLanes()
+		if c.panicked != nil {
+			return c.panicked
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -129,14 +135,21 @@ func (c *call) borrow() (giveBack func(), err error) {
 	outer, nested := c.parent.Value(poolKey{c.pool}).(*handle)
 	if c.tx != nil && !(nested && outer.exchange != nil && outer.exchange.call.tx == c.tx) {
 		conn := c.tx.Conn()
+		if conn != nil {
+			// Once the transaction has ended, its connection may be somebody else's. An empty batch costs nothing, and says so.
+			// Then each query is told, by the transaction.
+			switch err := c.tx.SendBatch(c.parent, &pgx.Batch{}).Close(); {
+			case errors.Is(err, pgx.ErrTxClosed):
+				conn = nil
+			case err != nil:
+				c.pipelined = false // a pipeline goes past a transaction that does not take batches
+			}
+		}
 		if conn != nil && conn.PgConn().IsBusy() {
 			return nil, fmt.Errorf("fanout: the connection of the transaction is busy: %w", errRowsOpen)
 		}
-		if conn != nil && c.pipelined {
-			// A pipeline goes past the transaction to its connection, which may be somebody else's by now. An empty batch
-			// costs nothing, and says so. Then each query is told, as by Serial.
-			closed := c.tx.SendBatch(c.parent, &pgx.Batch{}).Close()
-			c.pipelined = closed == nil
+		if nested {
+			outer.wrote()
 		}
 		c.borrowed, c.borrowedDB = &link{conn: conn}, c.tx
 		return func() {}, nil
@@ -314,8 +327,13 @@ func (c *call) transactionsTaken() []*transaction {
 
 // fail ends the call: its ctx ends at once, and the first err that fail is given is the call's error. It reports by way
 // of a goroutine of the group, because a lane that has failed may have to clean up before it can return err itself, and
-// one that is leaving by runtime.Goexit cannot return anything.
+// one that is leaving by runtime.Goexit cannot return anything. A panic is the call's error also after others.
 func (c *call) fail(err error) {
+	if p, ok := err.(*PanicError); ok {
+		c.mu.Lock()
+		c.panicked = cmp.Or(c.panicked, p)
+		c.mu.Unlock()
+	}
 	c.group.Go(func() error { return err })
 	<-c.ctx.Done()
 }

@@ -92,7 +92,7 @@ func (p *pipeline) mayJoin(r *request) bool {
 // provable reports whether it is of use to know whether r only reads. What a transaction of the caller's has changed in
 // the catalog would be its affair alone.
 func (p *pipeline) provable(r *request) bool {
-	return p.call.tx == nil && r.text != nil && r.members == nil && len(r.args) > 0 && canTravel(p.conn, r.args)
+	return p.call.tx == nil && r.text != nil && r.members == nil && len(r.args) > 0 && canTravel(p.conn, r.sql, r.args)
 }
 
 func sameType(a, b pgconn.FieldDescription) bool { return a.DataTypeOID == b.DataTypeOID }

@@ -41,21 +41,21 @@ func collect[Q, T any](ctx context.Context, src *Source[Q], function string, que
 		return nil, err
 	}
 	lists := make([][]T, len(queries))
-	err := newCall(ctx, src, len(queries), func(ctx context.Context, i int, q Q) error {
-		rows, err := queries[i](ctx, q)
-		lists[i] = nil // from an attempt before
-		if err == nil {
-			lists[i] = rows
-		}
+	err := newCall(ctx, src, len(queries), func(ctx context.Context, i int, q Q) (err error) {
+		lists[i], err = queries[i](ctx, q)
 		return err
 	}).runAll()
 	if err == nil {
 		return lists, nil
 	}
-	if errs, ok := err.(Errors); ok && len(errs) < len(queries) {
-		return lists, errs
+	errs, partial := err.(Errors)
+	if !partial || len(errs) == len(queries) {
+		return nil, err
 	}
-	return nil, err
+	for _, e := range errs {
+		lists[e.Index] = nil // though the function may have returned rows: in an attempt before, or before it turned out to have failed
+	}
+	return lists, errs
 }
 
 // mustHaveAll panics if one of the queries is nil.

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -288,6 +289,13 @@ func (h *handle) takeBack() {
 	h.rest()
 }
 
+// wrote notes that a nested call in a transaction may have sent anything: likewise.
+func (h *handle) wrote() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sent = true
+}
+
 // refusal is why the connection cannot be taken now; nil if it can. It is called with mu held.
 func (h *handle) refusal() error {
 	switch {
@@ -402,7 +410,7 @@ func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows
 func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	ctx, buffered, err := h.submit(ctx, sql, args, false)
 	if err != nil {
-		return failedRows{err}
+		return h.failedRow(err)
 	}
 	var r *row
 	defer func() {
@@ -416,6 +424,20 @@ func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 	}
 	r = &row{row: pgxRow, handle: h}
 	h.read(r)
+	return r
+}
+
+// failedRow is the row of a statement that has ended with err already. Elsewhere the function learns that by Scan; and if it
+// does not look, finish does.
+func (h *handle) failedRow(err error) pgx.Row {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || h.refusal() != nil {
+		return failedRows{err}
+	}
+	r := &row{row: failedRows{err}, handle: h}
+	h.state, h.open = reading, r
 	return r
 }
 
@@ -448,7 +470,7 @@ func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 		}
 	}()
 	pgxResults := h.db.SendBatch(ctx, b)
-	r = &batchResults{BatchResults: pgxResults, handle: h}
+	r = &batchResults{BatchResults: pgxResults, handle: h, queued: b}
 	h.read(r)
 	return r
 }

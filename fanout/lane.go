@@ -21,11 +21,18 @@ type lane struct {
 	now atomic.Pointer[handle] // of the unit that is running; siblings may look
 }
 
-// runLane is the goroutine of a lane. It returns nil: failures are reported when they happen, by call.fail.
+// runLane is the goroutine of a lane.
 func (c *call) runLane() error {
 	l := &lane{call: c}
 	k := c.enlist(l)
-	if c.borrowed != nil {
+	c.snapshot.letIn(c.acquireCtx, k)
+	return l.run()
+}
+
+// run runs units until none is left. It returns nil: failures are reported when they happen, by call.fail.
+func (l *lane) run() error {
+	c := l.call
+	if l.link == nil && c.borrowed != nil {
 		l.use(c.borrowed, c.borrowedDB)
 	}
 	completed := false
@@ -35,7 +42,6 @@ func (c *call) runLane() error {
 		}
 		l.release()
 	}()
-	c.snapshot.letIn(c.acquireCtx, k)
 	for c.waiting() {
 		if l.link == nil && !l.acquire(c.acquireCtx) {
 			break
@@ -146,11 +152,12 @@ func (l *lane) runUnit(i int) {
 		if !l.settle(err) {
 			break
 		}
-		name, earlier := h.name, l.earlier
 		l.now.Store(nil)
 		l.release()
 		if !pause(c.ctx, l.attempt) || !l.acquire(c.ctx) {
-			c.failUnit(nil, i, name, afterEarlier(earlier[len(earlier)-1], earlier[:len(earlier)-1]))
+			err := afterEarlier(l.earlier[len(l.earlier)-1], l.earlier[:len(l.earlier)-1])
+			c.failUnit(nil, i, h.name, err)
+			l.report(h, err)
 			break
 		}
 	}
@@ -178,6 +185,9 @@ func (l *lane) settle(err error) (again bool) {
 		return true
 	}
 	l.now.Store(nil)
+	if err == nil && c.done != nil {
+		c.done(h.unit)
+	}
 	if err != nil {
 		free := l
 		if abandoned != nil {
@@ -191,15 +201,16 @@ func (l *lane) settle(err error) (again bool) {
 	if abandoned != nil {
 		<-abandoned
 	}
-	if c.observe != nil {
-		l.report(h, err)
-	}
+	l.report(h, err)
 	return false
 }
 
 // report hands the finished unit's span to Observe.
 func (l *lane) report(h *handle, err error) {
 	c := l.call
+	if c.observe == nil {
+		return
+	}
 	span := Span{
 		Name:       h.name,
 		Queued:     c.queued,
@@ -215,8 +226,8 @@ func (l *lane) report(h *handle, err error) {
 	span.Index, _ = c.locate(h.unit)
 	if h.exchange != nil {
 		span.PID = h.pid
-	} else if conn := l.link.conn; conn != nil {
-		span.PID = conn.PgConn().PID()
+	} else if l.link != nil && l.link.conn != nil {
+		span.PID = l.link.conn.PgConn().PID()
 	}
 	c.shared.observing.Lock()
 	defer c.shared.observing.Unlock()
@@ -232,9 +243,16 @@ func (l *lane) interrupted(v any) {
 			return
 		}
 		_ = l.settle(errGoexit)
-		// This goroutine is lost. If the other units are wanted all the same, another one goes on with them.
+		// This goroutine is lost. If the other units are wanted all the same, another one goes on with them, on this
+		// connection if it can: in a snapshot call it may be the only one that has the snapshot.
+		heir := &lane{call: c}
+		if l.link != nil && l.reusable() {
+			heir.link, heir.db, heir.transaction = l.link, l.db, l.transaction
+			l.link, l.db, l.transaction = nil, nil, nil
+		}
 		l.release()
-		c.group.Go(c.runLane)
+		c.enlist(heir)
+		c.group.Go(heir.run)
 		return
 	}
 	p, ok := v.(*PanicError)

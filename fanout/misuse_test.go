@@ -30,6 +30,8 @@ func TestKeptAfterReturn(t *testing.T) {
 		rows pgx.Rows
 		row  pgx.Row
 		res  pgx.BatchResults
+		part pgx.Rows
+		one  pgx.Row
 	)
 	// Each function leaves something open as well, which the call closes.
 	for _, f := range []func(ctx context.Context, tx fanout.DBTX) error{
@@ -47,7 +49,15 @@ func TestKeptAfterReturn(t *testing.T) {
 			b := &pgx.Batch{}
 			b.Queue("select 1")
 			res = tx.SendBatch(c, b)
+			one = res.QueryRow()
 			return nil
+		},
+		func(c context.Context, tx fanout.DBTX) (err error) {
+			b := &pgx.Batch{}
+			b.Queue("select generate_series(1, 1000)")
+			part, err = tx.SendBatch(c, b).Query()
+			part.Next()
+			return err
 		},
 	} {
 		if err := do(t, src, f); err != nil {
@@ -84,13 +94,19 @@ func TestKeptAfterReturn(t *testing.T) {
 	rows.Close()
 	mention(t, row.Scan(new(int)), want)
 	mention(t, res.Close(), want)
+	mention(t, one.Scan(new(int)), want)
+	if part.Next() {
+		t.Error("rows of a batch go on after the function returned")
+	}
+	mention(t, part.Err(), want)
 	serves(t, pool)
 	if n := pool.Stat().NewConnsCount(); n != 1 {
 		t.Errorf("%d connections opened: leaving things open must cost none", n)
 	}
 }
 
-// A statement whose result the function has not looked at must not fail unseen.
+// A statement whose result the function has not looked at must not fail unseen; and what the function has returned beside it
+// is nobody's.
 func TestUnseenFailure(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
 	const wrong = "insert into a (data) values ((1 / (length($1) - 1))::text) returning 1"
@@ -103,12 +119,78 @@ func TestUnseenFailure(t *testing.T) {
 		"row":  func(ctx context.Context, tx fanout.DBTX) { tx.QueryRow(ctx, wrong, "x") },
 		"rows": func(ctx context.Context, tx fanout.DBTX) { _, _ = tx.Query(ctx, wrong, "x") },
 	} {
-		err := do(t, raw(pool), func(ctx context.Context, tx fanout.DBTX) error {
-			f(ctx, tx)
-			return nil
-		})
-		if sqlState(err) != "22012" {
-			t.Errorf("%s: %v", name, err)
+		for _, s := range strategies {
+			if name == "rows" && s >= fanout.Pipelined {
+				continue // Query itself returns the error there, as pgx's may
+			}
+			src := raw(pool)
+			src.Strategy, src.Partial = s, true
+			bad := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				f(ctx, tx)
+				return []int32{1}, nil
+			}
+			lists, err := fanout.Collect(inTime(t), src, bad, pid)
+			if sqlState(err) != "22012" || len(lists) != 2 || lists[0] != nil || len(lists[1]) != 1 {
+				t.Errorf("%v, %s: %v, %v", s, name, lists, err)
+			}
+			yielded := 0
+			for _, err := range fanout.Stream(inTime(t), src, bad, pid) {
+				yielded++
+				if err != nil && sqlState(err) != "22012" {
+					t.Errorf("%v, %s: %v", s, name, err)
+				}
+			}
+			if yielded != 2 {
+				t.Errorf("%v, %s: Stream has yielded %d of two queries", s, name, yielded)
+			}
+		}
+	}
+	serves(t, pool)
+}
+
+// Rows of a batch that are still open when the batch is closed do not read what comes on the connection later.
+func TestRowsOfAClosedBatch(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy = s
+		first := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			b := &pgx.Batch{}
+			b.Queue("select generate_series(1, 50)")
+			b.Queue("select 1")
+			results := tx.SendBatch(ctx, b)
+			rows, err := results.Query()
+			if err != nil {
+				return nil, err
+			}
+			defer rows.Close()
+			var n int32
+			if rows.Next() {
+				err = rows.Scan(&n)
+			}
+			late := results.QueryRow()
+			if rows.Next() {
+				t.Errorf("%v: rows go on beside the next result", s)
+			}
+			if err := errors.Join(err, results.Close()); err != nil {
+				return nil, err
+			}
+			mention(t, late.Scan(&n), "the batch was closed")
+			time.Sleep(3 * time.Millisecond) // the lane is at work for others
+			return []int32{n}, nil
+		}
+		queries := []fanout.Query[fanout.DBTX, int32]{first}
+		for i := range 20 {
+			queries = append(queries, statement[int32]("select generate_series($1::int, $1::int + 200)", i))
+		}
+		lists, err := fanout.Collect(inTime(t), src, queries...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, list := range lists {
+			if i == 0 && len(list) != 1 || i > 0 && (len(list) != 201 || list[0] != int32(i-1)) {
+				t.Errorf("%v: query %d has %d rows", s, i, len(list))
+			}
 		}
 	}
 	serves(t, pool)

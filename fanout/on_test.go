@@ -167,3 +167,42 @@ func TestOnDescribesForItselfAlone(t *testing.T) {
 		serves(t, pool)
 	}
 }
+
+// The connection of a transaction that is over is left alone: it may be somebody else's by now.
+func TestOnAfterTheEnd(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 1)
+		src := raw(pool)
+		src.Strategy = s
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stop, stopped := make(chan struct{}), make(chan error)
+		go func() {
+			var err error
+			for running := true; running; {
+				_, e := pool.Exec(context.Background(), "select pg_sleep($1)", 0.001)
+				err = errors.Join(err, e)
+				select {
+				case <-stop:
+					running = false
+				default:
+				}
+			}
+			stopped <- err
+		}()
+		for range 50 {
+			if _, err := fanout.Collect(t.Context(), src.On(tx), pid, pid); !errors.Is(err, pgx.ErrTxClosed) {
+				t.Errorf("%v: %v", s, err)
+			}
+		}
+		close(stop)
+		if err := <-stopped; err != nil {
+			t.Errorf("%v: whoever has the connection: %v", s, err)
+		}
+	}
+}

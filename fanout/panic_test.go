@@ -5,8 +5,12 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
@@ -102,6 +106,155 @@ func TestPanicCostsOnlyItsConnection(t *testing.T) {
 		}
 	}
 }
+
+// A panic is the call's end also when another query has failed before it; and nothing is run again after it.
+func TestPanicAfterFailure(t *testing.T) {
+	for _, s := range strategies {
+		if s == fanout.Serial {
+			continue // nothing runs beside what has failed
+		}
+		for _, again := range []bool{false, true} {
+			pool := pgtest.Pool(t, 2)
+			src := raw(pool)
+			src.Strategy = s
+			if again {
+				src.Snapshot, src.Retries = true, 1
+			}
+			var ran atomic.Int32
+			late := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				if _, err := pid(ctx, tx); err != nil {
+					return nil, err
+				}
+				<-ctx.Done()
+				ran.Add(1)
+				panic("late")
+			}
+			p := panicked(t, func() {
+				_, _ = fanout.Collect(inTime(t), src, late, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					time.Sleep(20 * time.Millisecond) // until the other one has been told its pid
+					_, err := tx.Exec(ctx, "do $$ begin raise exception 'x' using errcode = '40001'; end $$")
+					return nil, err
+				})
+			})
+			if p.Value != "late" || ran.Load() != 1 {
+				t.Errorf("%v, again=%v: %v, after %d runs", s, again, p.Value, ran.Load())
+			}
+			serves(t, pool)
+		}
+	}
+}
+
+// The functions that are queued with a batch are not called again once one of them has panicked, or when nobody has closed
+// the batch.
+func TestPanicInABatch(t *testing.T) {
+	for _, s := range strategies {
+		for _, others := range []int{0, 2} {
+			pool := pgtest.Pool(t, 2)
+			src := raw(pool)
+			src.Strategy = s
+			calls := 0
+			batch := func(ctx context.Context, tx fanout.DBTX) pgx.BatchResults {
+				b := &pgx.Batch{}
+				for range 3 {
+					b.Queue("select 1").QueryRow(func(pgx.Row) error {
+						calls++
+						panic("queued")
+					})
+				}
+				return tx.SendBatch(ctx, b)
+			}
+			p := panicked(t, func() {
+				_, _ = fanout.Collect(inTime(t), src, append(repeated(others, pid), func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					return nil, batch(ctx, tx).Close()
+				})...)
+			})
+			if p.Value != "queued" || calls != 1 {
+				t.Errorf("%v, %d others: %v after %d calls", s, others, p.Value, calls)
+			}
+			err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+				batch(ctx, tx)
+				return nil
+			})
+			if err != nil || calls != 1 {
+				t.Errorf("%v, %d others: %v, %d calls", s, others, err, calls)
+			}
+			serves(t, pool)
+		}
+	}
+}
+
+type explosive struct{}
+
+func (explosive) Scan(any) error { panic("scanned") }
+
+// A destination panics while the function has the connection to itself: the lane goes on with it, if at all, when the row has
+// been read.
+func TestPanicOfADestination(t *testing.T) {
+	for _, s := range strategies {
+		for _, recovers := range []bool{false, true} {
+			pool := pgtest.Pool(t, 1)
+			src := raw(pool)
+			src.Strategy, src.Partial = s, recovers
+			cause := errors.New("recovered")
+			bad := func(ctx context.Context, tx fanout.DBTX) (_ []int32, err error) {
+				defer func() {
+					if recovers {
+						_ = recover()
+						err = cause
+					}
+					time.Sleep(5 * time.Millisecond) // the lane may be at work for others
+				}()
+				return nil, tx.QueryRow(ctx, "select pg_sleep(0.005)::text", pgx.QueryResultFormats{0}).Scan(new(explosive))
+			}
+			twice := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				if _, err := pid(ctx, tx); err != nil {
+					return nil, err
+				}
+				time.Sleep(4 * time.Millisecond) // busy with something else
+				return pid(ctx, tx)
+			}
+			queries := repeated(20, fanout.Query[fanout.DBTX, int32](twice))
+			queries[2] = bad
+			if recovers {
+				_, err := fanout.Collect(inTime(t), src, queries...)
+				var errs fanout.Errors
+				if !errors.As(err, &errs) || len(errs) != 1 || !errors.Is(err, cause) {
+					t.Errorf("%v: %d errors, %v", s, len(errs), err)
+				}
+			} else if p := panicked(t, func() { _, _ = fanout.Collect(inTime(t), src, queries...) }); p.Value != "scanned" {
+				t.Errorf("%v: %v", s, p.Value)
+			}
+			serves(t, pool)
+		}
+	}
+}
+
+// One of pgx's tracers that panics is no different.
+func TestPanicOfATracer(t *testing.T) {
+	for _, s := range strategies {
+		for _, snapshot := range []bool{false, true} {
+			pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) { c.ConnConfig.Tracer = panickingTracer{} })
+			src := raw(pool)
+			src.Strategy, src.Snapshot = s, snapshot
+			p := panicked(t, func() { _, _ = fanout.Collect(inTime(t), src, statement[int32]("select $1::int + 1", 1)) })
+			if p.Value != "traced" {
+				t.Errorf("%v, snapshot=%v: %v", s, snapshot, p.Value)
+			}
+			serves(t, pool)
+		}
+	}
+}
+
+type panickingTracer struct{}
+
+func (panickingTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	if strings.HasPrefix(d.SQL, "select $1") {
+		panic("traced")
+	}
+	return ctx
+}
+
+func (panickingTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // What the pool's owner or the caller supplies besides query functions runs in goroutines of the call too.
 func TestPanicOfObserve(t *testing.T) {

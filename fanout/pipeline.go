@@ -345,7 +345,7 @@ func (p *pipeline) pick() []*request {
 			break
 		}
 		r := (*from)[0]
-		alone := r.text == nil || p.state.mode != pgx.QueryExecModeDescribeExec && !canTravel(p.conn, r.args)
+		alone := r.text == nil || p.state.mode != pgx.QueryExecModeDescribeExec && !canTravel(p.conn, r.sql, r.args)
 		if alone && (under > 0 || len(batch) > 0) {
 			break
 		}
@@ -760,8 +760,8 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		values, formats, results = p.arrays.values, p.arrays.formats, p.arrays.results
 	} else if !r.described {
 		err := p.build(description, r.args)
-		if err != nil && r.guarded {
-			// They may fit the types that the statement has here.
+		if err != nil && (r.guarded || p.unfit(r, description)) {
+			// They may fit the types that the statement has here, or by now.
 			r.described, r.guarded, r.distrust, description = true, false, true, nil
 		} else if err != nil {
 			return err
@@ -856,6 +856,19 @@ func (p *pipeline) build(description *pgconn.StatementDescription, args []any) e
 	p.state.types.Lock()
 	defer p.state.types.Unlock()
 	return build(&p.builder, p.conn, description, args)
+}
+
+// unfit reports whether description, which r's arguments do not fit, is what the connection remembers of the statement: the
+// tables may have changed since. It is not remembered any longer.
+func (p *pipeline) unfit(r *request, description *pgconn.StatementDescription) bool {
+	if description == nil || p.state.descriptions[r.sql] != description {
+		return false
+	}
+	p.state.drop(r.sql)
+	r.text.description.Store(nil)
+	again := !r.redone && p.call.tx == nil // where to fail again would cost the transaction
+	r.redone = true
+	return again
 }
 
 // preparing is the request under way that prepares sql; nil if there is none.
@@ -1374,7 +1387,7 @@ func (r *request) learnBytes(n int) {
 	}
 }
 
-// forget drops descriptions that err shows to be out of date, as traveller.forget does, or unfit for this connection.
+// forget drops descriptions that may be out of date by err, or are unfit for this connection.
 func (p *pipeline) forget(r *request, err error) {
 	if err == nil {
 		return
@@ -1390,14 +1403,8 @@ func (p *pipeline) forget(r *request, err error) {
 		}
 		return
 	}
-	switch pgErr.Code {
-	case "0A000", "08P01", "26000":
-		if d := s.descriptions[r.sql]; d != nil {
-			if d.Name != "" && pgErr.Code != "26000" {
-				s.stale = append(s.stale, d.Name)
-			}
-			delete(s.descriptions, r.sql)
-		}
+	if outOfDate(err) {
+		s.forget(r.sql, err)
 		r.text.description.Store(nil)
 	}
 }
@@ -1433,7 +1440,7 @@ func (p *pipeline) repeatFailed(r *request, err error) bool {
 		return true
 	case p.transaction != nil && pgErr.Code == "25P02":
 		return true
-	case (pgErr.Code == "0A000" || pgErr.Code == "26000" || pgErr.Code == "08P01") && p.call.tx == nil && !r.redone &&
+	case outOfDate(err) && p.call.tx == nil && !r.redone &&
 		!r.described && !r.streamed && r.description != nil:
 		// What was prepared is out of date. pgx reports that; but here several may have been sent relying on it.
 		r.redone, r.distrust = true, true

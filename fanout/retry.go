@@ -32,19 +32,18 @@ func transient(err error) bool {
 	if errors.Is(err, errConnectionLost) {
 		return true
 	}
-	var connectErr *pgconn.ConnectError
-	if errors.As(err, &connectErr) {
-		return true
-	}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
 		switch pgErr.Code {
 		case "40001", "40P01", // serialization failure (or recovery conflict), deadlock
-			"57P01", "57P02", "57P03": // the server shuts down, has crashed, does not take connections yet
+			"57P01", "57P02", "57P03", // the server shuts down, has crashed, does not take connections yet
+			"53300": // it has too many
 			return true
 		}
+		return false
 	}
-	return false
+	var connectErr *pgconn.ConnectError
+	return errors.As(err, &connectErr)
 }
 
 // executeRetrying is execute, as often as Source.Retries allows. Whole calls start again only if they cannot have written

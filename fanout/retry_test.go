@@ -196,6 +196,8 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 	src.Strategy = fanout.Serial
 	// And where there is no other connection to be had.
 	src.Retries, src.Partial = 1, true
+	spans := map[int]fanout.Span{}
+	src.Observe = func(_ context.Context, s fanout.Span) { spans[s.Index] = s }
 	closing := func(ctx context.Context, q *db.Queries) ([]db.A, error) {
 		w.arm(cut, 1)
 		w.closed.Store(true)
@@ -207,6 +209,9 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 	var errs fanout.Errors
 	if !errors.As(err, &errs) || len(errs) != 2 || errs[0].Name != "ListA" {
 		t.Errorf("%v", err)
+	}
+	if s := spans[0]; len(spans) != 1 || s.Err == nil || s.Name != "ListA" {
+		t.Errorf("spans %+v", spans)
 	}
 
 	src.Retries = 0
@@ -290,5 +295,104 @@ func TestRetriesDoNotRepeatNestedCalls(t *testing.T) {
 			}
 			serves(t, pool)
 		}
+	}
+}
+
+// Nor is what a nested call has written in a transaction.
+func TestRetriesDoNotRepeatNestedOn(t *testing.T) {
+	for _, s := range strategies {
+		w := &wire{}
+		pool := pgtest.Pool(t, 2, w.attach)
+		src := raw(pool)
+		src.Strategy, src.Retries = s, 2
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs := 0
+		err = do(t, src, func(ctx context.Context, q fanout.DBTX) error {
+			runs++
+			err := fanout.Run(ctx, src.On(tx), fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+				_, err := tx.Exec(ctx, "insert into a (data) values ($1)", "x")
+				return err
+			}))
+			if err == nil && runs == 1 {
+				w.arm(cut, 1)
+			}
+			_, execErr := q.Exec(ctx, "select 1")
+			return errors.Join(err, execErr)
+		})
+		w.disarm()
+		var written int
+		if e := tx.QueryRow(t.Context(), "select count(*) from a").Scan(&written); e != nil || written != 1 {
+			t.Errorf("%v: %d rows after %d runs, %v, %v", s, written, runs, err, e)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Error(err)
+		}
+		serves(t, pool)
+	}
+}
+
+// With Partial and a ctx that ends in the last attempt, a query that has not been run in that has no rows of the one before.
+func TestRetriesForgetRows(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	failable(t, pool)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Partial, src.Snapshot, src.Retries = s, true, true, 1
+		ctx, cancel := context.WithCancel(t.Context())
+		attempt := 0
+		queries := []fanout.Query[fanout.DBTX, int32]{
+			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				attempt++
+				return pid(ctx, tx)
+			},
+			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				if attempt == 2 {
+					cancel()
+					<-ctx.Done()
+				}
+				return pid(ctx, tx)
+			},
+			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) { return []int32{int32(attempt)}, nil },
+			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				if attempt == 1 {
+					return statement[int32]("select fail($1)", "40001")(ctx, tx)
+				}
+				return pid(ctx, tx)
+			},
+		}
+		lists, err := fanout.Collect(ctx, src, queries...)
+		cancel()
+		var errs fanout.Errors
+		if !errors.As(err, &errs) || attempt != 2 {
+			t.Errorf("%v: %v after %d attempts", s, err, attempt)
+		}
+		for _, e := range errs {
+			if lists != nil && lists[e.Index] != nil {
+				t.Errorf("%v: query %d has failed (%v), and its list is %v", s, e.Index, e.Err, lists[e.Index])
+			}
+		}
+		if lists != nil && lists[2] != nil && lists[2][0] != 2 {
+			t.Errorf("%v: rows of attempt %d", s, lists[2][0])
+		}
+		serves(t, pool)
+	}
+}
+
+// A password that is wrong will be wrong again.
+func TestRefusedLogInIsNotTriedAgain(t *testing.T) {
+	config := pgtest.Pool(t, 1).Config()
+	config.ConnConfig.Database = "there_is_none"
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	src := raw(pool)
+	src.Retries = 2
+	if _, err := fanout.Collect(t.Context(), src, pid); err == nil || strings.Contains(err.Error(), "attempt") || sqlState(err) != "3D000" {
+		t.Error(err)
 	}
 }

@@ -19,6 +19,9 @@ type rows struct {
 	batch  bool  // of a batch, whose other results are still to come: the connection stays in use
 }
 
+// errNextResult is of a row of a batch that is scanned too late: pgx would read what is read now.
+var errNextResult = errors.New("fanout: the row of a batch was scanned after the next result was asked for, or the batch was closed")
+
 func (r *rows) Next() bool {
 	if !r.closed && r.Rows.Next() {
 		r.read++
@@ -85,11 +88,18 @@ func (r *rows) discard() error {
 type row struct {
 	row    pgx.Row
 	handle *handle
-	batch  bool
+	batch  *batchResults // of a batch
 }
 
 func (r *row) Scan(dest ...any) (err error) {
-	if !r.batch {
+	if r.batch != nil {
+		if _, err := r.handle.holds(r.batch); err != nil {
+			return err
+		}
+		if r.batch.row != r {
+			return errNextResult
+		}
+	} else {
 		ok, err := r.handle.holds(r)
 		if err != nil {
 			return err
@@ -98,14 +108,19 @@ func (r *row) Scan(dest ...any) (err error) {
 			return r.row.Scan(dest...) // for the second time: pgx has the answer
 		}
 	}
+	completed := false
 	defer func() {
-		if r.batch {
+		if !completed { // a destination has panicked; pgx has left the row open
+			_ = r.row.Scan()
+		}
+		if r.batch != nil {
 			err = r.handle.explain(err)
 		} else {
-			err = r.handle.end(err)
+			err = r.handle.endUnless(completed, err)
 		}
 	}()
 	err = r.row.Scan(dest...)
+	completed = true
 	if err == nil {
 		r.handle.count(1)
 	}
@@ -127,20 +142,37 @@ func (r *row) discard() error {
 type batchResults struct {
 	pgx.BatchResults
 	handle *handle
+	queued *pgx.Batch
+	rows   *rows // read last; nil if that is no rows
+	row    *row  // likewise
+}
+
+// leave ends what has been read last. Whoever still held it would read the next result: pgx has one reader for all of a
+// connection's results.
+func (b *batchResults) leave() {
+	if b.rows != nil {
+		b.rows.Close()
+	}
+	b.rows, b.row = nil, nil
 }
 
 func (b *batchResults) Exec() (pgconn.CommandTag, error) {
+	b.leave()
 	tag, err := b.BatchResults.Exec()
 	return tag, b.handle.explain(err)
 }
 
 func (b *batchResults) Query() (pgx.Rows, error) {
+	b.leave()
 	pgxRows, err := b.BatchResults.Query()
-	return &rows{Rows: pgxRows, handle: b.handle, batch: true}, b.handle.explain(err)
+	b.rows = &rows{Rows: pgxRows, handle: b.handle, batch: true}
+	return b.rows, b.handle.explain(err)
 }
 
 func (b *batchResults) QueryRow() pgx.Row {
-	return &row{row: b.BatchResults.QueryRow(), handle: b.handle, batch: true}
+	b.leave()
+	b.row = &row{row: b.BatchResults.QueryRow(), handle: b.handle, batch: b}
+	return b.row
 }
 
 func (b *batchResults) Close() error {
@@ -148,6 +180,7 @@ func (b *batchResults) Close() error {
 	if err != nil {
 		return err
 	}
+	b.leave()
 	err = b.BatchResults.Close()
 	if ok {
 		err = b.handle.end(err)
@@ -155,7 +188,18 @@ func (b *batchResults) Close() error {
 	return err
 }
 
-func (b *batchResults) discard() error { return b.handle.end(b.BatchResults.Close()) }
+// discard closes the batch because the query function has returned, or panicked. The functions that it has queued with its
+// statements are not called any more: one of them may be what has panicked.
+func (b *batchResults) discard() error {
+	for _, q := range b.queued.QueuedQueries {
+		q.Fn = nil
+	}
+	if b.rows != nil && !b.rows.closed {
+		_ = b.rows.discard()
+	}
+	b.leave()
+	return b.handle.end(b.BatchResults.Close())
+}
 
 // failedRows are the rows, and the row, of a statement that was not sent.
 type failedRows struct{ err error }

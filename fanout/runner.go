@@ -104,10 +104,11 @@ func (w *runner) runUnit(i int) {
 		if !again {
 			break
 		}
-		name, earlier := h.name, w.earlier
 		w.now.Store(nil)
 		if !pause(c.ctx, w.attempt) {
-			c.failUnit(nil, i, name, afterEarlier(earlier[len(earlier)-1], earlier[:len(earlier)-1]))
+			err := afterEarlier(w.earlier[len(w.earlier)-1], w.earlier[:len(w.earlier)-1])
+			c.failUnit(nil, i, h.name, err)
+			w.report(h, err)
 			break
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -504,5 +506,107 @@ func TestSnapshotBesideABusyFunction(t *testing.T) {
 	}
 	if _, err := fanout.Collect(ctx, src, queries...); err != nil {
 		t.Error(err)
+	}
+}
+
+// A query function that ends its goroutine (runtime.Goexit) does not take the snapshot with it.
+func TestSnapshotSurvivesGoexit(t *testing.T) {
+	for _, s := range strategies {
+		for _, conns := range []int{1, 2} {
+			pool := pgtest.Pool(t, conns)
+			src := raw(pool)
+			src.Strategy, src.Partial, src.Snapshot = s, true, true
+			exit := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				if _, err := pid(ctx, tx); err != nil {
+					return nil, err
+				}
+				runtime.Goexit()
+				return nil, nil
+			}
+			queries := []fanout.Query[fanout.DBTX, int32]{exit, pid, exit, pid, pid}
+			_, err := fanout.Collect(inTime(t), src, queries...)
+			var errs fanout.Errors
+			if !errors.As(err, &errs) || len(errs) != 2 || errs[0].Index != 0 || errs[1].Index != 2 {
+				t.Errorf("%v on %d: %v", s, conns, err)
+			}
+			serves(t, pool)
+			if n := pool.Stat().NewConnsCount(); n > int64(conns) {
+				t.Errorf("%v on %d: %d connections were opened", s, conns, n)
+			}
+		}
+	}
+}
+
+// A cancel that hits what begins the transaction, and not the statement that it is meant for, leaves nothing behind.
+func TestSnapshotCancelledAtTheStart(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	other := outsider(t, pool)
+	for _, s := range []fanout.Strategy{fanout.Parallel, fanout.Serial} {
+		src := raw(pool) // which does not know yet that there is no Citus, and asks
+		src.Strategy, src.Snapshot = s, true
+		if _, err := other.Exec(t.Context(), "begin; lock table pg_extension"); err != nil {
+			t.Fatal(err)
+		}
+		_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+			defer cancel()
+			if _, err := tx.Exec(short, "select $1::int", 1); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v: %v", s, err)
+			}
+			if _, err := other.Exec(ctx, "commit"); err != nil {
+				t.Error(err)
+			}
+			return pid(ctx, tx)
+		})
+		if err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+		serves(t, pool)
+	}
+	if n := pool.Stat().NewConnsCount(); n > 2 {
+		t.Errorf("%d connections were opened", n)
+	}
+}
+
+// A connection that freezes before its lane has begun is given up by whoever would begin for it, and the call starts again.
+func TestSnapshotFrozenBeforeTheStart(t *testing.T) {
+	w := &wire{}
+	pool := pgtest.Pool(t, 2, w.attach)
+	warm(t, pool)
+	defer w.thaw()
+	src := raw(pool)
+	src.Snapshot, src.Retries = true, 1
+	var attempts atomic.Int32
+	begun, frozen := make(chan struct{}), make(chan struct{})
+	_, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		if attempts.Add(1) > 1 {
+			return pid(ctx, tx)
+		}
+		rows, err := tx.Query(ctx, pidSQL)
+		if err != nil {
+			return nil, err
+		}
+		own := rows.Conn().PgConn().Conn()
+		rows.Close()
+		<-begun
+		w.mu.Lock()
+		for c := range w.conns {
+			if net.Conn(c) != own {
+				c.frozen.Store(true)
+			}
+		}
+		w.mu.Unlock()
+		close(frozen)
+		return nil, nil
+	}, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		if attempts.Load() <= 1 {
+			close(begun)
+			<-frozen
+			time.Sleep(1500 * time.Millisecond) // longer than the exporter waits
+		}
+		return pid(ctx, tx)
+	})
+	if err != nil || attempts.Load() != 2 {
+		t.Errorf("%v after %d attempts", err, attempts.Load())
 	}
 }

@@ -47,7 +47,7 @@ type Source[Q any] struct {
 	// is read only by the server's word, starts again as a whole when a query fails by a serialization failure, a recovery
 	// conflict or a deadlock, or when the snapshot, the connection or the server is lost; its query functions run again.
 	// In any other call only a query none of whose statements was sent runs again, alone, on another connection; and a
-	// call that gets no connection because the server cannot be reached tries again. With Partial, retries come first, and
+	// call that gets no connection because the server cannot be reached, or has too many, tries again. With Partial, retries come first, and
 	// what still fails is reported. A Stream does not start again once the loop has had a result. The error of the last
 	// attempt tells those before.
 	Retries int

@@ -16,9 +16,9 @@ type Result[T any] struct {
 // of the queries. Each range over the sequence runs the queries anew.
 //
 // The queries never wait for the loop body: finished results are buffered, and connections go back to the pool as soon as
-// no query is waiting for one, so the body may use the same pool. When the loop ends, by itself, by break or by a panic,
-// running statements are cancelled, and the loop is left only when no goroutine of the call runs and no connection of it
-// is held.
+// no query is waiting for one, so the body may use the same pool; but in a Stream that is a nested call, not by the query
+// function's ctx while queries run. When the loop ends, by itself, by break or by a panic, running statements are
+// cancelled, and the loop is left only when no goroutine of the call runs and no connection of it is held.
 //
 // A failure ends the sequence: what had finished before it is yielded, then the zero Result and the error, which is as in
 // [Collect]. With Source.Partial, each failed query is yielded as the zero Result and its [*Error] when it fails, and the
@@ -34,14 +34,15 @@ func Stream[Q, T any](ctx context.Context, src Source[Q], queries ...Query[Q, T]
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		s := stream[T]{attempt: 1, wake: make(chan struct{}, 1)}
-		var call *call
-		call = newCall(ctx, &src, len(queries), func(ctx context.Context, i int, q Q) error {
-			rows, err := queries[i](ctx, q)
-			if err == nil {
-				s.put(call.attempt, Result[T]{i, rows}, nil)
-			}
+		lists := make([][]T, len(queries)) // of queries that have returned, and may yet turn out to have failed
+		call := newCall(ctx, &src, len(queries), func(ctx context.Context, i int, q Q) (err error) {
+			lists[i], err = queries[i](ctx, q)
 			return err
 		})
+		call.done = func(i int) {
+			s.put(call.attempt, Result[T]{i, lists[i]}, nil)
+			lists[i] = nil
+		}
 		call.failed = func(e *Error) { s.put(call.attempt, Result[T]{}, e) }
 		call.restart = s.forget
 		ended := make(chan error, 1)

@@ -15,7 +15,7 @@ import (
 type text struct {
 	sql     string
 	name    string
-	utility bool // it is not a query: it may change the session, or have a transaction of its own
+	utility bool // it may change the session, or have a transaction of its own
 
 	mu       sync.Mutex
 	mean     float64 // moving average of what executions took, in nanoseconds
@@ -110,7 +110,7 @@ func (t *statements) get(sql string) *text {
 }
 
 func newText(sql string) *text {
-	return &text{sql: sql, name: statementName(sql), utility: !isQuery(sql)}
+	return &text{sql: sql, name: statementName(sql), utility: changesSession(sql)}
 }
 
 // observe adds n executions that have taken d each, on average: one observation.
@@ -268,8 +268,11 @@ func (t *text) onTrial() bool {
 	return t.trial > 0
 }
 
-// isQuery reports whether sql begins like a statement that leaves the session, and the transaction that it runs in, as
-// they were.
+// changesSession reports whether later statements on the connection may depend on what sql does to the session, or to the
+// transaction that it runs in.
+func changesSession(sql string) bool { return !isQuery(sql) || namesSession(sql) }
+
+// isQuery reports whether sql begins like a statement that mostly leaves both as they were.
 func isQuery(sql string) bool {
 	for {
 		sql = strings.TrimLeft(sql, " \t\r\n\f\v(")
@@ -291,6 +294,14 @@ func isQuery(sql string) bool {
 		return true
 	}
 	return false
+}
+
+// namesSession reports whether sql names one of the functions by which a query sets what later statements of the session
+// depend on: a setting, the seed of random, a lock that lasts. There are others, such as a user's own.
+func namesSession(sql string) bool {
+	sql = strings.ToLower(sql)
+	names := func(name string) bool { return strings.Contains(sql, name) }
+	return names("set_config") || names("setseed") || names("advisory_lock") || names("advisory_unlock")
 }
 
 // A trip is what a Source knows of the way to its server: how long a round trip takes in which the server has nothing to

@@ -17,7 +17,8 @@ import (
 // first statement, in the same round trip, and ends with leave.
 //
 // A savepoint, set once, brings the transaction back after a failed statement: rolling back to it loses nothing, because
-// the transaction is read only. So it costs nothing while nothing fails.
+// the transaction is read only. So it costs nothing while nothing fails. What may have left something in the session, a
+// setting or a cursor, is followed by another savepoint.
 type transaction struct {
 	snapshot *snapshot
 	link     *link
@@ -27,6 +28,7 @@ type transaction struct {
 	// exporter. Whoever sees it set need not wait for the lock, which the lane may hold for its commit.
 	joined atomic.Bool
 	failed error         // why it cannot join any more; guarded by link.beside
+	dirty  bool          // later statements may depend on what has been sent since the savepoint; the lane's own
 	left   chan struct{} // closed when it is over
 }
 
@@ -62,13 +64,26 @@ func (t *transaction) prologue() (*prologue, error) {
 	if t.failed != nil {
 		return nil, t.failed
 	}
-	switch t.link.status() {
-	case 'E':
+	dirty := t.dirty
+	t.dirty = false
+	switch status := t.link.status(); {
+	case status == 'E':
 		return &prologue{statements: []string{rollBackTo}}, nil
-	case 'I':
+	case status == 'I':
 		return nil, errEndedTransaction
+	case status == 'T' && dirty:
+		return &prologue{statements: []string{savepoint}}, nil
 	}
 	return nil, nil // also of a closed connection: the driver has the right words
+}
+
+// precede is prologue for a statement of a query function's own.
+func (t *transaction) precede(sql string) (*prologue, error) {
+	p, err := t.prologue()
+	if err == nil && changesSession(sql) {
+		t.dirty = true
+	}
+	return p, err
 }
 
 // begin returns the prologue that begins the transaction. It is called with link.beside held, which the prologue's settle
@@ -90,11 +105,26 @@ func (t *transaction) begin() (*prologue, error) {
 	}
 }
 
+// beginning is how the prologue begins: behind another one that has failed, with the end of what it has left.
+func (t *transaction) beginning() []string {
+	if t.link.status() == 'E' {
+		return []string{"rollback", beginSQL}
+	}
+	return []string{beginSQL}
+}
+
+// row is the first row of one of p's statements; nil if that is not among them.
+func (p *prologue) row(rows [][]string, sql string) []string {
+	if i := slices.Index(p.statements, sql); i >= 0 {
+		return rows[i]
+	}
+	return nil
+}
+
 // export begins the transaction of the exporter.
 func (t *transaction) export() *prologue {
 	s, state := t.snapshot, stateOf(t.conn)
-	p := &prologue{statements: []string{beginSQL}}
-	row := func(rows [][]string, sql string) []string { return rows[slices.Index(p.statements, sql)] }
+	p := &prologue{statements: t.beginning()}
 	if !s.shared.notCitus.Load() {
 		p.statements = append(p.statements, citusSQL)
 	}
@@ -111,7 +141,7 @@ func (t *transaction) export() *prologue {
 			s.publish("", "", false)
 			return err
 		}
-		if slices.Contains(p.statements, citusSQL) && row(rows, citusSQL) != nil {
+		if p.row(rows, citusSQL) != nil {
 			t.failed = fmt.Errorf("%w: on Citus an imported snapshot is accepted but not honoured for distributed tables", ErrSnapshotUnsupported)
 			s.publish("", "", false)
 			return t.failed
@@ -124,9 +154,9 @@ func (t *transaction) export() *prologue {
 		}
 		server, standby := state.server, state.standby
 		if server == "" {
-			server, standby = t.identify(row(rows, identifySQL))
+			server, standby = t.identify(p.row(rows, identifySQL))
 		}
-		s.publish(row(rows, exportSQL)[0], server, standby)
+		s.publish(p.row(rows, exportSQL)[0], server, standby)
 		return nil
 	}
 	return p
@@ -136,7 +166,7 @@ func (t *transaction) export() *prologue {
 // because ids are counted up by every server in the same way; so the servers are compared.
 func (t *transaction) imports(id, server string) *prologue {
 	state := stateOf(t.conn)
-	p := &prologue{statements: []string{beginSQL, "set transaction snapshot '" + id + "'"}}
+	p := &prologue{statements: append(t.beginning(), "set transaction snapshot '"+id+"'")}
 	if state.server == "" {
 		p.statements = append(p.statements, identifySQL)
 	}
@@ -148,21 +178,27 @@ func (t *transaction) imports(id, server string) *prologue {
 		}
 		here := state.server
 		if err == nil && here == "" {
-			here, _ = t.identify(rows[2])
+			here, _ = t.identify(p.row(rows, identifySQL))
 		}
 		if err == nil && here == server {
 			t.joined.Store(true)
 			return nil
 		}
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) && pgErr.Code == "57014" {
+			return err // cancelled with the statement, or timed out: the next one can begin anew
+		}
 		if err != nil && here == "" {
 			here = t.whereabouts()
 		}
 		switch {
+		case errors.Is(err, context.DeadlineExceeded):
+			// That of joinBeside, which is not the caller's.
+			t.failed = fmt.Errorf("%w: the server has not answered within %v", errSnapshotLost, cancelGrace)
 		case here != "" && here != server:
 			t.failed = ErrSnapshotServer
 		default:
 			t.failed = err
-			var pgErr *pgconn.PgError
 			if errors.As(err, &pgErr) && (pgErr.Code == "22023" || pgErr.Code == "42704") {
 				t.failed = fmt.Errorf("%w: %w", errSnapshotLost, err) // in the words of older and of newer servers
 			}
@@ -337,14 +373,14 @@ func texts(row [][]byte) []string {
 }
 
 func (t *transaction) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	p, err := t.prologue()
+	p, err := t.precede(sql)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
 	if p == nil {
 		return t.conn.Exec(ctx, sql, args...)
 	}
-	if len(args) == 0 || !canTravel(t.conn, args) { // without arguments pgx allows several statements in one
+	if len(args) == 0 || !canTravel(t.conn, sql, args) { // without arguments pgx allows several statements in one
 		if err := p.run(ctx, t.conn); err != nil {
 			return pgconn.CommandTag{}, err
 		}
@@ -359,14 +395,14 @@ func (t *transaction) Exec(ctx context.Context, sql string, args ...any) (pgconn
 }
 
 func (t *transaction) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	p, err := t.prologue()
+	p, err := t.precede(sql)
 	if err != nil {
 		return failedRows{err}, err
 	}
 	if p == nil {
 		return t.conn.Query(ctx, sql, args...)
 	}
-	if sql == "" || !canTravel(t.conn, args) {
+	if !canTravel(t.conn, sql, args) {
 		if err := p.run(ctx, t.conn); err != nil {
 			return failedRows{err}, err
 		}
@@ -376,14 +412,14 @@ func (t *transaction) Query(ctx context.Context, sql string, args ...any) (pgx.R
 }
 
 func (t *transaction) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	p, err := t.prologue()
+	p, err := t.precede(sql)
 	if err != nil {
 		return failedRows{err}
 	}
 	if p == nil {
 		return t.conn.QueryRow(ctx, sql, args...)
 	}
-	if sql == "" || !canTravel(t.conn, args) {
+	if !canTravel(t.conn, sql, args) {
 		if err := p.run(ctx, t.conn); err != nil {
 			return failedRows{err}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -65,11 +66,15 @@ func (s *connState) drop(sql string) {
 }
 
 // canTravel reports whether a statement with these arguments can be sent by travel: in a mode that has messages which can
-// follow others, and without pgx's options among the arguments.
-func canTravel(conn *pgx.Conn, args []any) bool {
+// follow others, without pgx's options among the arguments, and if sql cannot be the name of a statement that the user has
+// prepared: pgx does not tell which there are.
+func canTravel(conn *pgx.Conn, sql string, args []any) bool {
 	switch stateOf(conn).mode {
 	case pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeExec:
 	default:
+		return false
+	}
+	if !strings.ContainsAny(sql, " \t\r\n(") {
 		return false
 	}
 	if len(args) == 0 {
@@ -88,18 +93,21 @@ func canTravel(conn *pgx.Conn, args []any) bool {
 //
 // An error in the prologue keeps the statement from being run. pgx's tracers see the statement, not the prologue.
 func travel(ctx context.Context, conn *pgx.Conn, p *prologue, sql string, args []any) (pgx.Rows, error) {
-	state := stateOf(conn)
-	if state.tracer != nil {
-		ctx = state.tracer.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: sql, Args: args})
-	}
-	t := &traveller{conn: conn, state: state, sql: sql, ctx: ctx, prologue: p}
+	t := &traveller{conn: conn, state: stateOf(conn), sql: sql, ctx: ctx, prologue: p}
 	returned := false
 	defer func() {
-		if !returned { // the panic of an argument's encoder
+		if !returned { // the panic of an argument's encoder, or of the tracer
 			_ = t.fail(errNotSent)
 		}
 	}()
+	if tracer := t.state.tracer; tracer != nil {
+		t.ctx = tracer.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: sql, Args: args})
+		t.traced = true
+	}
 	err := t.send(args)
+	if t.outOfDate(err) {
+		err = t.sendAgain(args, err)
+	}
 	if err != nil {
 		err = t.fail(err)
 	}
@@ -113,16 +121,23 @@ func travel(ctx context.Context, conn *pgx.Conn, p *prologue, sql string, args [
 // send sends and reads up to the first row.
 func (t *traveller) send(args []any) error {
 	var builder pgx.ExtendedQueryBuilder
-	description := t.state.descriptions[t.sql]
-	if t.state.mode == pgx.QueryExecModeExec {
-		description = nil // the types are those of the Go values
+	typed := t.state.mode != pgx.QueryExecModeExec // by the server; otherwise the types are those of the Go values
+	var description *pgconn.StatementDescription
+	if typed {
+		description = t.state.descriptions[t.sql]
 	}
-	described := description != nil || t.state.mode == pgx.QueryExecModeExec
+	described := description != nil || !typed
 	if described {
-		if err := build(&builder, t.conn, description, args); err != nil {
+		err := build(&builder, t.conn, description, args)
+		if err != nil && !typed {
 			return fmt.Errorf("%w: %w", errNotSent, err)
 		}
+		if err != nil {
+			t.state.drop(t.sql) // they may fit the types that the statement has by now
+			description, described = nil, false
+		}
 	}
+	t.remembered = description != nil
 	t.pipeline = t.conn.PgConn().StartPipeline(t.ctx)
 	for _, name := range t.state.stale {
 		t.pipeline.SendDeallocate(name)
@@ -212,9 +227,12 @@ type traveller struct {
 	ctx      context.Context
 	prologue *prologue
 	settled  bool
+	traced   bool
 	pipeline *pgconn.Pipeline // nil before anything is sent
 	closed   bool
 	err      error // once closed
+
+	remembered bool // it was sent by what the connection remembered of it
 }
 
 // readPrologue reads the results of the prologue, of each statement the first row, and settles it.
@@ -276,27 +294,58 @@ func (t *traveller) end(tag pgconn.CommandTag, err error) {
 	if t.pipeline != nil {
 		err = cmp.Or(err, t.pipeline.Close()) // which reads what there is to read
 	}
-	t.forget(err)
-	if t.state.tracer != nil {
+	if outOfDate(err) {
+		t.state.forget(t.sql, err)
+	}
+	if t.traced {
 		t.state.tracer.TraceQueryEnd(t.ctx, t.conn, pgx.TraceQueryEndData{CommandTag: tag, Err: err})
 	}
 	t.err = err
 }
 
-// forget drops the description of the statement if err may come of its being out of date: the tables have changed, or
-// somebody has deallocated it. As with pgx, this execution fails, and the next will not.
-func (t *traveller) forget(err error) {
+// outOfDate reports whether err may come of what is remembered of a statement: the tables have changed since, or somebody has
+// deallocated it.
+func outOfDate(err error) bool {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
-		return
+		return false
 	}
 	switch pgErr.Code {
 	case "0A000", "08P01", "26000": // cached plan must not change result type; wrong number of formats; no such statement
-		if d := t.state.descriptions[t.sql]; d != nil && d.Name != "" && pgErr.Code != "26000" {
-			t.state.stale = append(t.state.stale, d.Name)
-		}
-		delete(t.state.descriptions, t.sql)
+		return true
+	case "42804", "42846", "42883", "42725", "42P18": // parameters of types that the statement has no longer
+		return true
 	}
+	return false
+}
+
+// forget drops the description of the statement, which may be out of date by err.
+func (s *connState) forget(sql string, err error) {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "26000" {
+		delete(s.descriptions, sql) // there is nothing to deallocate
+		return
+	}
+	s.drop(sql)
+}
+
+// outOfDate reports whether the statement is to be sent once more because of err: it was sent by what was remembered of it,
+// and not executed.
+func (t *traveller) outOfDate(err error) bool {
+	return err != nil && t.settled && t.remembered && outOfDate(err)
+}
+
+// sendAgain sends the statement again, described anew. Nothing is lost by going back to the savepoint: the function would
+// have had to, too.
+func (t *traveller) sendAgain(args []any, cause error) error {
+	err := t.pipeline.Close()
+	t.pipeline = nil
+	if err != nil && !isServerError(err) {
+		return err
+	}
+	t.state.forget(t.sql, cause)
+	t.prologue = &prologue{statements: []string{rollBackTo}}
+	return t.send(args)
 }
 
 func (t *traveller) Close() {
@@ -315,12 +364,24 @@ func (t *traveller) Next() bool {
 	return false
 }
 
-func (t *traveller) Scan(dest ...any) error {
-	err := t.Rows.Scan(dest...)
+func (t *traveller) Scan(dest ...any) (err error) {
+	if scanner, ok := rowScanner(dest); ok {
+		err = scanner.ScanRow(t) // not of pgx's rows, which have no connection
+	} else {
+		err = t.Rows.Scan(dest...)
+	}
 	if err != nil {
 		t.Close()
 	}
 	return err
+}
+
+// rowScanner is the destination that is to scan the row itself, if it is that.
+func rowScanner(dest []any) (scanner pgx.RowScanner, ok bool) {
+	if len(dest) == 1 {
+		scanner, ok = dest[0].(pgx.RowScanner)
+	}
+	return scanner, ok
 }
 
 func (t *traveller) Values() ([]any, error) {

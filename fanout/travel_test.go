@@ -1,0 +1,157 @@
+package fanout_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// everyWay runs f by each strategy, with and without a snapshot, on a pool of one connection.
+func everyWay(t *testing.T, f func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]), configure ...func(*pgxpool.Config)) {
+	for _, s := range strategies {
+		for _, snapshot := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v/snapshot=%v", s, snapshot), func(t *testing.T) {
+				pool := pgtest.Pool(t, 1, configure...)
+				src := raw(pool)
+				src.Strategy, src.Snapshot = s, snapshot
+				f(t, pool, src)
+			})
+		}
+	}
+}
+
+// Parameters get other types. As with pgx, whoever has prepared the statement may fail by that once, and no more.
+func TestParametersOfOtherTypes(t *testing.T) {
+	const id = "7f0e4a52-0b1a-4b39-8a0b-0d9bb13ea9a1"
+	for name, c := range map[string]struct {
+		from, to string
+		old, new any
+	}{
+		"int to bigint": {"int", "bigint", 7, int64(3_000_000_000)},
+		"text to uuid":  {"text", "uuid using id::uuid", id, id},
+	} {
+		for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
+			t.Run(fmt.Sprintf("%s/%v", name, mode), func(t *testing.T) {
+				everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
+					if _, err := pool.Exec(t.Context(), "create table u (id "+c.from+", n int)"); err != nil {
+						t.Fatal(err)
+					}
+					ask := func(id any) error {
+						query := statement[int32]("-- name: ByID :many\nselect n from u where id = $1", id)
+						_, err := fanout.Collect(inTime(t), src, query, query)
+						return err
+					}
+					for range 3 {
+						if err := ask(c.old); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if _, err := pool.Exec(t.Context(), "alter table u alter column id type "+c.to); err != nil {
+						t.Fatal(err)
+					}
+					failures := 0
+					for range 5 {
+						if err := ask(c.new); err != nil {
+							failures++
+							t.Log(err)
+						}
+					}
+					if most := map[bool]int{true: 1}[src.Strategy < fanout.Pipelined]; failures > most {
+						t.Errorf("%d of 5 calls fail", failures)
+					}
+				}, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
+			})
+		}
+	}
+}
+
+// What a hook of the pool deallocates is prepared anew.
+func TestDeallocatedByAHook(t *testing.T) {
+	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
+		for i := range 4 {
+			query := statement[int32]("select $1::int + 1", i)
+			if _, err := fanout.Collect(inTime(t), src, query, query); err != nil {
+				t.Errorf("call %d: %v", i, err)
+			}
+		}
+	}, func(c *pgxpool.Config) {
+		c.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) { return true, conn.DeallocateAll(ctx) }
+	})
+}
+
+// What is prepared by name can be executed by name.
+func TestPreparedByName(t *testing.T) {
+	names := []string{"answer", "select_one"}
+	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
+		for _, name := range names {
+			lists, err := fanout.Collect(inTime(t), src, statement[int32](name, 41), statement[int32](name, 42))
+			if err != nil || lists[0][0] != 42 || lists[1][0] != 43 {
+				t.Errorf("%s: %v, %v", name, lists, err)
+			}
+		}
+	}, func(c *pgxpool.Config) {
+		c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			for _, name := range names {
+				if _, err := conn.Prepare(ctx, name, "select $1::int + 1"); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	})
+}
+
+// A row that scans itself has the connection's type map, by all ways.
+func TestRowScannerHasTheConnection(t *testing.T) {
+	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
+		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+			return tx.QueryRow(ctx, "select $1::int", 1).Scan(rowScanner(func(rows pgx.Rows) error {
+				if rows.Conn() == nil {
+					t.Error("rows without a connection")
+				}
+				return nil
+			}))
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+type rowScanner func(pgx.Rows) error
+
+func (f rowScanner) ScanRow(rows pgx.Rows) error { return f(rows) }
+
+// What a function sets in the session is there for its later statements, whatever fails between and whatever else goes by the
+// connection.
+func TestSettingsOfAFunction(t *testing.T) {
+	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
+		src.Limit = 1
+		var queries []fanout.Query[fanout.DBTX, string]
+		for i := range 20 {
+			queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				want := fmt.Sprint(i)
+				if _, err := tx.Exec(ctx, "select set_config('app.tenant', $1, false)", want); err != nil {
+					return nil, err
+				}
+				if i%2 == 0 {
+					_, _ = boom(ctx, tx)
+				}
+				got, err := statement[string]("select current_setting('app.tenant')")(ctx, tx)
+				if err == nil && got[0] != want {
+					t.Errorf("function %d reads %v", i, got)
+				}
+				return got, err
+			})
+		}
+		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+			t.Error(err)
+		}
+	})
+}
