@@ -202,6 +202,18 @@ func TestLimit(t *testing.T) {
 func TestLimitOfEveryStrategy(t *testing.T) {
 	const limit = 3
 	pool := pgtest.Pool(t, 8)
+	var three sync.WaitGroup // statements at once, so that there are as many connections from now on
+	three.Add(limit)
+	src := raw(pool)
+	src.Limit = limit
+	_, err := fanout.Collect(t.Context(), src, repeated(limit, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		three.Done()
+		three.Wait()
+		return pid(ctx, tx)
+	})...)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, s := range strategies {
 		for _, snapshot := range []bool{false, true} {
 			src := raw(pool)

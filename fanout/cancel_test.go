@@ -127,7 +127,7 @@ func TestStatementCtx(t *testing.T) {
 						if parent != nil {
 							own = parent
 						}
-						own, cancel := context.WithTimeout(own, 100*time.Millisecond)
+						own, cancel := context.WithTimeout(own, 250*time.Millisecond)
 						defer cancel()
 						err := f(own, tx)
 						if !errors.Is(err, context.DeadlineExceeded) || sqlState(err) != "57014" {
@@ -193,7 +193,7 @@ func TestCancelInsideATransaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
 	defer cancel()
 	_, err = fanout.Collect(ctx, raw(pool).On(tx), sleep)
 	if !errors.Is(err, context.DeadlineExceeded) || sqlState(err) != "57014" {

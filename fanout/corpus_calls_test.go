@@ -192,7 +192,7 @@ func TestCorpusTimeoutOfOne(t *testing.T) {
 		},
 		"statement_timeout": {
 			seconds:  20,
-			timeout:  "300ms",
+			timeout:  "600ms",
 			run:      func(*pgx.Conn) napper { return plain },
 			expected: func(err error) bool { return sqlState(err) == "57014" },
 		},

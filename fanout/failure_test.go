@@ -144,7 +144,7 @@ func TestCtxEndsInTheMiddle(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
 					if want == context.DeadlineExceeded {
-						ctx, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
+						ctx, cancel = context.WithTimeout(ctx, 200*time.Millisecond)
 						defer cancel()
 					}
 					queries := repeated(5, sleep)

@@ -289,7 +289,7 @@ func (h *handle) takeBack() {
 	h.rest()
 }
 
-// wrote notes that a nested call in a transaction may have sent anything: likewise.
+// wrote notes that a call which the function has made in a transaction of its own may have sent anything: likewise.
 func (h *handle) wrote() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -94,7 +94,7 @@ func TestPipelinedAbandonedBeforeItHasALane(t *testing.T) {
 			time.Sleep(20 * time.Millisecond) // until it has asked
 			return nil, nil
 		}
-		_, err := fanout.Collect(inTime(t), src, statement[string]("select pg_sleep(0.1)::text"), leaves)
+		_, err := fanout.Collect(inTime(t), src, statement[string]("select pg_sleep(0.5)::text"), leaves)
 		var errs fanout.Errors
 		if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 1 {
 			t.Error(err)

@@ -94,7 +94,7 @@ func TestPipelinedDecodesAsPgx(t *testing.T) {
 		{"select '(1,2)'::point, '\\x00ff'::bytea, 'x'::\"char\", 1::oid, 'pg_class'::regclass, b'101', '<a/>'::text", nil},
 		{"insert into a (data) values ($1) returning data", []any{nil}},
 		{"update a set data = data where id < 0", nil},
-		{"select relname, relpages from pg_class where relname = $1", []any{"pg_class"}},
+		{"select relname, relnatts from pg_class where relname = $1", []any{"pg_class"}},
 		{"select $1::positive", []any{-1}},
 		{"select 1 / $1::int", []any{0}},
 		{"select nonsense", nil},
