@@ -22,8 +22,17 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, stop) // a second signal ends the program as if the first had not been caught
+
+	// Go ends a program that writes to a closed pipe by SIGPIPE, unless it asks for the signal. Ignoring it was decided
+	// against: child processes would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 

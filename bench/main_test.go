@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -8,9 +9,11 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -18,7 +21,15 @@ import (
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
+// childEnv makes this test binary the bench itself.
+const childEnv = "FANOUT_BENCH_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		main()
+	}
+	os.Exit(pgtest.Run(m))
+}
 
 // A result of the program.
 type ended struct {
@@ -223,6 +234,54 @@ func TestInterrupt(t *testing.T) {
 			status := run(ctx, args, &stdout, stderr)
 			if last := (ended{stderr: stderr.String()}).lastLine(); status != failure || last != "bench: interrupted" || stdout.Len() > 0 {
 				t.Errorf("status %d\n%s%s", status, stdout.String(), stderr.String())
+			}
+			if n := schemas(t, conn); n != 0 {
+				t.Errorf("the schema is still there")
+			}
+		})
+	}
+}
+
+// So it does as a process of its own, by a signal, and when nobody reads what it says.
+func TestSignal(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	conn := connect(t, dsn)
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE} {
+		t.Run(sig.String(), func(t *testing.T) {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			length := "1h"
+			if sig == syscall.SIGPIPE {
+				length = "1s"
+			}
+			cmd := exec.Command(os.Args[0], "-quick", "-statements=lookup", "-queries=1,30", "-contenders=errgroup", "-time="+length, "-dsn="+dsn)
+			cmd.Env = append(os.Environ(), childEnv+"=1")
+			cmd.Stdout, cmd.Stderr = w, w
+			err = cmd.Start()
+			w.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := bufio.NewReader(r)
+			for line := ""; !strings.Contains(line, "1 query"); { // the schema is there, and more will be said
+				if line, err = out.ReadString('\n'); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := failure
+			if sig == syscall.SIGPIPE {
+				r.Close()
+				want = success
+			} else if err := cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait() // the status says it too
+			if status := cmd.ProcessState.ExitCode(); status != want {
+				rest, _ := io.ReadAll(out)
+				t.Errorf("%v, want status %d; %s", cmd.ProcessState, want, rest)
 			}
 			if n := schemas(t, conn); n != 0 {
 				t.Errorf("the schema is still there")

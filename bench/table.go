@@ -2,8 +2,10 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"syscall"
 	"text/tabwriter"
 )
 
@@ -22,7 +24,10 @@ func printTables(r *report, stdout io.Writer) error {
 	for _, note := range r.Notes {
 		fmt.Fprintln(w, note)
 	}
-	return w.Flush()
+	if err := w.Flush(); !errors.Is(err, syscall.EPIPE) {
+		return err
+	}
+	return nil // whoever closes the pipe, such as head, has seen enough
 }
 
 func printCell(w io.Writer, c *cell) {
