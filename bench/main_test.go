@@ -292,15 +292,21 @@ func TestSignal(t *testing.T) {
 
 // What cannot be reached, or cannot be written, is one line and status 1.
 func TestFailure(t *testing.T) {
-	for name, args := range map[string][]string{
-		"no server": {"-dsn", "host=127.0.0.1 port=1 user=u password=geheim"},
-		"no DSN":    {"-dsn", "postgres://u:geheim@host:12x/d"},
-		"no report": {"-from", filepath.Join(t.TempDir(), "none.json")},
-		"no file":   {"-quick", "-time=100ms", "-statements=scan", "-contenders=errgroup", "-json", filepath.Join(t.TempDir(), "no", "file")},
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no server":   {[]string{"-dsn", "host=127.0.0.1 port=1 user=u password=geheim"}, "connection refused"},
+		"no DSN":      {[]string{"-dsn", "postgres://u:geheim@host:12x/d"}, "-dsn cannot be used: invalid port"},
+		"stray slash": {[]string{"-dsn", "postgres://u:12/34geheim@127.0.0.1/d"}, "-dsn cannot be used: it is neither a URL"},
+		"no certificate": {[]string{"-dsn", "postgres://u:geheim@127.0.0.1/d?sslmode=verify-full&sslrootcert=/nonexistent.crt"},
+			"-dsn cannot be used: failed to configure TLS"},
+		"no report": {[]string{"-from", filepath.Join(t.TempDir(), "none.json")}, "no such file"},
+		"no file":   {[]string{"-quick", "-time=100ms", "-statements=scan", "-contenders=errgroup", "-json", filepath.Join(t.TempDir(), "no", "file")}, "-json: "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := start(t.Context(), args...)
-			if e.status != failure || !strings.HasPrefix(e.lastLine(), "bench: ") || strings.Contains(e.stderr, "geheim") {
+			e := start(t.Context(), test.args...)
+			if e.status != failure || !strings.HasPrefix(e.lastLine(), "bench: ") || !strings.Contains(e.lastLine(), test.want) || strings.Contains(e.stderr, "geheim") {
 				t.Errorf("status %d\n%s", e.status, e.stderr)
 			}
 		})

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sqlc-fanout/sqlc-fanout/internal/connstring"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
 )
 
@@ -35,11 +36,9 @@ func openServer(ctx context.Context, dsn string) (*server, error) {
 		}
 		dsn = s.local.DSN()
 	}
-	config, err := pgxpool.ParseConfig(dsn)
+	config, err := connstring.Parse(dsn, "-dsn")
 	if err != nil {
-		// The parser's text repeats the string, password and all.
-		return nil, errors.Join(errors.New("the connection string from -dsn cannot be used: it is neither a URL "+
-			"(postgres://user:password@host:5432/database, special characters in it as %XX) nor key=value pairs"), s.close())
+		return nil, errors.Join(err, s.close())
 	}
 	s.config = config
 	config.MinConns, config.MinIdleConns = 0, 0

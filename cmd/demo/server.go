@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sqlc-fanout/sqlc-fanout/internal/connstring"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
 )
 
@@ -39,12 +40,9 @@ func openServer(ctx context.Context, flag string, conns, clients int, getenv fun
 		}
 		dsn = s.local.DSN()
 	}
-	config, err := pgxpool.ParseConfig(dsn)
-	if err == nil {
-		err = checkForStrayPassword(dsn)
-	}
+	config, err := connstring.Parse(dsn, source)
 	if err != nil {
-		return nil, errors.Join(parseError(source, err), s.close())
+		return nil, errors.Join(err, s.close())
 	}
 	s.config = config
 	config.MaxConns = int32(conns)
@@ -128,44 +126,4 @@ func connectError(err error) error {
 		return fmt.Errorf("failed to connect: %w", pgErr)
 	}
 	return err
-}
-
-// parseError says what is wrong with a DSN. It does not repeat the DSN, as pgx does with the password masked as well as
-// that can be: in one that cannot be parsed, nobody knows where the password is.
-func parseError(source string, err error) error {
-	const unreadable = "it is neither a URL (postgres://user:password@host:5432/database, special characters in it as %XX) " +
-		"nor key=value pairs (values with spaces in single quotes)"
-	// "cannot parse `the DSN`: what is wrong"
-	_, detail, _ := lastCut(err.Error(), "`: ")
-	switch {
-	case errors.Is(err, errStrayPassword) || strings.HasPrefix(detail, "failed to parse as"):
-		detail = unreadable
-	case detail == "invalid port": // where a password with a slash in it ends up
-		detail += ", or special characters that in a URL are written as %XX"
-	}
-	return fmt.Errorf("the connection string from %s cannot be used: %s", source, detail)
-}
-
-// lastCut is strings.Cut around the last separator.
-func lastCut(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
-}
-
-var errStrayPassword = errors.New("an @ behind the host")
-
-// checkForStrayPassword refuses a URL like postgres://user:12/34@host/database. It is meant to have the password 12/34,
-// and it parses: as host user, port 12 and database 34@host/database, which would be shown.
-func checkForStrayPassword(dsn string) error {
-	scheme, rest, ok := strings.Cut(dsn, "://")
-	if !ok || scheme != "postgres" && scheme != "postgresql" {
-		return nil
-	}
-	rest, _, _ = strings.Cut(rest, "?")
-	if host, path, _ := strings.Cut(rest, "/"); !strings.Contains(host, "@") && strings.Contains(path, "@") {
-		return errStrayPassword
-	}
-	return nil
 }
