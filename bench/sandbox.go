@@ -30,7 +30,7 @@ const (
 
 // dropStatements drop what the bench has created and nothing else. A DROP SCHEMA … CASCADE was decided against: it would
 // take with it what the user has put into the schema, or built on it elsewhere. So it is an error.
-const dropStatements = "drop table if exists " + schemaName + ".small, " + schemaName + ".big; drop schema " + schemaName
+const dropStatements = "drop table if exists " + schemaName + ".small, " + schemaName + ".big; drop schema if exists " + schemaName
 
 // A sandbox is the schema in which the bench works, and the connection that owns it by holding the lock.
 type sandbox struct {
@@ -65,8 +65,12 @@ func openSandbox(ctx context.Context, config *pgx.ConnConfig, rows int, stderr i
 	return s, nil
 }
 
-// lock takes the lock, for as long as the connection lives.
+// lock takes the lock, for as long as the connection lives: the server is not to end it for being idle.
 func (s *sandbox) lock(ctx context.Context, stderr io.Writer) error {
+	// PostgreSQL 14 is the first that would.
+	if _, err := s.conn.Exec(ctx, "select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'"); err != nil {
+		return err
+	}
 	var taken bool
 	if err := s.conn.QueryRow(ctx, "select pg_try_advisory_lock($1)", lockKey).Scan(&taken); err != nil || taken {
 		return err
@@ -127,19 +131,31 @@ func (s *sandbox) drop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), dropTimeout)
 	defer cancel()
 	defer s.close()
-	if s.conn.IsClosed() { // by an interrupt in the middle of a statement
-		conn, err := pgx.ConnectConfig(ctx, s.conn.Config())
-		if err != nil {
-			return &leftBehindError{"schema " + schemaName, err}
-		}
-		s.conn = conn
+	_, err := s.conn.Exec(ctx, dropStatements)
+	if err != nil && s.conn.IsClosed() && ctx.Err() == nil { // closed by the server, or by an interrupt in the middle of a statement
+		err = s.dropAnew(ctx)
 	}
-	if _, err := s.conn.Exec(ctx, dropStatements); err != nil {
+	if err != nil {
 		return &leftBehindError{"schema " + schemaName, err}
 	}
 	// The server frees the lock of a closed connection in its own time, and the next bench would find it taken.
 	_, _ = s.conn.Exec(ctx, "select pg_advisory_unlock($1)", lockKey)
 	return nil
+}
+
+// dropAnew drops the schema on a new connection. The lock has gone with the old one, so that another program may have taken
+// it, and made the schema anew: it is waited for.
+func (s *sandbox) dropAnew(ctx context.Context) error {
+	conn, err := pgx.ConnectConfig(ctx, s.conn.Config())
+	if err != nil {
+		return err
+	}
+	s.conn = conn
+	if _, err := conn.Exec(ctx, "select pg_advisory_lock($1)", lockKey); err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, dropStatements)
+	return err
 }
 
 // close gives up the lock.

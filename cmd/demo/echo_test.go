@@ -18,7 +18,7 @@ func TestEcho(t *testing.T) {
 	}
 	for _, want := range []string{
 		`sql=begin`, `sql="create schema fanout_demo"`, `sql="comment on schema fanout_demo is 'Made by`, `create table a (`,
-		`msg=CopyFrom sql="copy \"a\" (data) from stdin" rowCount=100 `, `sql=commit`, `drop schema fanout_demo"`,
+		`msg=CopyFrom sql="copy \"a\" (data) from stdin" rowCount=100 `, `sql=commit`, `drop schema if exists fanout_demo"`,
 		`args="[fanout_demo]"`,
 	} {
 		if !strings.Contains(r.stderr, want) && !strings.Contains(r.stderr, strings.ReplaceAll(want, `"[fanout_demo]"`, `[fanout_demo]`)) {

@@ -248,3 +248,31 @@ func TestSchemaIsLeftBehind(t *testing.T) {
 		}
 	})
 }
+
+// The server does not end the connection that owns the schema for being idle, and if it ends it for another reason, the schema
+// is dropped all the same.
+func TestOwnersConnection(t *testing.T) {
+	dsn, conn := filled(t, 2)
+	mustExec(t, conn, `do $$ begin
+		if current_setting('server_version_num')::int >= 140000 then
+			execute format('alter database %I set idle_session_timeout = 60000', current_database());
+		end if;
+	end $$`)
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	untouched(t, conn, func() {
+		s, err := openSandbox(t.Context(), config, io.Discard, func(context.Context, pgx.Tx) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if timeout := queryRow[string](t, s.conn, "select coalesce(current_setting('idle_session_timeout', true), '0')"); timeout != "0" {
+			t.Errorf("it may be idle for %s", timeout)
+		}
+		mustExec(t, conn, "select pg_terminate_backend($1)", s.conn.PgConn().PID())
+		if err := s.drop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
