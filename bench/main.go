@@ -52,6 +52,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "bench: %s; -help explains the flags\n", oneLine(err))
 		return misuse
 	}
+	if err := opts.checkFiles(); err != nil {
+		fmt.Fprintf(stderr, "bench: %s\n", oneLine(err))
+		return failure
+	}
 	var rep *report
 	if opts.from != "" {
 		rep, err = readReport(opts.from)

@@ -337,7 +337,7 @@ func TestFailure(t *testing.T) {
 		"no certificate": {[]string{"-dsn", "postgres://u:geheim@127.0.0.1/d?sslmode=verify-full&sslrootcert=/nonexistent.crt"},
 			"-dsn cannot be used: failed to configure TLS"},
 		"no report": {[]string{"-from", filepath.Join(t.TempDir(), "none.json")}, "no such file"},
-		"no file":   {[]string{"-quick", "-time=100ms", "-statements=scan", "-contenders=errgroup", "-json", filepath.Join(t.TempDir(), "no", "file")}, "-json: "},
+		"no file":   {[]string{"-time=1h", "-json", filepath.Join(t.TempDir(), "no", "file")}, "bench: -json: open "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := start(t.Context(), test.args...)

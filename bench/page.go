@@ -44,7 +44,7 @@ func page(r *report) ([]byte, error) {
 func picture(r *report) ([]byte, error) {
 	all := charts(r)
 	if len(all) == 0 {
-		return nil, fmt.Errorf("there is nothing to draw: no cell of the grid was run")
+		return nil, fmt.Errorf("there is nothing to draw: no cell was run")
 	}
 	return all[0].drawing.svg(all[0].title, true), nil
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"time"
@@ -168,27 +170,67 @@ func (r *report) conclude() {
 	r.Claims, r.Advice = claims(r), advise(r)
 }
 
-// present prints the report and writes the files that the flags ask for.
-func present(r *report, opts options, stdout io.Writer) error {
-	for _, file := range []struct {
-		flag, name string
-		content    func() ([]byte, error)
-	}{
-		{"-json", opts.json, func() ([]byte, error) { return json.MarshalIndent(r, "", "  ") }},
-		{"-html", opts.html, func() ([]byte, error) { return page(r) }},
-		{"-svg", opts.svg, func() ([]byte, error) { return picture(r) }},
-		{"-markdown", opts.markdown, func() ([]byte, error) { return markdown(r), nil }},
-	} {
-		if file.name == "" {
+// A file is one that a flag asks for.
+type file struct {
+	flag, name string // name "": it is not asked for
+	content    func(*report) ([]byte, error)
+}
+
+func (o *options) files() []file {
+	return []file{
+		{"-json", o.json, func(r *report) ([]byte, error) { return json.MarshalIndent(r, "", "  ") }},
+		{"-html", o.html, page},
+		{"-svg", o.svg, picture},
+		{"-markdown", o.markdown, func(r *report) ([]byte, error) { return markdown(r), nil }},
+	}
+}
+
+// checkFiles finds out whether the files can be written, before minutes go into what is to be in them. It changes none.
+func (o *options) checkFiles() error {
+	var errs []error
+	for _, f := range o.files() {
+		if f.name == "" {
 			continue
 		}
-		content, err := file.content()
-		if err == nil {
-			err = os.WriteFile(file.name, append(content, '\n'), 0o666)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", file.flag, err)
+		if err := writable(f.name); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", f.flag, err))
 		}
 	}
-	return printTables(r, stdout)
+	return errors.Join(errs...)
+}
+
+// writable opens the file for writing. One that is not there yet is not there afterwards either.
+func writable(name string) error {
+	if info, err := os.Stat(name); err == nil && !info.IsDir() && !info.Mode().IsRegular() {
+		return nil // a pipe, say, whose reader would see it closed
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err == nil {
+		return errors.Join(f.Close(), os.Remove(name))
+	}
+	if errors.Is(err, fs.ErrExist) {
+		if f, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o666); err == nil {
+			err = f.Close()
+		}
+	}
+	return err
+}
+
+// present prints the report and writes the files that the flags ask for. What fails does not keep it from the rest: the
+// figures have taken minutes.
+func present(r *report, opts options, stdout io.Writer) error {
+	errs := []error{printTables(r, stdout)}
+	for _, f := range opts.files() {
+		if f.name == "" {
+			continue
+		}
+		content, err := f.content(r)
+		if err == nil {
+			err = os.WriteFile(f.name, append(content, '\n'), 0o666)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", f.flag, err))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -6,7 +6,9 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -196,6 +198,48 @@ func TestTables(t *testing.T) {
 	for _, text := range []string{"128 clients at once, pool of 16", "p99 ms", "Claims", "What pays on this server"} {
 		if !strings.Contains(b.String(), text) {
 			t.Errorf("%q is not in it", text)
+		}
+	}
+}
+
+// Whether a file can be written is found out without writing it.
+func TestCheckFiles(t *testing.T) {
+	dir := t.TempDir()
+	old, missing := filepath.Join(dir, "old"), filepath.Join(dir, "missing")
+	if err := os.WriteFile(old, []byte("content"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	opts := options{json: old, html: missing, svg: os.DevNull}
+	if err := opts.checkFiles(); err != nil {
+		t.Error(err)
+	}
+	if content, err := os.ReadFile(old); err != nil || string(content) != "content" {
+		t.Errorf("%q, %v", content, err)
+	}
+	if _, err := os.Stat(missing); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	opts = options{json: dir, html: filepath.Join(missing, "file"), markdown: old}
+	if err := opts.checkFiles(); err == nil || !strings.HasPrefix(err.Error(), "-json: open "+dir) || !strings.Contains(err.Error(), "\n-html: open "+missing) {
+		t.Errorf("%v", err)
+	}
+}
+
+// A file that cannot be made does not cost the others, or the tables.
+func TestPresent(t *testing.T) {
+	r := &report{Cells: []cell{{Kind: coldCells, Statement: thirty, Unit: milliseconds}}}
+	dir := t.TempDir()
+	var stdout bytes.Buffer
+	err := present(r, options{json: dir, svg: filepath.Join(dir, "no", "svg"), html: filepath.Join(dir, "html"), markdown: filepath.Join(dir, "md")}, &stdout)
+	if err == nil || !strings.HasPrefix(err.Error(), "-json: open "+dir) || !strings.Contains(err.Error(), "\n-svg: open ") {
+		t.Errorf("%v", err)
+	}
+	if !strings.Contains(stdout.String(), "cold connections") {
+		t.Errorf("%s", stdout.String())
+	}
+	for _, name := range []string{"html", "md"} {
+		if content, err := os.ReadFile(filepath.Join(dir, name)); err != nil || len(content) == 0 {
+			t.Errorf("%s: %d bytes, %v", name, len(content), err)
 		}
 	}
 }
