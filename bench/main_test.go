@@ -325,8 +325,12 @@ func TestOwnersConnection(t *testing.T) {
 	}
 }
 
-// What cannot be reached, or cannot be written, is one line and status 1.
+// What cannot be reached, read or written is one line and status 1.
 func TestFailure(t *testing.T) {
+	other := filepath.Join(t.TempDir(), "other.json")
+	if err := os.WriteFile(other, []byte("{}"), 0o666); err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct {
 		args []string
 		want string
@@ -337,6 +341,7 @@ func TestFailure(t *testing.T) {
 		"no certificate": {[]string{"-dsn", "postgres://u:geheim@127.0.0.1/d?sslmode=verify-full&sslrootcert=/nonexistent.crt"},
 			"-dsn cannot be used: failed to configure TLS"},
 		"no report": {[]string{"-from", filepath.Join(t.TempDir(), "none.json")}, "no such file"},
+		"another's": {[]string{"-from", other}, "it has no cells"},
 		"no file":   {[]string{"-time=1h", "-json", filepath.Join(t.TempDir(), "no", "file")}, "bench: -json: open "},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -161,6 +161,9 @@ func readReport(file string) (*report, error) {
 	if err := json.Unmarshal(content, r); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
+	if len(r.Cells) == 0 { // other JSON is read too, and nothing of it taken
+		return nil, fmt.Errorf("%s: it has no cells, as what -json writes has", file)
+	}
 	r.conclude()
 	return r, nil
 }
