@@ -212,7 +212,7 @@ func TestSignal(t *testing.T) {
 // The signal comes while the server is being made.
 func TestSignalAtStart(t *testing.T) {
 	dir := scratch(t)
-	cmd := command()
+	cmd := command(long...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
@@ -261,7 +261,7 @@ func TestKilled(t *testing.T) {
 	}
 	_ = p.Wait()
 	if runtime.GOOS == "linux" || runtime.GOOS == "freebsd" { // where the kernel tells
-		eventually(t, time.Second, "the server is gone", func() bool { return !p.listens() && len(processesIn(t, dir)) == 0 })
+		eventually(t, 10*time.Second, "the server is gone", func() bool { return !p.listens() && len(processesIn(t, dir)) == 0 })
 	}
 	// Its directory goes with the next start.
 	if rest := launch(t, command()).ends(t, success); rest != "" {
