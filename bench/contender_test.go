@@ -268,12 +268,16 @@ func TestRelay(t *testing.T) {
 	}
 	host, port := r.address()
 	conn := connect(t, fmt.Sprintf("host=%s port=%d user=%s password='%s' dbname=%s sslmode=disable", host, port, c.User, c.Password, c.Database))
-	start := time.Now()
-	if err := conn.Ping(t.Context()); err != nil {
-		t.Fatal(err)
+	shortest := time.Hour // of several: the machine may be busy
+	for range 10 {
+		start := time.Now()
+		if err := conn.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		shortest = min(shortest, time.Since(start))
 	}
-	if took := time.Since(start); took < latency || took > 10*latency {
-		t.Errorf("a round trip took %v", took)
+	if shortest < latency || shortest > 10*latency {
+		t.Errorf("a round trip took %v", shortest)
 	}
 	conn.Close(t.Context())
 	r.close()

@@ -75,8 +75,24 @@ func TestSweepSparesWhatIsNotStale(t *testing.T) {
 	}
 }
 
+// apart sets TMPDIR to a directory of the test's own: in the common one, the servers of packages that are tested at the same
+// time sweep too. The server's account must reach it, and a socket's path be short enough: t.TempDir's is neither.
+func apart(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "lpg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", dir)
+}
+
 // A server that has outlived its parent, as it can where the kernel does not end it, is ended by the sweep.
 func TestSweepEndsServer(t *testing.T) {
+	apart(t)
 	defer goleak.VerifyNone(t)
 	s, err := Start(t.Context())
 	if err != nil {
@@ -102,6 +118,7 @@ func TestSweepEndsServer(t *testing.T) {
 
 // A directory whose server still runs is left alone where the server is expected to end by itself and does not.
 func TestSweepSparesServer(t *testing.T) {
+	apart(t)
 	s, err := Start(t.Context())
 	if err != nil {
 		t.Fatal(err)
