@@ -7,8 +7,9 @@
 // The server is one throwaway server per test binary, started when the first test asks for a database; tests that need
 // none start none. A database is cloned from a template that has the schema. With TEST_DATABASE_URL set, the same tests
 // run on that server instead, in databases whose names begin with fanout_test_ and which they drop again; the user named
-// there needs the right to create databases. A test binary that is killed leaves them behind: what else could drop them
-// cannot tell, over a network, that their process is gone.
+// there needs the right to create databases, and for some tests must be a superuser. Tests of what a server does as a whole,
+// such as a restart, start their own all the same. A test binary that is killed leaves its databases behind: what else
+// could drop them cannot tell, over a network, that their process is gone.
 package pgtest
 
 import (
