@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
@@ -281,6 +282,39 @@ func TestRelay(t *testing.T) {
 	}
 	conn.Close(t.Context())
 	r.close()
+}
+
+// Pgbench runs on the server of the DSN, whatever else the user's variables say.
+func TestPgbench(t *testing.T) {
+	program, missing := findPgbench(t.Context())
+	if missing != "" && os.Getenv("CI") != "true" {
+		t.Skip(missing)
+	}
+	srv, _ := opened(t, 1000, 1)
+	for name, value := range map[string]string{"PGHOSTADDR": "192.0.2.1", "PGSERVICE": "none", "PGSSLMODE": "verify-full", "PGOPTIONS": "--bad"} {
+		t.Setenv(name, value)
+	}
+	rate, err := pgbenchScripts[byPgbench].run(t.Context(), program, srv, 1, 1000, 1)
+	if err != nil || rate <= 0 {
+		t.Errorf("%v, %v", rate, err)
+	}
+}
+
+// It encrypts what the others do.
+func TestSSLMode(t *testing.T) {
+	for _, mode := range []string{"disable", "allow", "prefer", "require", "verify-full"} {
+		c, err := pgx.ParseConfig("postgres://u@h/d?sslmode=" + mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := mode
+		if mode == "verify-full" {
+			want = "require"
+		}
+		if got := sslMode(c); got != want {
+			t.Errorf("%s became %s", mode, got)
+		}
+	}
 }
 
 // A call can be asked afterwards how it ran.

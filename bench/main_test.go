@@ -340,9 +340,10 @@ func TestFailure(t *testing.T) {
 		"stray slash": {[]string{"-dsn", "postgres://u:12/34geheim@127.0.0.1/d"}, "-dsn cannot be used: it is neither a URL"},
 		"no certificate": {[]string{"-dsn", "postgres://u:geheim@127.0.0.1/d?sslmode=verify-full&sslrootcert=/nonexistent.crt"},
 			"-dsn cannot be used: failed to configure TLS"},
-		"no report": {[]string{"-from", filepath.Join(t.TempDir(), "none.json")}, "no such file"},
-		"another's": {[]string{"-from", other}, "it has no cells"},
-		"no file":   {[]string{"-time=1h", "-json", filepath.Join(t.TempDir(), "no", "file")}, "bench: -json: open "},
+		"several hosts": {[]string{"-dsn", "postgres://u:geheim@127.0.0.1:1,127.0.0.1:2/d"}, "names several hosts"},
+		"no report":     {[]string{"-from", filepath.Join(t.TempDir(), "none.json")}, "no such file"},
+		"another's":     {[]string{"-from", other}, "it has no cells"},
+		"no file":       {[]string{"-time=1h", "-json", filepath.Join(t.TempDir(), "no", "file")}, "bench: -json: open "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := start(t.Context(), test.args...)

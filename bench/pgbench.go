@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // A pgbenchScript is what pgbench runs, and how many look-ups are in it.
@@ -53,10 +55,7 @@ func findPgbench(ctx context.Context) (program, missing string) {
 func (s pgbenchScript) run(ctx context.Context, program string, srv *server, conns, rows, seconds int) (float64, error) {
 	cmd := exec.CommandContext(ctx, program, "--no-vacuum", "--protocol=prepared", "--file=-",
 		"--client="+strconv.Itoa(conns), "--jobs=2", "--time="+strconv.Itoa(seconds), "--define=rows="+strconv.Itoa(rows))
-	c := srv.config.ConnConfig
-	cmd.Env = append(os.Environ(),
-		"PGHOST="+c.Host, "PGPORT="+strconv.Itoa(int(c.Port)), "PGUSER="+c.User, "PGPASSWORD="+c.Password,
-		"PGDATABASE="+c.Database, "PGOPTIONS=-csearch_path="+schemaName)
+	cmd.Env = pgbenchEnviron(srv.config.ConnConfig)
 	cmd.Stdin = strings.NewReader(s.text)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -66,6 +65,31 @@ func (s pgbenchScript) run(ctx context.Context, program string, srv *server, con
 	}
 	tps, err := transactionsPerSecond(string(out))
 	return tps * float64(s.lookUps), err
+}
+
+// pgbenchEnviron leads pgbench to the server. Of the user's own variables, of which some would win over these, it has those
+// that name certificates, which pgx reads too.
+func pgbenchEnviron(c *pgx.ConnConfig) []string {
+	env := slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "PG") && !strings.HasPrefix(variable, "PGSSL")
+	})
+	return append(env,
+		"PGHOST="+c.Host, "PGPORT="+strconv.Itoa(int(c.Port)), "PGUSER="+c.User, "PGPASSWORD="+c.Password,
+		"PGDATABASE="+c.Database, "PGSSLMODE="+sslMode(c), "PGOPTIONS=-csearch_path="+schemaName)
+}
+
+// sslMode is the DSN's, but that it asks for no check of the server, which the other contenders have made.
+func sslMode(c *pgx.ConnConfig) string {
+	encrypted, either := c.TLSConfig != nil, len(c.Fallbacks) > 0 // to the same host: there are no several
+	switch {
+	case encrypted && either:
+		return "prefer"
+	case encrypted:
+		return "require"
+	case either:
+		return "allow"
+	}
+	return "disable"
 }
 
 var tpsLine = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -37,6 +38,9 @@ func openServer(ctx context.Context, dsn string) (*server, error) {
 		dsn = s.local.DSN()
 	}
 	config, err := connstring.Parse(dsn, "-dsn")
+	if err == nil {
+		err = checkForOneHost(config.ConnConfig)
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -50,6 +54,17 @@ func openServer(ctx context.Context, dsn string) (*server, error) {
 	params["application_name"] = cmp.Or(params["application_name"], "sqlc-fanout bench")
 	s.description = s.describe()
 	return s, nil
+}
+
+// checkForOneHost refuses a DSN with several hosts: pgbench and SQLAlchemy would run on the first one, and the others on
+// whichever answers.
+func checkForOneHost(c *pgx.ConnConfig) error {
+	for _, f := range c.Fallbacks { // which may also be the same one with other TLS settings
+		if f.Host != c.Host || f.Port != c.Port {
+			return errors.New("the connection string from -dsn names several hosts: name the one that is to be measured")
+		}
+	}
+	return nil
 }
 
 // describe says which server it is, in words made from what was understood of the DSN. So the password cannot be shown.
