@@ -265,7 +265,7 @@ func TestNestedCtxEnds(t *testing.T) {
 							}
 							defer cancel()
 							for _, nested := range []fanout.Source[fanout.DBTX]{src, inner} {
-								queries := repeated(40, sleep)
+								queries := repeated(20, sleep)
 								queries[3] = deep
 								_, err := fanout.Collect(own, nested, queries...)
 								if !errors.Is(err, own.Err()) {

@@ -12,12 +12,13 @@ import (
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
-// everyWay runs f by each strategy, with and without a snapshot, on a pool of one connection.
+// everyWay runs f by each strategy, with and without a snapshot, on a pool of one connection, which has seen nothing yet.
 func everyWay(t *testing.T, f func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]), configure ...func(*pgxpool.Config)) {
+	pool := pgtest.Pool(t, 1, configure...)
 	for _, s := range strategies {
 		for _, snapshot := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v/snapshot=%v", s, snapshot), func(t *testing.T) {
-				pool := pgtest.Pool(t, 1, configure...)
+				pool.Reset()
 				src := raw(pool)
 				src.Strategy, src.Snapshot = s, snapshot
 				f(t, pool, src)
@@ -39,7 +40,7 @@ func TestParametersOfOtherTypes(t *testing.T) {
 		for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
 			t.Run(fmt.Sprintf("%s/%v", name, mode), func(t *testing.T) {
 				everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
-					if _, err := pool.Exec(t.Context(), "create table u (id "+c.from+", n int)"); err != nil {
+					if _, err := pool.Exec(t.Context(), "drop table if exists u; create table u (id "+c.from+", n int)"); err != nil {
 						t.Fatal(err)
 					}
 					ask := func(id any) error {
