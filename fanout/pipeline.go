@@ -858,17 +858,23 @@ func (p *pipeline) build(description *pgconn.StatementDescription, args []any) e
 	return build(&p.builder, p.conn, description, args)
 }
 
-// unfit reports whether description, which r's arguments do not fit, is what the connection remembers of the statement: the
-// tables may have changed since. It is not remembered any longer.
+// unfit reports whether description, which r's arguments do not fit, is what the connection has remembered of the statement
+// from before r: the tables may have changed since, and it is to be described anew. Not in a transaction of the caller's,
+// which it would cost if that failed; there the next one describes it, if nobody else relies on it.
 func (p *pipeline) unfit(r *request, description *pgconn.StatementDescription) bool {
-	if description == nil || p.state.descriptions[r.sql] != description {
+	if description == nil || p.state.descriptions[r.sql] != description || r.redone {
+		return false
+	}
+	if p.call.tx != nil {
+		if len(p.inflight)+len(p.sending)+len(p.again) == 0 {
+			p.state.drop(r.sql)
+		}
 		return false
 	}
 	p.state.drop(r.sql)
 	r.text.description.Store(nil)
-	again := !r.redone && p.call.tx == nil // where to fail again would cost the transaction
 	r.redone = true
-	return again
+	return true
 }
 
 // preparing is the request under way that prepares sql; nil if there is none.
@@ -1404,7 +1410,9 @@ func (p *pipeline) forget(r *request, err error) {
 		return
 	}
 	if outOfDate(err) {
-		s.forget(r.sql, err)
+		if s.descriptions[r.sql] == r.description {
+			s.forget(r.sql, err)
+		}
 		r.text.description.Store(nil)
 	}
 }
