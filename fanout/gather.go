@@ -53,7 +53,8 @@ func collect[Q, T any](ctx context.Context, src *Source[Q], function string, que
 		return nil, err
 	}
 	for _, e := range errs {
-		lists[e.Index] = nil // though the function may have returned rows: in an attempt before, or before it turned out to have failed
+		// Though the function may have returned rows: in an attempt before, or before it turned out to have failed.
+		lists[e.Index] = nil
 	}
 	return lists, errs
 }

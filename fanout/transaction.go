@@ -80,7 +80,7 @@ func (t *transaction) prologue() (*prologue, error) {
 // precede is prologue for a statement of a query function's own.
 func (t *transaction) precede(sql string) (*prologue, error) {
 	p, err := t.prologue()
-	if err == nil && changesSession(sql) {
+	if err == nil && t.snapshot.shared.statements.get(sql).utility {
 		t.dirty = true
 	}
 	return p, err

@@ -105,7 +105,7 @@ func travel(ctx context.Context, conn *pgx.Conn, p *prologue, sql string, args [
 		t.traced = true
 	}
 	err := t.send(args)
-	if t.outOfDate(err) {
+	if t.settled && t.remembered && outOfDate(err) { // it has not been executed
 		err = t.sendAgain(args, err)
 	}
 	if err != nil {
@@ -327,12 +327,6 @@ func (s *connState) forget(sql string, err error) {
 		return
 	}
 	s.drop(sql)
-}
-
-// outOfDate reports whether the statement is to be sent once more because of err: it was sent by what was remembered of it,
-// and not executed.
-func (t *traveller) outOfDate(err error) bool {
-	return err != nil && t.settled && t.remembered && outOfDate(err)
 }
 
 // sendAgain sends the statement again, described anew. Nothing is lost by going back to the savepoint: the function would
