@@ -45,7 +45,7 @@ func orphan() {
 // reports files, processes and goroutines that are left.
 func scratch(t *testing.T) string {
 	t.Helper()
-	dir := mkdir(t)
+	dir := localpg.Mkdir(t)
 	leakOption := goleak.IgnoreCurrent()
 	t.Cleanup(func() {
 		goleak.VerifyNone(t, leakOption)
@@ -61,23 +61,6 @@ func scratch(t *testing.T) string {
 		}
 	})
 	t.Setenv("TMPDIR", dir)
-	return dir
-}
-
-// mkdir makes a directory with a short path (t.TempDir's has the test's name) that all users reach.
-func mkdir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "lpg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		t.Fatal(err)
-	}
 	return dir
 }
 

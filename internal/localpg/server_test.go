@@ -288,7 +288,7 @@ func TestWrongPGBIN(t *testing.T) {
 
 func TestBadTMPDIR(t *testing.T) {
 	scratch(t)
-	readOnly := mkdir(t)
+	readOnly := localpg.Mkdir(t)
 	if err := os.Chmod(readOnly, 0o555); err != nil {
 		t.Fatal(err)
 	}

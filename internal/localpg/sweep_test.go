@@ -76,18 +76,10 @@ func TestSweepSparesWhatIsNotStale(t *testing.T) {
 }
 
 // apart sets TMPDIR to a directory of the test's own: in the common one, the servers of packages that are tested at the same
-// time sweep too. The server's account must reach it, and a socket's path be short enough: t.TempDir's is neither.
+// time sweep too.
 func apart(t *testing.T) {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "lpg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("TMPDIR", dir)
+	t.Setenv("TMPDIR", Mkdir(t))
 }
 
 // A server that has outlived its parent, as it can where the kernel does not end it, is ended by the sweep.
