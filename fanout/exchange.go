@@ -58,8 +58,9 @@ const (
 	// and statements are quick, a few lanes do with less work what more of them would.
 	maxUnderWay = 2 * aheadPerLane
 
-	// startTogether is how many functions are started before a lane looks what they have asked for.
-	startTogether = 8
+	// startTogether is how many functions are started before a lane looks what they have asked for. Fewer would let the
+	// server begin sooner; but where it shares the processor with them, each writing interrupts them for what it executes.
+	startTogether = 32
 
 	// startWork is many times what it takes to start a function.
 	startWork = 100 * time.Microsecond
