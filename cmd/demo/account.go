@@ -23,6 +23,9 @@ const (
 
 	// transferGrace is how long a transfer may go on that was under way when the writers were told to end.
 	transferGrace = 500 * time.Millisecond
+
+	// checkTimeout bounds the question for the total at the end. The user may be waiting for it.
+	checkTimeout = 10 * time.Second
 )
 
 // accounts is what sqlc would generate for a schema of its own with the one query below. It is written by hand, since the
@@ -59,7 +62,7 @@ func openAccounts(ctx context.Context, tx pgx.Tx, n int) error {
 
 // checkTotal asks for the total in one statement, which is right in any case, unless somebody else has put his hand in.
 func checkTotal(conn *pgx.Conn, want int64) error {
-	ctx, cancel := context.WithTimeout(context.Background(), dropTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
 	var total int64
 	if err := conn.QueryRow(ctx, "select coalesce(sum(balance), 0)::bigint from account").Scan(&total); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/sandbox"
 )
 
 // consistency is the name of the subcommand that shows what a snapshot is good for.
@@ -111,7 +112,7 @@ func runConsistency(ctx context.Context, args []string, stdout, stderr io.Writer
 	err = errors.Join(board.conclude(ctx), err)
 	s := exp.standing()
 	if err != nil && ctx.Err() != nil && !s.complete() {
-		err = interrupted(err)
+		err = sandbox.Interrupted(err)
 	}
 	if n := s.snapshot.torn; n > 0 {
 		err = errors.Join(fmt.Errorf("torn although read in a snapshot: %s", counted(n, "total", "totals")), err)
@@ -138,13 +139,13 @@ func (e *experiment) perform(ctx context.Context, board *board, stderr io.Writer
 		return err
 	}
 	defer pool.Close()
-	sandbox, err := openSandbox(ctx, srv.config.ConnConfig, stderr, func(ctx context.Context, tx pgx.Tx) error {
+	box, err := openSandbox(ctx, srv.config.ConnConfig, stderr, func(ctx context.Context, tx pgx.Tx) error {
 		return openAccounts(ctx, tx, e.opts.accounts)
 	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, sandbox.end(srv)) }()
+	defer func() { err = errors.Join(err, box.End(srv.throwaway())) }()
 	if err := warm(ctx, pool); err != nil {
 		return err
 	}
@@ -157,7 +158,7 @@ func (e *experiment) perform(ctx context.Context, board *board, stderr io.Writer
 	if err := e.run(ctx, fanout.New(pool, newAccounts), writers, board); err != nil {
 		return err
 	}
-	return checkTotal(sandbox.conn, e.total())
+	return checkTotal(box.Conn, e.total())
 }
 
 // run gathers, with and without a snapshot in turn, while the writers write and the board shows it. If ctx ends it early,

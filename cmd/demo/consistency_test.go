@@ -327,7 +327,7 @@ func TestConsistencyForeignSchema(t *testing.T) {
 func TestConsistencySchemaIsReplaced(t *testing.T) {
 	dsn, conn := filled(t, 3)
 	for _, args := range [][]string{{}, {consistency, "-for", "1ms"}} {
-		mustExec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schemaMark+"'; create table fanout_demo.a (old int); create table fanout_demo.account (old int)")
+		mustExec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schema.Mark()+"'; create table fanout_demo.a (old int); create table fanout_demo.account (old int)")
 		succeeds(t, append(args, "-dsn", dsn)...)
 		if schemaExists(t, conn) {
 			t.Error("the schema is there")
@@ -338,7 +338,7 @@ func TestConsistencySchemaIsReplaced(t *testing.T) {
 // Before there is anything to show, an interruption is a failure, as it is for the demo.
 func TestConsistencyInterruptedEarly(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	mustExec(t, connect(t, dsn), "select pg_advisory_lock($1)", lockKey)
+	mustExec(t, connect(t, dsn), "select pg_advisory_lock($1)", schema.Lock)
 	p := startEndless(t, "-dsn", dsn)
 	p.line(t)
 	if line := p.line(t); line != "demo: waiting for another demo in this database to end" {

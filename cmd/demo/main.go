@@ -19,6 +19,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/sandbox"
 )
 
 func main() {
@@ -63,7 +64,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv fu
 	}
 	if err != nil {
 		if ctx.Err() != nil {
-			err = interrupted(err)
+			err = sandbox.Interrupted(err)
 		}
 		fmt.Fprintf(stderr, "demo: %s\n", oneLine(err))
 		return failure
@@ -100,13 +101,13 @@ func perform(ctx context.Context, opts options, stderr io.Writer, getenv func(st
 	}
 
 	progress := newProgress(stderr, opts)
-	sandbox, err := openSandbox(ctx, srv.config.ConnConfig, stderr, func(ctx context.Context, tx pgx.Tx) error {
+	box, err := openSandbox(ctx, srv.config.ConnConfig, stderr, func(ctx context.Context, tx pgx.Tx) error {
 		return fill(ctx, tx, opts.rows, progress)
 	})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, sandbox.end(srv)) }()
+	defer func() { err = errors.Join(err, box.End(srv.throwaway())) }()
 	if err := warm(ctx, pool); err != nil {
 		return nil, err
 	}
@@ -124,25 +125,6 @@ func present(ctx context.Context, opts options, out *outcome, stdout, stderr io.
 		return err
 	}
 }
-
-// interrupted returns the error of a program that was told to end, which leaves nothing to say of err but what could not
-// be put back.
-func interrupted(err error) error {
-	lines := []error{errors.New("interrupted")}
-	if left := (*leftBehindError)(nil); errors.As(err, &left) {
-		lines = append(lines, left)
-	}
-	return errors.Join(lines...)
-}
-
-// leftBehindError says that something of the program's own is still there at its end.
-type leftBehindError struct {
-	what string
-	err  error
-}
-
-func (e *leftBehindError) Error() string { return fmt.Sprintf("%s is left behind: %v", e.what, e.err) }
-func (e *leftBehindError) Unwrap() error { return e.err }
 
 // oneLine is an error's text on one line. Those of pgx have a line for each address that was tried, often with the same
 // text, and joined errors one for each.

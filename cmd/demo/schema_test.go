@@ -61,7 +61,7 @@ func TestNothingElseIsTouched(t *testing.T) {
 }
 
 func TestForeignSchemaIsRefused(t *testing.T) {
-	for _, comment := range []string{"null", "'mine'", "'" + strings.ToUpper(schemaMark) + "'"} {
+	for _, comment := range []string{"null", "'mine'", "'" + strings.ToUpper(schema.Mark()) + "'"} {
 		dsn, conn := filled(t, 3)
 		mustExec(t, conn, "create schema fanout_demo; create table fanout_demo.a (id int, data text); insert into fanout_demo.a values (1, 'mine')")
 		mustExec(t, conn, "comment on schema fanout_demo is "+comment)
@@ -78,7 +78,7 @@ func TestForeignSchemaIsRefused(t *testing.T) {
 func TestOwnSchemaIsReplaced(t *testing.T) {
 	dsn, conn := filled(t, 3)
 	for _, table := range []string{"", "create table fanout_demo.a (old int)"} {
-		mustExec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schemaMark+"';"+table)
+		mustExec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schema.Mark()+"';"+table)
 		succeeds(t, "-dsn", dsn)
 		if schemaExists(t, conn) {
 			t.Error("the schema is there")
@@ -90,7 +90,7 @@ func TestOwnSchemaIsReplaced(t *testing.T) {
 func TestOwnSchemaInUse(t *testing.T) {
 	for _, object := range []string{"create view public.v as select * from fanout_demo.a", "create table fanout_demo.mine (x int)"} {
 		dsn, conn := filled(t, 3)
-		mustExec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schemaMark+"'; create table fanout_demo.a (old int);"+object)
+		mustExec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schema.Mark()+"'; create table fanout_demo.a (old int);"+object)
 		untouched(t, conn, func() {
 			demo(t, "-dsn", dsn).failsWith(t, "dropping schema fanout_demo, which an earlier demo has left: ", "other objects depend on it")
 		})
@@ -178,7 +178,7 @@ var long = []string{"-rows", "20000", "-queries", "200000"}
 func TestDemoWaitsForAnother(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	conn := connect(t, dsn)
-	mustExec(t, conn, "select pg_advisory_lock($1)", lockKey)
+	mustExec(t, conn, "select pg_advisory_lock($1)", schema.Lock)
 	p := start(t, "-dsn", dsn)
 	p.line(t)
 	if line := p.line(t); line != "demo: waiting for another demo in this database to end" {
@@ -187,7 +187,7 @@ func TestDemoWaitsForAnother(t *testing.T) {
 	if schemaExists(t, conn) {
 		t.Error("it has not waited")
 	}
-	mustExec(t, conn, "select pg_advisory_unlock($1)", lockKey)
+	mustExec(t, conn, "select pg_advisory_unlock($1)", schema.Lock)
 	if r := p.wait(t); r.status != success || r.stderr != "" {
 		t.Errorf("status %d\n%s", r.status, r.stderr)
 	}
@@ -196,7 +196,7 @@ func TestDemoWaitsForAnother(t *testing.T) {
 func TestInterruptedWhileWaiting(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	conn := connect(t, dsn)
-	mustExec(t, conn, "select pg_advisory_lock($1)", lockKey)
+	mustExec(t, conn, "select pg_advisory_lock($1)", schema.Lock)
 	p := start(t, "-dsn", dsn)
 	p.line(t)
 	p.line(t)
@@ -245,34 +245,6 @@ func TestSchemaIsLeftBehind(t *testing.T) {
 		r := p.wait(t)
 		if r.status != failure || !strings.HasPrefix(r.stderr, "demo: interrupted; schema fanout_demo is left behind: ERROR: ") || strings.Count(r.stderr, "\n") != 1 {
 			t.Errorf("status %d\n%s", r.status, r.stderr)
-		}
-	})
-}
-
-// The server does not end the connection that owns the schema for being idle, and if it ends it for another reason, the schema
-// is dropped all the same.
-func TestOwnersConnection(t *testing.T) {
-	dsn, conn := filled(t, 2)
-	mustExec(t, conn, `do $$ begin
-		if current_setting('server_version_num')::int >= 140000 then
-			execute format('alter database %I set idle_session_timeout = 60000', current_database());
-		end if;
-	end $$`)
-	config, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	untouched(t, conn, func() {
-		s, err := openSandbox(t.Context(), config, io.Discard, func(context.Context, pgx.Tx) error { return nil })
-		if err != nil {
-			t.Fatal(err)
-		}
-		if timeout := queryRow[string](t, s.conn, "select coalesce(current_setting('idle_session_timeout', true), '0')"); timeout != "0" {
-			t.Errorf("it may be idle for %s", timeout)
-		}
-		mustExec(t, conn, "select pg_terminate_backend($1)", s.conn.PgConn().PID())
-		if err := s.drop(); err != nil {
-			t.Error(err)
 		}
 	})
 }
