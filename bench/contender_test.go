@@ -24,12 +24,12 @@ func opened(t *testing.T, rows, conns int) (*server, *pgxpool.Pool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := openSandbox(t.Context(), srv.config.ConnConfig, rows, io.Discard)
+	box, err := openSandbox(t.Context(), srv.config.ConnConfig, rows, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.end(srv); err != nil {
+		if err := box.End(srv.throwaway()); err != nil {
 			t.Error(err)
 		}
 	})

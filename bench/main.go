@@ -19,6 +19,8 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/sandbox"
 )
 
 func main() {
@@ -67,32 +69,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		if ctx.Err() != nil {
-			err = interrupted(err)
+			err = sandbox.Interrupted(err)
 		}
 		fmt.Fprintf(stderr, "bench: %s\n", oneLine(err))
 		return failure
 	}
 	return success
 }
-
-// interrupted returns the error of a program that was told to end, which leaves nothing to say of err but what could not
-// be put back.
-func interrupted(err error) error {
-	lines := []error{errors.New("interrupted")}
-	if left := (*leftBehindError)(nil); errors.As(err, &left) {
-		lines = append(lines, left)
-	}
-	return errors.Join(lines...)
-}
-
-// leftBehindError says that something of the program's own is still there at its end.
-type leftBehindError struct {
-	what string
-	err  error
-}
-
-func (e *leftBehindError) Error() string { return fmt.Sprintf("%s is left behind: %v", e.what, e.err) }
-func (e *leftBehindError) Unwrap() error { return e.err }
 
 // oneLine is an error's text on one line. Those of pgx and joined errors have several.
 func oneLine(err error) string {

@@ -290,41 +290,6 @@ func TestSignal(t *testing.T) {
 	}
 }
 
-// The server does not end the connection that owns the schema for being idle, and if it ends it for another reason, the schema
-// is dropped all the same.
-func TestOwnersConnection(t *testing.T) {
-	dsn := pgtest.DSN(t)
-	conn := connect(t, dsn)
-	if _, err := conn.Exec(t.Context(), `do $$ begin
-		if current_setting('server_version_num')::int >= 140000 then
-			execute format('alter database %I set idle_session_timeout = 60000', current_database());
-		end if;
-	end $$`); err != nil {
-		t.Fatal(err)
-	}
-	srv, err := openServer(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := openSandbox(t.Context(), srv.config.ConnConfig, 1000, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var timeout string
-	if err := s.conn.QueryRow(t.Context(), "select coalesce(current_setting('idle_session_timeout', true), '0')").Scan(&timeout); err != nil || timeout != "0" {
-		t.Errorf("it may be idle for %s, %v", timeout, err)
-	}
-	if _, err := conn.Exec(t.Context(), "select pg_terminate_backend($1)", s.conn.PgConn().PID()); err != nil {
-		t.Error(err)
-	}
-	if err := s.end(srv); err != nil {
-		t.Error(err)
-	}
-	if n := schemas(t, conn); n != 0 {
-		t.Errorf("the schema is still there")
-	}
-}
-
 // What cannot be reached, read or written is one line and status 1.
 func TestFailure(t *testing.T) {
 	other := filepath.Join(t.TempDir(), "other.json")

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -47,16 +48,16 @@ func perform(ctx context.Context, opts options, stderr io.Writer) (rep *report, 
 	defer func() { err = errors.Join(err, srv.close()) }()
 	fmt.Fprintf(stderr, "bench: using %s\n", srv.description)
 
-	sandbox, err := openSandbox(ctx, srv.config.ConnConfig, opts.rows, stderr)
+	box, err := openSandbox(ctx, srv.config.ConnConfig, opts.rows, stderr)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, sandbox.end(srv)) }()
+	defer func() { err = errors.Join(err, box.End(srv.throwaway())) }()
 
 	b := &bench{opts: opts, srv: srv, progress: newProgress(stderr), random: rand.New(rand.NewPCG(1, 2))}
 	defer b.progress.end()
 	defer b.closePool()
-	if err := b.prepare(ctx, sandbox); err != nil {
+	if err := b.prepare(ctx, box.Conn); err != nil {
 		return nil, err
 	}
 	if err := b.measure(ctx); err != nil {
@@ -68,14 +69,14 @@ func perform(ctx context.Context, opts options, stderr io.Writer) (rep *report, 
 }
 
 // prepare finds out what there is to know before anything is measured.
-func (b *bench) prepare(ctx context.Context, s *sandbox) error {
+func (b *bench) prepare(ctx context.Context, conn *pgx.Conn) error {
 	b.report = &report{
 		Started: time.Now(),
 		Machine: fmt.Sprintf("%s/%s, %s, %s", runtime.GOOS, runtime.GOARCH, counted(runtime.NumCPU(), "CPU"), runtime.Version()),
 		Rows:    b.opts.rows,
 	}
 	var version string
-	if err := s.conn.QueryRow(ctx, "select current_setting('server_version')").Scan(&version); err != nil {
+	if err := conn.QueryRow(ctx, "select current_setting('server_version')").Scan(&version); err != nil {
 		return err
 	}
 	b.report.Server = "PostgreSQL " + version
@@ -83,10 +84,10 @@ func (b *bench) prepare(ctx context.Context, s *sandbox) error {
 		b.report.Server += ", a throwaway server on this machine"
 	}
 	var err error
-	if b.report.RoundTrip, err = roundTrip(ctx, s.conn); err != nil {
+	if b.report.RoundTrip, err = roundTrip(ctx, conn); err != nil {
 		return err
 	}
-	if b.report.BurnCount, err = calibrate(ctx, s.conn); err != nil {
+	if b.report.BurnCount, err = calibrate(ctx, conn); err != nil {
 		return fmt.Errorf("finding out how far the server counts in %v: %w", burnTime, err)
 	}
 	b.statements = statements(b.opts.rows, b.report.BurnCount)

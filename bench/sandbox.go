@@ -6,161 +6,53 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/sandbox"
 )
 
 //go:embed schema.sql
 var schemaSQL string
 
-const (
-	schemaName = "fanout_bench"
+const schemaName = "fanout_bench"
 
-	// schemaMark is the schema's comment, by which the bench knows its own again.
-	schemaMark = "Made by the bench of sqlc-fanout, which drops it: keep nothing here."
-
-	// lockKey is that of an advisory lock which a bench holds from its start to its end: two at once would measure each
-	// other. It is "fbench" in ASCII.
-	lockKey = 0x6662656e6368
-
-	// dropTimeout bounds the drop at the end. The user may be waiting for it.
-	dropTimeout = 10 * time.Second
-)
-
-// dropStatements drop what the bench has created and nothing else. A DROP SCHEMA … CASCADE was decided against: it would
-// take with it what the user has put into the schema, or built on it elsewhere. So it is an error.
-const dropStatements = "drop table if exists " + schemaName + ".small, " + schemaName + ".big; drop schema if exists " + schemaName
-
-// A sandbox is the schema in which the bench works, and the connection that owns it by holding the lock.
-type sandbox struct {
-	conn *pgx.Conn
-	rows int // of table big
+// schema is the one in which the bench works. For its lock there is another reason here: two at once would measure each
+// other.
+var schema = sandbox.Schema{
+	Name:    schemaName,
+	Program: "bench",
+	Tables:  []string{"small", "big"},
+	Lock:    0x6662656e6368, // "fbench" in ASCII
 }
 
 // openSandbox makes the schema anew, with so many rows in table big. If it fails, it has changed nothing.
-func openSandbox(ctx context.Context, config *pgx.ConnConfig, rows int, stderr io.Writer) (*sandbox, error) {
+func openSandbox(ctx context.Context, config *pgx.ConnConfig, rows int, stderr io.Writer) (*sandbox.Sandbox, error) {
 	conn, err := pgx.ConnectConfig(ctx, config.Copy())
 	if err != nil {
 		return nil, err
 	}
-	s := &sandbox{conn, rows}
-	if err := s.lock(ctx, stderr); err != nil {
-		s.close()
-		return nil, fmt.Errorf("taking the lock on schema %s: %w", schemaName, err)
-	}
-	if err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if err := create(ctx, tx); err != nil {
-			return err
-		}
-		return fill(ctx, tx, rows)
-	}); err != nil {
-		s.close()
+	box, err := sandbox.Open(ctx, conn, schema, stderr, func(ctx context.Context, tx pgx.Tx) error { return fill(ctx, tx, rows) })
+	if err != nil {
 		return nil, err
 	}
 	// Statistics, and pages that need no look at who sees what.
 	if _, err := conn.Exec(ctx, "vacuum analyze "+schemaName+".small, "+schemaName+".big"); err != nil {
-		return nil, errors.Join(err, s.drop())
+		return nil, errors.Join(err, box.End(false))
 	}
-	return s, nil
+	return box, nil
 }
 
-// lock takes the lock, for as long as the connection lives: the server is not to end it for being idle.
-func (s *sandbox) lock(ctx context.Context, stderr io.Writer) error {
-	// PostgreSQL 14 is the first that would.
-	if _, err := s.conn.Exec(ctx, "select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'"); err != nil {
-		return err
-	}
-	var taken bool
-	if err := s.conn.QueryRow(ctx, "select pg_try_advisory_lock($1)", lockKey).Scan(&taken); err != nil || taken {
-		return err
-	}
-	fmt.Fprintln(stderr, "bench: waiting for another bench in this database to end")
-	_, err := s.conn.Exec(ctx, "select pg_advisory_lock($1)", lockKey)
-	return err
-}
-
-// create makes the schema anew, unless somebody else has made the one that is there.
-func create(ctx context.Context, tx pgx.Tx) error {
-	var mark *string
-	err := tx.QueryRow(ctx, "select obj_description(oid, 'pg_namespace') from pg_namespace where nspname = $1", schemaName).Scan(&mark)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-	case err != nil:
-		return fmt.Errorf("looking for schema %s: %w", schemaName, err)
-	case mark == nil || *mark != schemaMark:
-		return fmt.Errorf("schema %s exists and was not made by this bench, which leaves it alone: rename it, or use another database", schemaName)
-	default:
-		if _, err := tx.Exec(ctx, dropStatements); err != nil {
-			return fmt.Errorf("dropping schema %s, which an earlier bench has left: %w", schemaName, err)
-		}
-	}
-	for _, sql := range []string{
-		"create schema " + schemaName,
-		"comment on schema " + schemaName + " is '" + schemaMark + "'",
-		schemaSQL, // unqualified names: they go into the first schema of the search_path
-	} {
-		if _, err := tx.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("creating schema %s: %w", schemaName, err)
-		}
-	}
-	return nil
-}
-
-// fill inserts the rows: ids from 1, and data that follows from the id.
+// fill creates the tables and inserts the rows: ids from 1, and data that follows from the id.
 func fill(ctx context.Context, tx pgx.Tx, rows int) error {
+	// The names in it are unqualified: they go into the first schema of the search_path.
+	if _, err := tx.Exec(ctx, schemaSQL); err != nil {
+		return fmt.Errorf("creating the tables: %w", err)
+	}
 	for table, n := range map[string]int{"small": smallRows, "big": rows} {
 		if _, err := tx.Exec(ctx, fmt.Sprintf("insert into %s select i, 'a_' || i from generate_series(1, %d) i", table, n)); err != nil {
 			return fmt.Errorf("filling table %s: %w", table, err)
 		}
 	}
 	return nil
-}
-
-// end leaves the server as it was.
-func (s *sandbox) end(srv *server) error {
-	if srv.throwaway() {
-		s.close() // the server takes the schema with it
-		return nil
-	}
-	return s.drop()
-}
-
-// drop drops the schema, also when the program has been interrupted, and gives up the lock.
-func (s *sandbox) drop() error {
-	ctx, cancel := context.WithTimeout(context.Background(), dropTimeout)
-	defer cancel()
-	defer s.close()
-	_, err := s.conn.Exec(ctx, dropStatements)
-	if err != nil && s.conn.IsClosed() && ctx.Err() == nil { // closed by the server, or by an interrupt in the middle of a statement
-		err = s.dropAnew(ctx)
-	}
-	if err != nil {
-		return &leftBehindError{"schema " + schemaName, err}
-	}
-	// The server frees the lock of a closed connection in its own time, and the next bench would find it taken.
-	_, _ = s.conn.Exec(ctx, "select pg_advisory_unlock($1)", lockKey)
-	return nil
-}
-
-// dropAnew drops the schema on a new connection. The lock has gone with the old one, so that another program may have taken
-// it, and made the schema anew: it is waited for.
-func (s *sandbox) dropAnew(ctx context.Context) error {
-	conn, err := pgx.ConnectConfig(ctx, s.conn.Config())
-	if err != nil {
-		return err
-	}
-	s.conn = conn
-	if _, err := conn.Exec(ctx, "select pg_advisory_lock($1)", lockKey); err != nil {
-		return err
-	}
-	_, err = conn.Exec(ctx, dropStatements)
-	return err
-}
-
-// close gives up the lock.
-func (s *sandbox) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = s.conn.Close(ctx)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/internal/connstring"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/sandbox"
 )
 
 // connectTimeout bounds an attempt to connect where the user has not set a bound.
@@ -85,7 +86,7 @@ func (s *server) close() error {
 		return nil
 	}
 	if err := s.local.Stop(); err != nil {
-		return &leftBehindError{"the throwaway server", err}
+		return &sandbox.LeftBehindError{What: "the throwaway server", Err: err}
 	}
 	return nil
 }
