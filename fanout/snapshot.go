@@ -35,8 +35,11 @@ type snapshot struct {
 // errSnapshotLost is what queries get that cannot have the snapshot of their call any more.
 var errSnapshotLost = errors.New("fanout: the snapshot was lost with the connection that had exported it")
 
-// errEndedTransaction is a mistake in a query function, as those in error.go.
-var errEndedTransaction = errors.New("fanout: the query function ended the transaction of the snapshot call (commit or rollback); it is the call's")
+// Mistakes in a query function, as those in error.go.
+var (
+	errEndsTransaction  = errors.New("fanout: a statement that ends the transaction of the snapshot call was not sent; the transaction is the call's")
+	errEndedTransaction = errors.New("fanout: the query function ended the transaction of the snapshot call (commit or rollback); it is the call's")
+)
 
 // gone reports whether lanes that have not imported yet cannot any more.
 func (s *snapshot) gone() bool {

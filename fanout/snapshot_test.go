@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -324,6 +325,49 @@ func TestSnapshotLateStatement(t *testing.T) {
 	serves(t, pool)
 }
 
+// What would end the call's transaction is refused, also where another one would begin at once.
+func TestSnapshotNotEndedByTheFunction(t *testing.T) {
+	ends := []string{
+		"commit", "COMMIT AND CHAIN", "commit work", "end", "rollback", "rollback and chain", "abort transaction",
+		"rollback transaction and no chain", "select 1; commit; begin", "/* so */ end; begin isolation level repeatable read",
+		"prepare transaction 'x'",
+	}
+	does := []string{
+		"savepoint s", "rollback to s", "rollback work to savepoint s", "ROLLBACK TRANSACTION TO s", "release s",
+		"prepare p as select 1", "deallocate p", "set fanout.mine = 'a; commit'; reset fanout.mine",
+	}
+	for _, s := range strategies {
+		sameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
+			src.Strategy, src.Snapshot = s, true
+			lists, err := fanout.Collect(inTime(t), src, inSnapshot, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				for _, sql := range does {
+					if _, err := tx.Exec(ctx, sql); err != nil {
+						return nil, fmt.Errorf("%s: %w", sql, err)
+					}
+				}
+				for _, sql := range ends {
+					_, err := tx.Exec(ctx, sql)
+					rows, _ := tx.Query(ctx, sql)
+					rows.Close()
+					b := &pgx.Batch{}
+					b.Queue("select 1")
+					b.Queue(sql)
+					for _, err := range []error{err, rows.Err(), tx.QueryRow(ctx, sql).Scan(), tx.SendBatch(ctx, b).Close()} {
+						if err == nil || !strings.Contains(err.Error(), "was not sent; the transaction is the call's") {
+							return nil, fmt.Errorf("%s: %w", sql, err)
+						}
+					}
+				}
+				return inSnapshot(ctx, tx)
+			}, inSnapshot)
+			if err != nil || lists[0][0] != lists[1][0] || lists[0][0] != lists[2][0] {
+				t.Errorf("%v: %v, %v", s, lists, err)
+			}
+		})
+	}
+}
+
+// What cannot be seen to end the transaction is noticed when it has.
 func TestSnapshotEndedByTheFunction(t *testing.T) {
 	for _, s := range strategies {
 		sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
@@ -333,7 +377,7 @@ func TestSnapshotEndedByTheFunction(t *testing.T) {
 				if _, err := inSnapshot(ctx, tx); err != nil {
 					return nil, err
 				}
-				_, err := tx.Exec(ctx, "commit")
+				_, err := tx.Exec(ctx, `commit; select 1 as u&"a"`)
 				ended.Store(true)
 				return nil, err
 			}

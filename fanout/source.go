@@ -30,8 +30,8 @@ type Source[Q any] struct {
 
 	// Snapshot makes every query of a call read one and the same snapshot of the database, on whatever connection it
 	// runs: each connection is in a REPEATABLE READ, READ ONLY transaction, which lasts as long as it has queries to run.
-	// A write is refused by the server (25006). A statement that fails costs the transaction nothing but what the
-	// statement did. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the promise cannot be kept.
+	// A write is refused by the server (25006), and a commit or rollback before it is sent. A statement that fails costs the
+	// transaction nothing but what the statement did. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the promise cannot be kept.
 	Snapshot bool
 
 	// Partial keeps what succeeded when some queries fail: the call returns the results of the successful queries and

@@ -16,6 +16,7 @@ type text struct {
 	sql     string
 	name    string
 	utility bool // it may change the session, or have a transaction of its own
+	ends    bool // it ends the transaction that it runs in
 
 	mu       sync.Mutex
 	mean     float64 // moving average of what executions took, in nanoseconds
@@ -110,7 +111,9 @@ func (t *statements) get(sql string) *text {
 }
 
 func newText(sql string) *text {
-	return &text{sql: sql, name: statementName(sql), utility: changesSession(sql)}
+	utility := changesSession(sql)
+	ends := (utility || strings.Contains(sql, ";")) && endsTransaction(sql)
+	return &text{sql: sql, name: statementName(sql), utility: utility, ends: ends}
 }
 
 // observe adds n executions that have taken d each, on average: one observation.
@@ -292,6 +295,35 @@ func isQuery(sql string) bool {
 	switch strings.ToLower(sql[:end]) {
 	case "select", "insert", "update", "delete", "with", "values", "merge", "table":
 		return true
+	}
+	return false
+}
+
+// endsTransaction reports whether one of the statements in sql is a commit or a rollback of the whole, also if that, or the
+// next statement, begins another transaction.
+func endsTransaction(sql string) bool {
+	list, _ := tokens(sql)
+	first := true
+	for i, t := range list {
+		rest := list[i+1:]
+		if first && t.kind == wordToken {
+			switch t.name {
+			case "commit", "end", "abort":
+				return true
+			case "prepare":
+				if len(rest) > 0 && rest[0].is(sql, "transaction") {
+					return true
+				}
+			case "rollback":
+				if len(rest) > 0 && (rest[0].is(sql, "work") || rest[0].is(sql, "transaction")) {
+					rest = rest[1:]
+				}
+				if len(rest) == 0 || !rest[0].is(sql, "to") { // a savepoint
+					return true
+				}
+			}
+		}
+		first = t.is(sql, ";")
 	}
 	return false
 }

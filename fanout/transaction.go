@@ -77,10 +77,15 @@ func (t *transaction) prologue() (*prologue, error) {
 	return nil, nil // also of a closed connection: the driver has the right words
 }
 
-// precede is prologue for a statement of a query function's own.
+// precede is prologue for a statement of a query function's own. One that would end the transaction is refused: if it began
+// another at once ("commit and chain"), nothing would tell that what follows is read in another snapshot.
 func (t *transaction) precede(sql string) (*prologue, error) {
+	text := t.snapshot.shared.statements.get(sql)
+	if text.ends {
+		return nil, errEndsTransaction
+	}
 	p, err := t.prologue()
-	if err == nil && t.snapshot.shared.statements.get(sql).utility {
+	if err == nil && text.utility {
 		t.dirty = true
 	}
 	return p, err
@@ -440,6 +445,11 @@ func (t *transaction) CopyFrom(ctx context.Context, table pgx.Identifier, column
 }
 
 func (t *transaction) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	for _, queued := range b.QueuedQueries {
+		if t.snapshot.shared.statements.get(queued.SQL).ends {
+			return pgx.FailedBatchResults(b, errEndsTransaction)
+		}
+	}
 	if err := t.ready(ctx); err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
