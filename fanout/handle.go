@@ -354,9 +354,24 @@ func (h *handle) finish() (abandoned <-chan struct{}, err error) {
 	quiet := h.quiet
 	h.mu.Unlock()
 	if open != nil {
+		// Whoever panics at the end of a result, a tracer of pgx's, has done so in the function, or does it now: the use of
+		// the connection is over all the same, and so is the watch of the ctx.
+		defer func() {
+			if ok, _ := h.holds(open); ok {
+				_ = h.end(nil)
+			}
+		}()
 		err = open.discard()
 	}
 	return quiet, err
+}
+
+// finishUnwound is finish for a function that a panic has ended. What has panicked may panic again: there is nothing new in
+// that, and nobody left to tell.
+func (h *handle) finishUnwound() (abandoned <-chan struct{}) {
+	defer func() { _ = recover() }()
+	abandoned, _ = h.finish()
+	return abandoned
 }
 
 func (h *handle) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {

@@ -271,7 +271,7 @@ func (l *lane) interrupted(v any) {
 	}
 	c.fail(p)
 	if h := l.now.Load(); h != nil {
-		if abandoned, _ := h.finish(); abandoned != nil {
+		if abandoned := h.finishUnwound(); abandoned != nil {
 			<-abandoned
 		}
 	}

@@ -256,6 +256,89 @@ func (panickingTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.T
 
 func (panickingTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
+// Nor is one that panics when a statement has ended, wherever that is: in the function or when it has returned, and again
+// when what it has left is discarded.
+func TestPanicOfATracerAtTheEnd(t *testing.T) {
+	two := func() *pgx.Batch {
+		b := &pgx.Batch{}
+		b.Queue("select 1")
+		b.Queue("select 2")
+		return b
+	}
+	forms := []func(ctx context.Context, tx fanout.DBTX) error{
+		func(ctx context.Context, tx fanout.DBTX) error {
+			_, err := statement[int32]("select $1::int", 1)(ctx, tx)
+			return err
+		},
+		func(ctx context.Context, tx fanout.DBTX) error {
+			return tx.QueryRow(ctx, "select $1::int", 1).Scan(new(int32))
+		},
+		func(ctx context.Context, tx fanout.DBTX) error {
+			_, err := tx.Exec(ctx, "select $1::int", 1)
+			return err
+		},
+		func(ctx context.Context, tx fanout.DBTX) error {
+			_, err := tx.Exec(ctx, "select $1::int", make(chan int)) // which cannot be encoded
+			return err
+		},
+		func(ctx context.Context, tx fanout.DBTX) error {
+			_, err := tx.Query(ctx, "select $1::int", 1)
+			return err
+		},
+		func(ctx context.Context, tx fanout.DBTX) error { return tx.SendBatch(ctx, two()).Close() },
+		func(ctx context.Context, tx fanout.DBTX) error {
+			tx.SendBatch(ctx, two())
+			return nil
+		},
+	}
+	for _, s := range strategies {
+		for _, snapshot := range []bool{false, true} {
+			tracer := &lateTracer{}
+			pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) {
+				c.ConnConfig.Tracer = tracer
+				c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // where an argument may fail before anything is sent
+			})
+			src := raw(pool)
+			src.Strategy, src.Snapshot = s, snapshot
+			for i, f := range forms {
+				tracer.panics.Store(true)
+				p := panicked(t, func() {
+					_ = fanout.Run(inTime(t), src, fanout.Do(f), fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+						<-ctx.Done()
+						return ctx.Err()
+					}))
+				})
+				if strings.Contains(stacks(), "(*handle).interrupt(") {
+					t.Errorf("%v, snapshot=%v, form %d: the statement's watch outlives the call", s, snapshot, i)
+				}
+				tracer.panics.Store(false)
+				if p != nil && p.Value != "traced" {
+					t.Errorf("%v, snapshot=%v, form %d: %v", s, snapshot, i, p.Value)
+				}
+				serves(t, pool)
+			}
+		}
+	}
+}
+
+type lateTracer struct{ panics atomic.Bool }
+
+func (l *lateTracer) end() {
+	if l.panics.Load() {
+		panic("traced")
+	}
+}
+
+func (*lateTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+func (*lateTracer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return ctx
+}
+func (l *lateTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData)     { l.end() }
+func (l *lateTracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) { l.end() }
+func (l *lateTracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     { l.end() }
+
 // What the pool's owner or the caller supplies besides query functions runs in goroutines of the call too.
 func TestPanicOfObserve(t *testing.T) {
 	for _, s := range strategies {

@@ -168,7 +168,7 @@ func (w *runner) interrupted(v any) {
 	if c.outer == nil {
 		w.exchange.doom(h)
 	}
-	if abandoned, _ := h.finish(); abandoned != nil {
+	if abandoned := h.finishUnwound(); abandoned != nil {
 		<-abandoned
 	}
 	if c.outer != nil {

@@ -298,6 +298,7 @@ func (t *traveller) end(tag pgconn.CommandTag, err error) {
 		t.state.forget(t.sql, err)
 	}
 	if t.traced {
+		t.traced = false // once, also if it panics
 		t.state.tracer.TraceQueryEnd(t.ctx, t.conn, pgx.TraceQueryEndData{CommandTag: tag, Err: err})
 	}
 	t.err = err
