@@ -478,6 +478,7 @@ func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
+	h.keepFor(b)
 	var r *batchResults
 	defer func() {
 		if r == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 
@@ -256,24 +257,40 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 	return ctx, &bufferedRows{request: r, conn: p.conn, state: p.state, fields: r.fields}, nil
 }
 
-// shares reports whether a statement can travel with those of other functions. It cannot if it may change the session or
-// have a transaction of its own, which its function then has until it returns; if pgx's options are among the arguments;
-// and if it may be several statements in one. It is called with mu held.
+// shares reports whether a statement can travel with those of other functions. It cannot if it may change the session, have a
+// transaction of its own, or be several statements in one: then its function has the connection to itself until it returns;
+// nor if pgx's options are among the arguments. It is called with mu held.
 func (h *handle) shares(t *text, args []any, exec bool) bool {
-	if t.utility && h.state == idle {
+	if (t.utility || exec && len(args) == 0 && mayBeSeveral(t.sql)) && h.state == idle {
 		h.keeps = true
 	}
 	switch {
 	case h.keeps, t.sql == "":
 		return false
 	case len(args) == 0:
-		return !exec || !strings.Contains(strings.TrimRight(t.sql, "; \t\r\n"), ";")
+		return true
 	}
 	switch args[0].(type) {
 	case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID, pgx.QueryRewriter:
 		return false
 	}
 	return true
+}
+
+// mayBeSeveral reports whether sql may be several statements, of which only the first is looked at otherwise.
+func mayBeSeveral(sql string) bool { return strings.Contains(strings.TrimRight(sql, "; \t\r\n"), ";") }
+
+// keepFor has the function keep the connection, which it has to itself, if one of b's statements may change the session.
+func (h *handle) keepFor(b *pgx.Batch) {
+	if h.exchange == nil {
+		return
+	}
+	known := &h.exchange.call.shared.statements
+	if slices.ContainsFunc(b.QueuedQueries, func(q *pgx.QueuedQuery) bool { return known.get(q.SQL).utility }) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.keeps = true
+	}
 }
 
 // start is begin for a statement that shares; for any other it does nothing.

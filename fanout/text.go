@@ -16,6 +16,7 @@ type text struct {
 	sql     string
 	name    string
 	utility bool // it may change the session, or have a transaction of its own
+	leaves  bool // it may leave in the session what is undone by going back to a savepoint before it
 	ends    bool // it ends the transaction that it runs in
 
 	mu       sync.Mutex
@@ -112,8 +113,13 @@ func (t *statements) get(sql string) *text {
 
 func newText(sql string) *text {
 	utility := changesSession(sql)
-	ends := (utility || strings.Contains(sql, ";")) && endsTransaction(sql)
-	return &text{sql: sql, name: statementName(sql), utility: utility, ends: ends}
+	return &text{
+		sql:     sql,
+		name:    statementName(sql),
+		utility: utility,
+		leaves:  utility && !movesCursor(sql),
+		ends:    (utility || mayBeSeveral(sql)) && endsTransaction(sql),
+	}
 }
 
 // observe adds n executions that have taken d each, on average: one observation.
@@ -277,6 +283,22 @@ func changesSession(sql string) bool { return !isQuery(sql) || namesSession(sql)
 
 // isQuery reports whether sql begins like a statement that mostly leaves both as they were.
 func isQuery(sql string) bool {
+	switch firstWord(sql) {
+	case "select", "insert", "update", "delete", "with", "values", "merge", "table":
+		return true
+	}
+	return false
+}
+
+// movesCursor reports whether sql does no more to the session than to move a cursor, which stays where it is whatever is
+// rolled back. There may be as many of these as rows: a savepoint for each would take 8 kB of the server's memory.
+func movesCursor(sql string) bool {
+	word := firstWord(sql)
+	return word == "fetch" || word == "move"
+}
+
+// firstWord is the word that sql begins with, in lower case, behind comments of a line; "" if it is not a word.
+func firstWord(sql string) string {
 	for {
 		sql = strings.TrimLeft(sql, " \t\r\n\f\v(")
 		switch {
@@ -284,7 +306,7 @@ func isQuery(sql string) bool {
 			_, sql, _ = strings.Cut(sql, "\n")
 			continue
 		case strings.HasPrefix(sql, "/*"):
-			return false // comments nest: whoever writes them gets a connection of his own
+			return "" // comments nest: whoever writes them gets a connection of his own
 		}
 		break
 	}
@@ -292,11 +314,7 @@ func isQuery(sql string) bool {
 	if end < 0 {
 		end = len(sql)
 	}
-	switch strings.ToLower(sql[:end]) {
-	case "select", "insert", "update", "delete", "with", "values", "merge", "table":
-		return true
-	}
-	return false
+	return strings.ToLower(sql[:end])
 }
 
 // endsTransaction reports whether one of the statements in sql is a commit or a rollback of the whole, also if that, or the

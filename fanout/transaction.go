@@ -53,8 +53,8 @@ type prologue struct {
 // errNotSent is what settle is given if the prologue was not sent, because the statement could not be.
 var errNotSent = errors.New("not sent")
 
-// prologue returns what has to precede the next statement, or nil. If it returns one with a settle function,
-// link.beside stays locked until that is called.
+// prologue returns what has to precede the next statement, or nil. If that begins the transaction, link.beside stays locked
+// until its settle function is called.
 func (t *transaction) prologue() (*prologue, error) {
 	t.link.beside.Lock()
 	if !t.joined.Load() && t.failed == nil {
@@ -72,7 +72,10 @@ func (t *transaction) prologue() (*prologue, error) {
 	case status == 'I':
 		return nil, errEndedTransaction
 	case status == 'T' && dirty:
-		return &prologue{statements: []string{savepoint}}, nil
+		return &prologue{[]string{savepoint}, func(_ [][]string, err error) error {
+			t.dirty = t.dirty || err != nil // it is not set if the statement behind it cannot be sent
+			return err
+		}}, nil
 	}
 	return nil, nil // also of a closed connection: the driver has the right words
 }
@@ -85,8 +88,8 @@ func (t *transaction) precede(sql string) (*prologue, error) {
 		return nil, errEndsTransaction
 	}
 	p, err := t.prologue()
-	if err == nil && text.utility {
-		t.dirty = true
+	if err == nil {
+		t.dirty = t.dirty || text.leaves
 	}
 	return p, err
 }
@@ -382,6 +385,7 @@ func (t *transaction) Exec(ctx context.Context, sql string, args ...any) (pgconn
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
+	t.dirty = t.dirty || len(args) == 0 && mayBeSeveral(sql)
 	if p == nil {
 		return t.conn.Exec(ctx, sql, args...)
 	}
@@ -445,13 +449,17 @@ func (t *transaction) CopyFrom(ctx context.Context, table pgx.Identifier, column
 }
 
 func (t *transaction) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	leaves := false
 	for _, queued := range b.QueuedQueries {
-		if t.snapshot.shared.statements.get(queued.SQL).ends {
+		text := t.snapshot.shared.statements.get(queued.SQL)
+		if text.ends {
 			return pgx.FailedBatchResults(b, errEndsTransaction)
 		}
+		leaves = leaves || text.leaves
 	}
 	if err := t.ready(ctx); err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
+	t.dirty = t.dirty || leaves
 	return t.conn.SendBatch(ctx, b)
 }

@@ -129,16 +129,99 @@ type rowScanner func(pgx.Rows) error
 
 func (f rowScanner) ScanRow(rows pgx.Rows) error { return f(rows) }
 
+// That is so by whatever it is set: also by a batch, and where the statement behind it could not be sent.
+func TestSettingsOutliveErrors(t *testing.T) {
+	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
+		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+			set := &pgx.Batch{}
+			set.Queue("select set_config('app.batch', 'x', false)")
+			if err := tx.SendBatch(ctx, set).Close(); err != nil {
+				return err
+			}
+			_, _ = boom(ctx, tx)
+			if _, err := tx.Exec(ctx, "select set_config('app.tenant', 'x', false)"); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, "select $1::int", make(chan int)); err == nil {
+				t.Error("a channel was encoded")
+			}
+			_, _ = boom(ctx, tx)
+			for _, name := range []string{"app.batch", "app.tenant"} {
+				got, err := statement[string]("select current_setting($1)", name)(ctx, tx)
+				if err != nil || got[0] != "x" {
+					t.Errorf("%s: %q, %v", name, got, err)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}, func(c *pgxpool.Config) {
+		c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // where an argument may fail before anything is sent
+	})
+}
+
+// A cursor stays where it is when a statement fails, and moving it leaves nothing behind on the server.
+func TestSnapshotCursor(t *testing.T) {
+	for _, s := range strategies {
+		wire := &traffic{}
+		pool := pgtest.Pool(t, 1, wire.attach)
+		src := raw(pool)
+		src.Strategy, src.Snapshot = s, true
+		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+			if _, err := tx.Exec(ctx, "declare c cursor for select generate_series(1, 1000)"); err != nil {
+				return err
+			}
+			for i := range 100 {
+				row, err := statement[int32]("-- name: FetchC :many\nfetch 1 from c")(ctx, tx)
+				if err != nil {
+					return err
+				}
+				if len(row) != 1 || row[0] != int32(i+1) {
+					t.Errorf("%v: fetch %d: %v", s, i, row)
+				}
+				if i%30 == 0 {
+					_, _ = boom(ctx, tx)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+		if n := wire.binds.Load(); n > 150 {
+			t.Errorf("%v: %d statements for 100 rows: each is followed by a savepoint, which the server keeps until the end", s, n)
+		}
+		serves(t, pool)
+	}
+}
+
 // What a function sets in the session is there for its later statements, whatever fails between and whatever else goes by the
 // connection.
 func TestSettingsOfAFunction(t *testing.T) {
 	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
 		src.Limit = 1
 		var queries []fanout.Query[fanout.DBTX, string]
-		for i := range 20 {
+		for i := range 30 {
 			queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				want := fmt.Sprint(i)
-				if _, err := tx.Exec(ctx, "select set_config('app.tenant', $1, false)", want); err != nil {
+				_, err := pid(ctx, tx) // from now on all of them ask the same lane
+				if err != nil {
+					return nil, err
+				}
+				switch i % 3 {
+				case 0:
+					_, err = tx.Exec(ctx, "select set_config('app.tenant', $1, false)", want)
+				case 1:
+					b := &pgx.Batch{}
+					b.Queue("select 1")
+					b.Queue("select set_config('app.tenant', $1, false)", want)
+					err = tx.SendBatch(ctx, b).Close()
+				case 2:
+					_, err = tx.Exec(ctx, "select 1; set app.tenant = "+want)
+				}
+				if err != nil {
 					return nil, err
 				}
 				if i%2 == 0 {
