@@ -612,6 +612,41 @@ func TestSnapshotCancelledAtTheStart(t *testing.T) {
 	}
 }
 
+// Likewise in a snapshot call that is nested in a query, whose connection is the only one that it can have: with Partial the
+// other queries run there.
+func TestNestedSnapshotCancelledAtTheStart(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	other := outsider(t, pool)
+	for _, s := range []fanout.Strategy{fanout.Parallel, fanout.Serial} {
+		src := raw(pool)
+		src.Strategy = s
+		if _, err := other.Exec(t.Context(), "begin; lock table pg_extension"); err != nil {
+			t.Fatal(err)
+		}
+		err := do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
+			src.Snapshot, src.Partial = true, true
+			lists, err := fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+				defer cancel()
+				_, err := tx.Exec(short, "select $1::int", 1)
+				if _, err := other.Exec(ctx, "commit"); err != nil {
+					t.Error(err)
+				}
+				return nil, err
+			}, pid, pid)
+			var errs fanout.Errors
+			if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 0 || len(lists[1]) != 1 || len(lists[2]) != 1 {
+				t.Errorf("%v: %v, %v", s, lists, err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+		serves(t, pool)
+	}
+}
+
 // A connection that freezes before its lane has begun is given up by whoever would begin for it, and the call starts again.
 func TestSnapshotFrozenBeforeTheStart(t *testing.T) {
 	w := &wire{}
@@ -652,5 +687,15 @@ func TestSnapshotFrozenBeforeTheStart(t *testing.T) {
 	})
 	if err != nil || attempts.Load() != 2 {
 		t.Errorf("%v after %d attempts", err, attempts.Load())
+	}
+	// The frozen connection's place in the pool is free, though pgx is still at cleaning up.
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for range pool.Stat().MaxConns() {
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Release()
 	}
 }

@@ -264,6 +264,9 @@ func (t *transaction) joinBeside() {
 		ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
 		defer cancel()
 		_ = p.run(ctx, t.conn)
+		if t.conn.IsClosed() {
+			t.link.sever()
+		}
 	}
 }
 
@@ -273,6 +276,9 @@ func (t *transaction) usable() bool {
 	defer t.link.beside.Unlock()
 	if t.failed != nil || t.conn.IsClosed() || t.conn.PgConn().IsBusy() {
 		return false
+	}
+	if !t.joined.Load() && t.link.status() == 'E' {
+		return !t.snapshot.gone() // begin ends what a beginning that has failed has left
 	}
 	return t.joined.Load() != t.link.outside()
 }
