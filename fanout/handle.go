@@ -487,6 +487,7 @@ func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	}()
 	pgxResults := h.db.SendBatch(ctx, b)
 	r = &batchResults{BatchResults: pgxResults, handle: h, queued: b}
+	r.adopt()
 	h.read(r)
 	return r
 }

@@ -169,9 +169,14 @@ func TestRowsOfAClosedBatch(t *testing.T) {
 				err = rows.Scan(&n)
 			}
 			late := results.QueryRow()
+			if err := rows.Err(); err != nil {
+				t.Errorf("%v: rows that nobody goes on reading fail: %v", s, err)
+			}
 			if rows.Next() {
 				t.Errorf("%v: rows go on beside the next result", s)
 			}
+			mention(t, rows.Err(), "after the next one was asked for")
+			mention(t, rows.Scan(&n), "after the next one was asked for")
 			if err := errors.Join(err, results.Close()); err != nil {
 				return nil, err
 			}
@@ -190,6 +195,53 @@ func TestRowsOfAClosedBatch(t *testing.T) {
 		for i, list := range lists {
 			if i == 0 && len(list) != 1 || i > 0 && (len(list) != 201 || list[0] != int32(i-1)) {
 				t.Errorf("%v: query %d has %d rows", s, i, len(list))
+			}
+		}
+	}
+	serves(t, pool)
+}
+
+// Nor does a row that a function queued with a batch has kept.
+func TestRowKeptByAQueuedFunction(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy = s
+		counted := 0
+		src.Observe = func(_ context.Context, s fanout.Span) {
+			if s.Index == 0 {
+				counted = s.Rows
+			}
+		}
+		keep := func(ctx context.Context, tx fanout.DBTX) (got []int32, err error) {
+			b := &pgx.Batch{}
+			var row pgx.Row
+			b.Queue("select generate_series(1, 50)").Query(func(rows pgx.Rows) (err error) {
+				got, err = pgx.CollectRows(rows, pgx.RowTo[int32])
+				return err
+			})
+			b.Queue("select 1").QueryRow(func(r pgx.Row) error {
+				row = r
+				return nil
+			})
+			if err := tx.SendBatch(ctx, b).Close(); err != nil {
+				return nil, err
+			}
+			time.Sleep(3 * time.Millisecond) // the lane is at work for others
+			mention(t, row.Scan(new(int32)), "the batch was closed")
+			return got, nil
+		}
+		queries := []fanout.Query[fanout.DBTX, int32]{keep}
+		for i := range 20 {
+			queries = append(queries, statement[int32]("select generate_series($1::int, $1::int + 5000)", i))
+		}
+		lists, err := fanout.Collect(inTime(t), src, queries...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, list := range lists {
+			if i == 0 && (len(list) != 50 || counted != 50) || i > 0 && (len(list) != 5001 || list[0] != int32(i-1)) {
+				t.Errorf("%v: query %d has %d rows, %d counted", s, i, len(list), counted)
 			}
 		}
 	}

@@ -17,16 +17,27 @@ type rows struct {
 	closed bool
 	err    error // once closed
 	batch  bool  // of a batch, whose other results are still to come: the connection stays in use
+	left   bool  // likewise, and not read to the end when the next result was asked for
 }
 
-// errNextResult is of a row of a batch that is scanned too late: pgx would read what is read now.
-var errNextResult = errors.New("fanout: the row of a batch was scanned after the next result was asked for, or the batch was closed")
+// errNextResult is of a result of a batch that is read too late: pgx would read what is read now.
+var errNextResult = errors.New("fanout: a result of a batch was read after the next one was asked for, or the batch was closed")
+
+// failure is why there is nothing to be read. Rows that have been left fail when somebody goes on reading them: to him
+// their end would look like that of the result.
+func (r *rows) failure() error {
+	if r.left && r.err == nil {
+		r.err = errNextResult
+	}
+	return r.err
+}
 
 func (r *rows) Next() bool {
 	if !r.closed && r.Rows.Next() {
 		r.read++
 		return true
 	}
+	_ = r.failure()
 	r.Close()
 	return false
 }
@@ -54,8 +65,8 @@ func (r *rows) Err() error {
 }
 
 func (r *rows) Scan(dest ...any) error {
-	if r.err != nil {
-		return r.err
+	if err := r.failure(); err != nil {
+		return err
 	}
 	err := r.Rows.Scan(dest...)
 	if err != nil {
@@ -65,8 +76,8 @@ func (r *rows) Scan(dest ...any) error {
 }
 
 func (r *rows) Values() ([]any, error) {
-	if r.err != nil {
-		return nil, r.err
+	if err := r.failure(); err != nil {
+		return nil, err
 	}
 	values, err := r.Rows.Values()
 	if err != nil {
@@ -150,7 +161,8 @@ type batchResults struct {
 // leave ends what has been read last. Whoever still held it would read the next result: pgx has one reader for all of a
 // connection's results.
 func (b *batchResults) leave() {
-	if b.rows != nil {
+	if b.rows != nil && !b.rows.closed {
+		b.rows.left = true
 		b.rows.Close()
 	}
 	b.rows, b.row = nil, nil
@@ -176,16 +188,30 @@ func (b *batchResults) QueryRow() pgx.Row {
 }
 
 func (b *batchResults) Close() error {
-	ok, err := b.handle.holds(b)
-	if err != nil {
+	if _, err := b.handle.holds(b); err != nil {
 		return err
 	}
 	b.leave()
-	err = b.BatchResults.Close()
-	if ok {
+	err := b.BatchResults.Close()
+	b.leave() // what a function that is queued has kept
+	if ok, _ := b.handle.holds(b); ok {
 		err = b.handle.end(err)
 	}
 	return err
+}
+
+// adopt has the functions that are queued with the batch's statements, which pgx would hand its own results, read these.
+func (b *batchResults) adopt() {
+	for _, q := range b.queued.QueuedQueries {
+		if read := q.Fn; read != nil {
+			q.Fn = func(results pgx.BatchResults) error {
+				if _, adopted := results.(*batchResults); !adopted { // which they are if the batch is sent again
+					results = b
+				}
+				return read(results)
+			}
+		}
+	}
 }
 
 // discard closes the batch because the query function has returned, or panicked. The functions that it has queued with its
