@@ -423,7 +423,7 @@ func (p *pipeline) underWay(t *text, batch []*request) bool {
 // toBeDescribed reports whether a statement of that text must wait for another one to be described on this connection.
 func (p *pipeline) toBeDescribed(t *text, batch []*request) bool {
 	return p.state.mode != pgx.QueryExecModeExec && p.state.mode != pgx.QueryExecModeDescribeExec && p.state.descriptions[t.sql] == nil &&
-		(t.description.Load() == nil || p.call.tx != nil) && p.underWay(t, batch)
+		(t.told() == nil || p.call.tx != nil) && p.underWay(t, batch)
 }
 
 // overtakes reports whether r, which is new and asks for t, would be executed before another statement that is only
@@ -448,7 +448,7 @@ func (p *pipeline) describes(r *request, t *text) bool {
 	case pgx.QueryExecModeDescribeExec:
 		return !told
 	}
-	return !told && p.state.descriptions[t.sql] == nil && (p.call.tx != nil || r.distrust || t.description.Load() == nil)
+	return !told && p.state.descriptions[t.sql] == nil && (p.call.tx != nil || r.distrust || t.told() == nil)
 }
 
 // bind makes the lane r's function's, so that its later requests go by it as well.
@@ -736,7 +736,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 			description = r.own // where the connection's memory is full
 		}
 		if description == nil {
-			known := r.text.description.Load()
+			known := r.text.told()
 			switch {
 			case known == nil || r.distrust || p.call.tx != nil:
 				r.described = true
@@ -1195,7 +1195,7 @@ func (p *pipeline) confirm(r *request) {
 		fields[i].Format = 0
 	}
 	if known := r.text.description.Load(); known != nil && slices.Equal(known.fields, d.Fields) {
-		r.text.description.CompareAndSwap(known, &sourceDescription{known.params, fields, known.schemas})
+		r.text.description.CompareAndSwap(known, &sourceDescription{known.params, fields, known.schemas, known.found})
 	}
 	d.Fields = fields
 }
@@ -1317,7 +1317,7 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 			s.descriptions[r.sql] = r.description
 		}
 		if p.call.tx == nil { // what a transaction of the caller's has changed, others do not see
-			r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas})
+			r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas, time.Now()})
 		}
 		return
 	}

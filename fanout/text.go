@@ -57,9 +57,15 @@ type sourceDescription struct {
 	params  []uint32
 	fields  []pgconn.FieldDescription
 	schemas string
+	found   time.Time
 }
 
 const (
+	// descriptionLasts is how long a new connection relies on what another one has been told. The types of parameters may
+	// change: by its old type an argument may lose what the new one would have kept, a timestamp its time of day, and no
+	// error says so. A connection that has prepared the statement is not told either; a new one had better be.
+	descriptionLasts = time.Minute
+
 	// maxTexts is how many statement texts a Source remembers. Any more are new each time.
 	maxTexts = 4096
 
@@ -188,6 +194,14 @@ func farther(d, known time.Duration) bool { return d > 2*known+costNoise }
 func (t *text) provenJoint() *joint {
 	if j := t.joint.Load(); j != nil && time.Since(j.found) < jointLasts {
 		return j
+	}
+	return nil
+}
+
+// told is what another connection has learned of the text; nil if none has, or too long ago.
+func (t *text) told() *sourceDescription {
+	if d := t.description.Load(); d != nil && time.Since(d.found) < descriptionLasts {
+		return d
 	}
 	return nil
 }

@@ -1,9 +1,61 @@
 package fanout
 
 import (
+	"context"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
+
+// A parameter gets another type, by whose old one its value would lose something without an error: new connections ask
+// the server, once what another one was told is old.
+func TestNewConnectionsLearnParameterTypes(t *testing.T) {
+	const sql = "select n from u where f = $1"
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
+		for _, s := range []Strategy{Serial, Pipelined, Coalesced, Auto} {
+			pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
+			src := New(pool, func(tx DBTX) DBTX { return tx })
+			src.Strategy = s
+			ask := func() (found int) {
+				query := func(ctx context.Context, tx DBTX) ([]int32, error) {
+					rows, err := tx.Query(ctx, sql, 0.1)
+					if err != nil {
+						return nil, err
+					}
+					return pgx.CollectRows(rows, pgx.RowTo[int32])
+				}
+				lists, err := Collect(t.Context(), src, query, query)
+				if err != nil {
+					t.Fatalf("%v, %v: %v", mode, s, err)
+				}
+				return len(lists[0]) + len(lists[1])
+			}
+			if _, err := pool.Exec(t.Context(), "create table u (f float4, n int); insert into u values (0.1, 1)"); err != nil {
+				t.Fatal(err)
+			}
+			if n := ask(); n != 2 {
+				t.Errorf("%v, %v: %d rows", mode, s, n)
+			}
+			if _, err := pool.Exec(t.Context(), "alter table u alter f type float8; update u set f = 0.1"); err != nil {
+				t.Fatal(err)
+			}
+			text := src.shared.statements.get(sql)
+			if told := text.description.Load(); told != nil {
+				old := *told
+				old.found = old.found.Add(-descriptionLasts)
+				text.description.Store(&old)
+			}
+			pool.Reset()
+			if n := ask(); n != 2 {
+				t.Errorf("%v, %v: %d rows on a new connection", mode, s, n)
+			}
+		}
+	}
+}
 
 // A way that has become longer is known after a few occasions, once something has come late; one that has become shorter
 // at once. A machine that is busy now and then changes nothing.
