@@ -732,7 +732,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		description, r.described = r.own, r.own == nil
 	} else if s.mode != pgx.QueryExecModeExec {
 		description = s.descriptions[r.sql]
-		if description == nil {
+		if description == nil && r.own != nil && r.own.SQL != "" {
 			description = r.own // where the connection's memory is full
 		}
 		if description == nil {

@@ -57,10 +57,12 @@ func stateOf(conn *pgx.Conn) *connState {
 	return state
 }
 
-// drop forgets a statement's description, which is out of date.
+// drop forgets a statement's description, which is out of date. Whoever has been told it is to see that what was prepared
+// is not there any more: its SQL is gone.
 func (s *connState) drop(sql string) {
 	if d := s.descriptions[sql]; d != nil && d.Name != "" {
 		s.stale = append(s.stale, d.Name)
+		d.SQL = ""
 	}
 	delete(s.descriptions, sql)
 }
