@@ -19,7 +19,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(pgtest.Run(m, "create table t (n int); insert into t values (1), (2)", "insert into t values (3)"))
+	os.Exit(pgtest.Run(m, "create table t (n int); insert into t values (1), (2)", "insert into t values (3)",
+		"create table numbered (id serial, n int check (n > 0))"))
 }
 
 func queryRow[T any](t testing.TB, dsn, query string, args ...any) T {
@@ -65,6 +66,61 @@ func TestDatabasePerTest(t *testing.T) {
 	defer stillConnected.Close(t.Context())
 	if databaseExists(t, outer, inner) {
 		t.Errorf("%s exists after its test", inner)
+	}
+}
+
+// A test has an earlier one's database only if that could not be told from a new one.
+func TestRecycledDatabase(t *testing.T) {
+	other := pgtest.DSN(t)
+	if os.Getenv("TEST_DATABASE_URL") != "" || queryRow[int](t, other, "select current_setting('server_version_num')::int") < 150000 {
+		t.Skip("there, databases are not recycled")
+	}
+	for sql, recycled := range map[string]bool{
+		"select n from t":                      true,
+		"select 1 / (n - 1) from t":            true,
+		"begin; lock t":                        true,
+		"set work_mem = '5MB'":                 true,
+		"update t set n = n where n < 0":       true,
+		"insert into numbered values (null)":   true, // fails
+		"insert into t values (4)":             false,
+		"begin; insert into t values (4)":      false, // rolled back with the session
+		"update t set n = 5 where n = 3":       false,
+		"delete from t where n = 3":            false,
+		"truncate t":                           false,
+		"create table made ()":                 false,
+		"begin; create table made ()":          false,
+		"create temp table made ()":            false,
+		"insert into numbered (n) values (-1)": false, // fails, and has taken an id
+		"select nextval('numbered_id_seq')":    false,
+		"do $$ begin execute format('alter database %I set work_mem = ''5MB''', current_database()); end $$": false,
+	} {
+		var used string
+		t.Run(sql, func(t *testing.T) {
+			dsn := pgtest.DSN(t)
+			used = queryRow[string](t, dsn, "select current_database()")
+			conn, err := pgx.Connect(t.Context(), dsn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close(context.Background())
+			_, _ = conn.PgConn().Exec(t.Context(), sql).ReadAll()
+		})
+		if got := databaseExists(t, other, used); got != recycled {
+			t.Errorf("%s: that the database exists afterwards is %t, want %t", sql, got, recycled)
+		}
+		t.Run("next", func(t *testing.T) {
+			dsn := pgtest.DSN(t)
+			const stateSQL = `select concat_ws(' ', (select string_agg(n::text, ' ' order by n) from t), current_setting('work_mem'), to_regclass('made'))`
+			if got := queryRow[string](t, dsn, stateSQL); got != "1 2 3 4MB" {
+				t.Errorf("after %s: %s", sql, got)
+			}
+			if id := queryRow[int](t, dsn, "insert into numbered default values returning id"); id != 1 {
+				t.Errorf("after %s: the first id is %d", sql, id)
+			}
+			if name := queryRow[string](t, dsn, "select current_database()"); name == used != recycled {
+				t.Errorf("%s: that the next test has the database is %t, want %t", sql, name == used, recycled)
+			}
+		})
 	}
 }
 
