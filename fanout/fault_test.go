@@ -211,10 +211,10 @@ func TestCutConnection(t *testing.T) {
 }
 
 // Random faults under random calls. No call outlives its deadline by more than the grace, every result that is returned
-// equals Serial's, and afterwards nothing is acquired and the pool serves. A soak is many storms at once, because a frozen
+// equals Serial's, and afterwards nothing is acquired and the pool serves. There are several storms at once, because a frozen
 // connection is mostly waited for.
 func TestFaultStorm(t *testing.T) {
-	storms, rounds := 1, 60
+	storms, rounds := 3, 20
 	if *soak {
 		storms, rounds = 12, 1000
 	}
@@ -223,15 +223,34 @@ func TestFaultStorm(t *testing.T) {
 		wires []*wire
 		pools []*pgxpool.Pool
 	)
-	for range storms {
+	met := make([]storm, storms)
+	for i := range storms {
 		w := &wire{}
 		pool := pgtest.Pool(t, 4, w.attach)
 		t.Cleanup(w.thaw)
 		fill(t, pool, 20)
-		all.Go(func() { storm(t, w, pool, rounds) })
+		all.Go(func() { met[i].rage(t, w, pool, i*rounds, rounds) })
 		wires, pools = append(wires, w), append(pools, pool)
 	}
 	all.Wait()
+	sum := storm{tried: map[fault]int{}, hit: map[fanout.Strategy]int64{}}
+	hits := int64(0)
+	for _, s := range met {
+		sum.failed += s.failed
+		sum.returned += s.returned
+		sum.together += s.together
+		for f, n := range s.tried {
+			sum.tried[f] += n
+		}
+		for strategy, n := range s.hit {
+			sum.hit[strategy] += n
+			hits += n
+		}
+	}
+	t.Logf("faults armed %v, hit %v, %d of them calls that coalesced; %d calls returned results, %d an error", sum.tried, sum.hit, sum.together, sum.returned, sum.failed)
+	if hits < int64(storms*rounds/3) || sum.returned == 0 || sum.failed == 0 || sum.together == 0 || len(sum.hit) < len(strategies) {
+		t.Error("the storms were none")
+	}
 	for i, pool := range pools {
 		wires[i].thaw()
 		src := fanout.New(pool, db.New)
@@ -243,19 +262,25 @@ func TestFaultStorm(t *testing.T) {
 	}
 }
 
-// storm makes calls on the pool over w, and logs what they met.
-func storm(t *testing.T, w *wire, pool *pgxpool.Pool, rounds int) {
+// A storm counts the calls that failed, that returned results, and that were hit and coalesced; and the faults.
+type storm struct {
+	failed, returned, together int
+	tried                      map[fault]int
+	hit                        map[fanout.Strategy]int64
+}
+
+// rage makes calls on the pool over w. Unless it is a soak, they are the same every time, from the number first on.
+func (s *storm) rage(t *testing.T, w *wire, pool *pgxpool.Pool, first, rounds int) {
 	src := fanout.New(pool, db.New)
-	var failed, returned, together int
-	tried, hit := map[fault]int{}, map[fanout.Strategy]int64{}
+	s.tried, s.hit = map[fault]int{}, map[fanout.Strategy]int64{}
 	for round := range rounds {
-		seed := uint64(round)
+		seed := uint64(first + round)
 		if *soak {
 			seed = rand.Uint64()
 		}
 		r := rand.New(rand.NewPCG(seed, 1))
 		f := []fault{cut, cut, cut, cut, cut, cut, delay, delay, freeze, freezeAll}[r.IntN(10)]
-		tried[f]++
+		s.tried[f]++
 		src := src
 		src.Strategy = strategies[r.IntN(len(strategies))]
 		src.Partial = r.IntN(2) == 0
@@ -268,7 +293,7 @@ func storm(t *testing.T, w *wire, pool *pgxpool.Pool, rounds int) {
 			timeout = time.Duration(1+r.IntN(100)) * time.Millisecond
 		}
 		coalesced := false
-		src.Observe = func(_ context.Context, s fanout.Span) { coalesced = coalesced || s.Shared > 0 }
+		src.Observe = func(_ context.Context, span fanout.Span) { coalesced = coalesced || span.Shared > 0 }
 		queries := make([]fanout.Query[*db.Queries, db.A], 1+r.IntN(20))
 		want := make([]int32, len(queries))
 		for i := range queries {
@@ -298,9 +323,9 @@ func storm(t *testing.T, w *wire, pool *pgxpool.Pool, rounds int) {
 		took := time.Since(start)
 		w.disarm()
 		if hits = w.hits.Load() - hits; hits > 0 {
-			hit[src.Strategy] += hits
+			s.hit[src.Strategy] += hits
 			if coalesced {
-				together++
+				s.together++
 			}
 		}
 		cancel()
@@ -311,12 +336,12 @@ func storm(t *testing.T, w *wire, pool *pgxpool.Pool, rounds int) {
 		var errs fanout.Errors
 		partial := errors.As(err, &errs)
 		if err != nil {
-			failed++
+			s.failed++
 		}
 		if err != nil && !partial {
 			continue // Run's destinations are checked elsewhere
 		}
-		returned++
+		s.returned++
 		for i, list := range lists {
 			failed := slices.ContainsFunc(errs, func(e *fanout.Error) bool { return e.Index == i })
 			if !failed && (len(list) != 1 || list[0].ID != want[i]) {
@@ -326,9 +351,5 @@ func storm(t *testing.T, w *wire, pool *pgxpool.Pool, rounds int) {
 				t.Errorf("%s: query %d failed and returned %v", what, i, list)
 			}
 		}
-	}
-	t.Logf("%d faults armed %v, hit %v, %d of them calls that coalesced; %d calls returned results, %d an error", rounds, tried, hit, together, returned, failed)
-	if w.hits.Load() < int64(rounds/3) || returned == 0 || failed == 0 || together == 0 || len(hit) < len(strategies) {
-		t.Errorf("the storm was none: faults hit %v, %d of them calls that coalesced, %d results, %d errors", hit, together, returned, failed)
 	}
 }

@@ -734,7 +734,7 @@ func TestPipelinedPanics(t *testing.T) {
 		},
 	}
 	busy := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-		for range 50 {
+		for range 10 {
 			rows, err := statement[string]("select n::text from generate_series(1, 1000) n")(ctx, tx)
 			if err != nil {
 				return rows, err
