@@ -155,10 +155,10 @@ func (s *server) release(name string) error {
 	return nil
 }
 
-// untouched reports whether nobody is connected to the database any more, and nobody has ever inserted, updated or deleted
-// a row there, in a table or in the catalog, not even in a transaction that was rolled back; nor taken a value of a sequence,
-// which an insert that fails can do and write nothing; nor given the database settings. The statistics of a session are
-// complete as soon as pg_stat_activity does not have it any more.
+// untouched reports whether nobody but the server itself is connected to the database any more, and nobody has ever
+// inserted, updated or deleted a row there, in a table or in the catalog, not even in a transaction that was rolled back; nor
+// taken a value of a sequence, which an insert that fails can do and write nothing; nor given the database settings. The
+// statistics of a session are complete as soon as pg_stat_activity does not have it any more.
 func (s *server) untouched(name string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
 	defer cancel()
@@ -168,7 +168,8 @@ func (s *server) untouched(name string) bool {
 	}
 	result, err := conn.Exec(ctx, `select from pg_stat_database d
 		where datname = current_database() and tup_inserted + tup_updated + tup_deleted = 0
-			and not exists (select from pg_stat_activity where datid = d.datid and pid <> pg_backend_pid())
+			and not exists (select from pg_stat_activity
+				where datid = d.datid and pid <> pg_backend_pid() and backend_type <> 'autovacuum worker')
 			and not exists (select from pg_sequences where last_value is not null)
 			and not exists (select from pg_db_role_setting where setdatabase = d.datid)`).ReadAll()
 	return errors.Join(err, conn.Close(ctx)) == nil && len(result[0].Rows) == 1
