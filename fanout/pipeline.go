@@ -1227,7 +1227,7 @@ func (p *pipeline) hand(r *request) {
 	defer func() { r.held += time.Since(began) }()
 	for r.untaken() > 1 && !r.abandoned && !r.unbounded {
 		p.feeding, p.idle = r, true
-		others := len(p.inflight) > 1 || len(p.own) > 0 || len(x.ready) > 0
+		others := len(p.inflight) > 1 || len(p.again)+len(p.own)+len(x.ready) > 0
 		x.mu.Unlock()
 		var patience <-chan time.Time
 		if others {

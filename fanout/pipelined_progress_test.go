@@ -1,13 +1,16 @@
 package fanout_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
@@ -191,4 +194,63 @@ func TestPipelinedCancelBehindAPrologue(t *testing.T) {
 		t.Errorf("%v, %v", lists, err)
 	}
 	serves(t, pool)
+}
+
+// A dripping conn hands over one byte at a time until so many answers are complete. What follows them is late, and comes
+// with all that has come in meanwhile.
+type dripping struct {
+	net.Conn
+	answers int
+	latest  []byte
+}
+
+func (d *dripping) Read(b []byte) (int, error) {
+	if d.answers == 0 {
+		if d.latest != nil {
+			d.latest = nil
+			time.Sleep(50 * time.Millisecond) // the way itself, not a synchronisation
+		}
+		return d.Conn.Read(b)
+	}
+	n, err := d.Conn.Read(b[:min(1, len(b))])
+	d.latest = append(d.latest, b[:n]...)
+	if bytes.HasSuffix(d.latest, []byte{'Z', 0, 0, 0, 5, 'I'}) {
+		if d.answers--; d.answers > 0 {
+			d.latest = nil
+		}
+	}
+	return n, err
+}
+
+// A statement that is to be sent again, now that it is described, is held up by a function that does not take its rows no
+// more than one that is to be sent for the first time.
+func TestPipelinedBusyFunctionBeforeDescribed(t *testing.T) {
+	var conn *dripping
+	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
+		dial := config.ConnConfig.DialFunc
+		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := dial(ctx, network, addr)
+			conn = &dripping{Conn: c}
+			return conn, err
+		}
+	})
+	warm(t, pool)
+	conn.answers = 2 // the measured round trip's, and one description
+	done := make(chan struct{})
+	err := fanout.Run(inTime(t), pipelined(pool), fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+		rows, err := tx.Query(ctx, "select repeat('x', 100) from generate_series(1, 20000)")
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		rows.Next()
+		return after(ctx, done)
+	}), fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+		err := tx.QueryRow(ctx, "select 1").Scan(new(int))
+		close(done)
+		return err
+	}))
+	if err != nil {
+		t.Error(err)
+	}
 }
