@@ -73,6 +73,7 @@ insert into animal select n, 'animal ' || n from generate_series(1, 10) n;
 insert into dog select n, 'dog ' || n, n % 2 = 0 from generate_series(5, 15) n;
 
 create function twice(n int) returns int immutable language sql return n * 2;
+create function tag(tag) returns tag immutable language sql as $$ select reverse($1) $$;
 create function slow_twice(n int) returns int immutable language plpgsql as $$ begin return n * 2; end $$;
 create function team_name(id int) returns text stable language sql as $$ select name from team where team.id = $1 $$;
 create function name_of(id int) returns text stable language plpgsql as $$ begin return (select name from person where person.id = $1); end $$;
@@ -572,6 +573,8 @@ func functionShapes() []shape {
 		{name: "AttributeNotation", sql: "select person.initial, (person).name from person where id = $1", args: ids(), expect: yes},
 		{name: "OwnOperator", sql: "select id from team where id ==== $1", args: ids(), expect: yes},
 		{name: "OwnCast", sql: "select $1::rank::int as n", args: orNull(each("low", "high", "high")), expect: yes},
+		{name: "CalledLikeItsType", sql: "select tag($1)::text as t, tag('ab')::text as u", args: orNull(each("ab", "cd", "cd")), expect: no},
+		{name: "CalledLikeAType", sql: "select date($1) as d, text($2) as t", args: [][]any{{"2024-01-01", "a"}, {"2024-02-01", "b"}, {nil, nil}, {"2024-01-01", "a"}}, expect: yes},
 		{name: "Formatting", sql: "select to_char(seen, $2) as a, to_char(score, '999.9') as b, round(score, 1) as c, greatest(id, 5) as d, nullif(id, $1) as e from person where id = $1", args: [][]any{{1, "YYYY"}, {2, "HH24"}, {2, "HH24"}, {999, ""}}, expect: yes},
 		{name: "Settings", sql: "select current_setting('corpus.tenant') as a, current_user as b, current_schema() as c, $1::int as d", args: ids(), expect: yes},
 		{name: "Now", sql: "select id, now() as t, current_timestamp as u, $1::text as x from team where id = 1", args: each("a", "b", "b"), drawn: []int{1, 2}, expect: yes},

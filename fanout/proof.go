@@ -54,6 +54,10 @@ type proof struct {
 // What depends on the time or the snapshot is not among them: now(), statement_timestamp(), pg_current_snapshot() and the
 // statistics may be the same for several executions that run at the same time on several connections, too.
 //
+// A parameter of which nothing is said has no type while the server chooses a function for it, and a column has one. Calls
+// take notice of that which have the name of a type of strings: there f($1) is $1::f, but the function f if there is one and
+// the argument is known to be an f.
+//
 // Sets are passed on as arrays where they would do as tables: the planner takes an array for ten elements, and would otherwise
 // multiply its guesses until the statement seemed worth compiling, for a second.
 //
@@ -310,6 +314,15 @@ with recursive reach(class, object) as (
 		'^(table|schema|database|query|cursor)_to_xml|^(crosstab|connectby|xpath_table|ts_stat|ts_rewrite|dblink)'
 		and p.pronargs operator(pg_catalog.>) 0::pg_catalog.int2
 		and not (p.proname operator(pg_catalog.=) 'ts_rewrite' and p.pronargs operator(pg_catalog.=) 3::pg_catalog.int2)
+	union all
+	-- By the name of a type, a parameter is cast; if it is known to be of this type, such a function is called.
+	select pg_catalog.format('function %s is called like a type', p.oid::pg_catalog.regprocedure)
+	from pg_catalog.pg_proc p
+	join pg_catalog.pg_type t on t.typname operator(pg_catalog.=) p.proname
+		and t.oid operator(pg_catalog.=) any (array[p.proargtypes[0], p.provariadic])
+	where p.proname operator(pg_catalog.=) any ($4::pg_catalog.text[]::pg_catalog.name[])
+		and t.oid operator(pg_catalog.=) any ($3::pg_catalog.oid[])
+		and p.pronargs operator(pg_catalog.-) p.pronargdefaults operator(pg_catalog.<=) 1::pg_catalog.int2
 	union all
 	select pg_catalog.format('function %s tells one statement from several', p.oid::pg_catalog.regprocedure)
 	from pg_catalog.pg_proc p
