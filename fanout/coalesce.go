@@ -277,14 +277,17 @@ func (p *pipeline) fits(g *request) bool {
 }
 
 // outdated reports whether the rewritten statement has returned columns of other names than the original has, as this
-// connection knows it: then they have been renamed meanwhile, and the original is to be described again. Those named like
-// one of the rewritten statement's parameters are columns of no table, and the text gives their names.
+// connection knows it, or of other tables, places or modifiers: then they have been changed meanwhile, and the original is to
+// be described again. Those named like one of the rewritten statement's parameters are columns of no table, and the text
+// gives their names.
 func (p *pipeline) outdated(g *request) bool {
 	sql := g.members[0].sql
 	d := p.state.descriptions[sql]
 	if d != nil && slices.EqualFunc(g.fields[1:], d.Fields, func(now, then pgconn.FieldDescription) bool {
-		return now.DataTypeOID == then.DataTypeOID &&
-			(now.Name == then.Name || now.TableOID == 0 && g.joint.isParameter(now.Name))
+		if now.TableOID == 0 && g.joint.isParameter(now.Name) {
+			now.Name = then.Name
+		}
+		return sameButFormat(now, then)
 	}) {
 		return false
 	}

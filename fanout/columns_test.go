@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -88,6 +89,53 @@ func TestColumnsThatAreRenamed(t *testing.T) {
 				old.Release()
 				src.Limit = 2
 				several("on both")
+			})
+		}
+	}
+}
+
+// Columns that have become others of the same name and type are described as they are now.
+func TestColumnsThatAreReplaced(t *testing.T) {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
+		for name, change := range map[string]string{
+			"modifier": "alter table prices alter price type numeric(9, 3)",
+			"place":    "alter table prices add other int; alter table prices drop price; alter table prices add price numeric(6, 2)",
+			"table":    "alter table prices rename to old_prices; create table prices as table old_prices",
+		} {
+			t.Run(fmt.Sprint(mode, " ", name), func(t *testing.T) {
+				pool := pgtest.Pool(t, 1, inMode(mode))
+				exec := func(sql string) {
+					t.Helper()
+					if _, err := pool.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+						t.Fatal(err)
+					}
+				}
+				exec("create table prices (id int, price numeric(6, 2)); insert into prices select n, n from generate_series(1, 9) n")
+				s := shape{name: "Price", sql: "select price as p, $1::text from prices where id = $1::int", args: each("1", "2", "3")}
+				src := raw(pool)
+				src.Strategy = fanout.Coalesced
+				call := func(strategy fanout.Strategy) replies {
+					t.Helper()
+					src := src
+					src.Strategy, src.Partial = strategy, true
+					lists, err := fanout.Collect(inTime(t), src, s.executions()...)
+					return repliesOf(t, len(s.args), lists, err)
+				}
+				call(fanout.Serial)
+				coalesces(t, "at first", src, s.executions())
+				exec(change)
+				var got []replies
+				for range 3 {
+					got = append(got, call(fanout.Coalesced))
+				}
+				call(fanout.Serial) // which may fail: pgx reports what is out of date
+				want := call(fanout.Serial)
+				for i := range got {
+					if diff := gocmp.Diff(want, got[i], ignoreDrawn); diff != "" {
+						t.Errorf("call %d after the change (-serial +got)\n%s", i, diff)
+					}
+				}
+				coalesces(t, "after the change", src, s.executions())
 			})
 		}
 	}
