@@ -96,6 +96,9 @@ create function plain_equal(int, int) returns bool immutable language sql as $$ 
 create operator ==== (function = plain_equal, leftarg = int, rightarg = int);
 create function noted_mood(mood) returns int volatile language plpgsql as $$ begin perform note('cast'); return length($1::text); end $$;
 create cast (mood as int) with function noted_mood(mood);
+create type grade as enum ('a', 'b');
+create function noted_grade(grade) returns text volatile language plpgsql as $$ begin perform note('cast'); return 'grade'; end $$;
+create cast (grade as text) with function noted_grade(grade);
 create function rank_number(rank) returns int immutable language sql as $$ select length($1::text) $$;
 create cast (rank as int) with function rank_number(rank);
 create function noted_add(int, int) returns int volatile language plpgsql as $$ begin perform note('+'); return $1 + coalesce($2, 0); end $$;
@@ -605,6 +608,7 @@ func functionShapes() []shape {
 		{name: "VolatileAttribute", sql: "select person.shout from person where id = $1", args: ids(), effects: logged, expect: no},
 		{name: "VolatileOperator", sql: "select t.id from team t where t.id === $1", args: ids(), effects: logged, expect: no},
 		{name: "VolatileCast", sql: "select feeling::int as n from person where id = $1", args: ids(), effects: logged, expect: no},
+		{name: "VolatileCastOfConcatenation", sql: "select id, (select 'of ' || 'a'::grade) as g from team where id <= $1", args: each[int32](1, 3, 3, 0), effects: logged, expect: no},
 		{name: "VolatileAggregate", sql: "select noted_sum(id) from team where id < $1", args: each[int32](1, 3, 3, 5), effects: logged, expect: no},
 		{name: "VolatileDomain", sql: "select (select 1::int::noticed) as n, id from team where id = $1", args: ids(), effects: logged, expect: no},
 		{name: "VolatileDomainOfParam", sql: "select $1::noticed + 0 as n", args: ids(), effects: logged, expect: no},

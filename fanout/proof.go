@@ -37,7 +37,8 @@ type proof struct {
 // always take part, so nothing is asked about these.
 //
 // A cast that nobody else does is done where it is written only, and to the type that is written or what that is made of,
-// and by functions that make JSON. But those that assignments do are done by conditions, limits and subscripts too.
+// and by functions that make JSON of anything, or text: || and quote_literal do, by a cast in a query of theirs. But those
+// that assignments do are done by conditions, limits and subscripts too.
 //
 // Trees are read by a regular expression, because pg_depend does not know of what came with the server, such as random(). In
 // a tree a space within a name is escaped, so nobody's name looks like a field.
@@ -264,7 +265,7 @@ with recursive reach(class, object) as (
 			or c.castsource operator(pg_catalog.=) any (array(select object from reach where class operator(pg_catalog.=) 'type')))
 		and case
 			when c.castcontext operator(pg_catalog.<>) 'e' or c.castsource operator(pg_catalog.=) c.casttarget
-				or c.casttarget operator(pg_catalog.=) any ('{114,3802}'::pg_catalog.oid[])
+				or c.casttarget operator(pg_catalog.=) any ('{25,114,3802}'::pg_catalog.oid[])
 			then c.casttarget operator(pg_catalog.<) 16384::pg_catalog.oid or c.casttarget operator(pg_catalog.=)
 				any (array(select object from reach where class operator(pg_catalog.=) 'type'))
 			else c.casttarget operator(pg_catalog.=) any (array(select object from reach where class operator(pg_catalog.=) 'target'))

@@ -434,6 +434,11 @@ func TestProofOfCasts(t *testing.T) {
 		create cast (rank as json) with function rank_json(rank);
 		create view mood_view as select id, mood::int m from moods;
 		create view plain_mood_view as select id from moods;
+		create type shade as enum ('dark');
+		create table shades (id int, shade shade);
+		create function shade_text(shade) returns text volatile language plpgsql as 'begin return 1; end';
+		create cast (shade as text) with function shade_text(shade);
+		create view shade_view as select id, '' || shade as s from shades;
 		create table hues (id int, hue hue);
 		create function hue_bool(hue) returns bool volatile language plpgsql as 'begin return true; end';
 		create table plain_moods (id int, mood mood);
@@ -466,6 +471,9 @@ func TestProofOfCasts(t *testing.T) {
 		"select id from plain_mood_view where id = $1":                    "",
 		"select to_json(x) from (select rank from moods where id = $1) x": "rank_json(rank)" + volatile,
 		"select to_json(data) from t where id = $1":                       "",
+		"select '' || shade from shades where id = $1":                    "shade_text(shade)" + volatile,
+		"select quote_nullable(shade) from shades where id = $1":          "shade_text(shade)" + volatile,
+		"select s from shade_view where id = $1":                          "shade_text(shade)" + volatile,
 	} {
 		if p := prove(t, conn, sql); p.pure != (why == "") || !strings.Contains(p.why, why) {
 			t.Errorf("%s\n got %q, want %q", sql, p.why, why)
