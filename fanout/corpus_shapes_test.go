@@ -94,6 +94,10 @@ create function noted_equal(int, int) returns bool volatile language plpgsql as 
 create operator === (function = noted_equal, leftarg = int, rightarg = int);
 create function plain_equal(int, int) returns bool immutable language sql as $$ select $1 = $2 $$;
 create operator ==== (function = plain_equal, leftarg = int, rightarg = int);
+create function noted_other(int, int) returns bool volatile language plpgsql as $$ begin perform note('<>'); return $1 <> $2; end $$;
+create function plain_same(int, int) returns bool immutable language plpgsql as $$ begin return $1 = $2; end $$;
+create operator |<>| (function = noted_other, leftarg = int, rightarg = int);
+create operator |=| (function = plain_same, leftarg = int, rightarg = int, negator = |<>|);
 create function noted_mood(mood) returns int volatile language plpgsql as $$ begin perform note('cast'); return length($1::text); end $$;
 create cast (mood as int) with function noted_mood(mood);
 create type grade as enum ('a', 'b');
@@ -607,6 +611,7 @@ func functionShapes() []shape {
 		{name: "VolatileDefault", sql: "select r, $1::int as n from defaulted(1) r", args: ids(), drawn: []int{0}, disjoint: true, effects: counter, expect: no},
 		{name: "VolatileAttribute", sql: "select person.shout from person where id = $1", args: ids(), effects: logged, expect: no},
 		{name: "VolatileOperator", sql: "select t.id from team t where t.id === $1", args: ids(), effects: logged, expect: no},
+		{name: "VolatileNegator", sql: "select id, (select count(*) from team where not (id |=| 1)) as n from team where id <= $1", args: each[int32](1, 3, 3, 0), effects: logged, expect: no},
 		{name: "VolatileCast", sql: "select feeling::int as n from person where id = $1", args: ids(), effects: logged, expect: no},
 		{name: "VolatileCastOfConcatenation", sql: "select id, (select 'of ' || 'a'::grade) as g from team where id <= $1", args: each[int32](1, 3, 3, 0), effects: logged, expect: no},
 		{name: "VolatileAggregate", sql: "select noted_sum(id) from team where id < $1", args: each[int32](1, 3, 3, 5), effects: logged, expect: no},

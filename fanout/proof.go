@@ -236,16 +236,16 @@ with recursive reach(class, object) as (
 ), functions(oid) as (
 	select r.object from reach r where r.class operator(pg_catalog.=) 'function'
 	union
-	select o.oprcode::pg_catalog.oid
+	-- IN, BETWEEN, CASE x WHEN, USING, LIKE and so on are operators. Those of an operator class need not be called = or <. In
+	-- place of an operator its commutator or its negator may be evaluated.
+	select n.oprcode::pg_catalog.oid
 	from pg_catalog.pg_operator o
+	cross join lateral pg_catalog.unnest(array[o.oid, o.oprcom, o.oprnegate]) m(oid)
+	join pg_catalog.pg_operator n on n.oid operator(pg_catalog.=) m.oid
 	where o.oid operator(pg_catalog.=) any (array(select object from reach where class operator(pg_catalog.=) 'operator'))
-	union
-	-- IN, BETWEEN, CASE x WHEN, USING, LIKE and so on are operators. Those of an operator class need not be called = or <.
-	select o.oprcode::pg_catalog.oid
-	from pg_catalog.pg_operator o
-	where o.oid operator(pg_catalog.>=) 16384::pg_catalog.oid and (
-		o.oprname operator(pg_catalog.=) any ($2::pg_catalog.text[]::pg_catalog.name[])
-		or o.oprname operator(pg_catalog.=) any ('{=,<>,<,<=,>,>=,~,!~,~*,!~*,~~,!~~,~~*,!~~*,^}'::pg_catalog.name[]))
+		or o.oid operator(pg_catalog.>=) 16384::pg_catalog.oid and (
+			o.oprname operator(pg_catalog.=) any ($2::pg_catalog.text[]::pg_catalog.name[])
+			or o.oprname operator(pg_catalog.=) any ('{=,<>,<,<=,>,>=,~,!~,~*,!~*,~~,!~~,~~*,!~~*,^}'::pg_catalog.name[]))
 	union
 	select f.oid
 	from pg_catalog.pg_type t

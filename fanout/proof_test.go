@@ -98,6 +98,11 @@ const (
 		create operator === (leftarg = int, rightarg = int, function = int4eq);
 		create function chancy_eq(int, int) returns bool volatile language plpgsql as 'begin return true; end';
 		create operator ==== (leftarg = int, rightarg = int, function = chancy_eq);
+		create operator <<>> (leftarg = int, rightarg = int, function = chancy_eq, negator = >><<);
+		create operator >><< (leftarg = int, rightarg = int, function = int4eq, negator = <<>>);
+		create operator <<<> (leftarg = int, rightarg = int, function = chancy_eq, commutator = <>>>);
+		create operator <>>> (leftarg = int, rightarg = int, function = int4eq, commutator = <<<>);
+		create view negated_view as select * from t where not (id >><< 1);
 		create view id_view as select pg_current_xact_id() id;
 		create function default_id(a int, b bigint default txid_current()) returns int stable language plpgsql as 'begin return a; end';
 		create schema other;
@@ -213,6 +218,8 @@ func TestProofOfTheStatement(t *testing.T) {
 		"select moving_sum(id) over () from t where id = $1":                            "chancy_add(integer,integer)" + volatile,
 		"select defaulted($1)":                                                          "random()" + volatile,
 		"select 1 from t where id ==== $1":                                              "chancy_eq(integer,integer)" + volatile,
+		"select 1 from t where not (id >><< $1)":                                        "chancy_eq(integer,integer)" + volatile,
+		"select 1 from t where $1 <>>> id":                                              "chancy_eq(integer,integer)" + volatile,
 		"select 1 from t where id operator(public.====) $1":                             "chancy_eq(integer,integer)" + volatile,
 		"select table_to_xml($1, true, true, '')":                                       "may run any query",
 		"select schema_to_xml($1, true, true, '')":                                      "may run any query",
@@ -236,6 +243,7 @@ func TestProofOfTheStatement(t *testing.T) {
 		"select r from random_view where id = $1":              "random()" + volatile,
 		"select n from nested_view where id = $1":              "random()" + volatile,
 		"select 1 from operator_view where id = $1":            "chancy_eq(integer,integer)" + volatile,
+		"select 1 from negated_view where id = $1":             "chancy_eq(integer,integer)" + volatile,
 		"select 1 from array_operator_view where id = $1":      "chancy_eq(integer,integer)" + volatile,
 		"select 1 from sample_view where id = $1":              "a view samples a table",
 		"select 1 from lock_view where id = $1":                "a view locks rows",
