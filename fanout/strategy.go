@@ -41,16 +41,16 @@ const (
 	//
 	// Each query function gets the rows of its own execution, in the order of the statement's ORDER BY. What SQL leaves
 	// open, as between any two plans, may come out otherwise: which rows a LIMIT takes among those that ORDER BY ranks
-	// equal, the order of an array_agg without one, the last digits of a sum of floats. Only what is provably the same
-	// goes this way: a single SELECT with parameters, that locks nothing and cannot reach a function which is not
-	// immutable or stable by the catalog's word, be it called by name, by an operator or a cast, in a view or in a
-	// row-security policy; nor one of the few whose result depends on being in a statement of its own, as that of
-	// pg_current_xact_id does. Executions share a statement's now() and snapshot. Everything else is pipelined, and so is
-	// a text the first time that a Source sees it. The catalog is asked once per text and minute: a function that is
-	// declared volatile meanwhile may go unnoticed for so long. If the one statement fails, its executions run again by
-	// themselves, so that an error is its own query's alone. A statement_timeout applies to the one statement; what it has
-	// ended runs again by itself too. A text whose executions take longer together than by themselves, and one with long
-	// results, is pipelined.
+	// equal, the order of an array_agg without one, the last digits of a sum of floats, whether what no row needs is
+	// evaluated, and fails. Only what is provably the same goes this way: a single SELECT with parameters, that locks
+	// nothing and cannot reach a function which is not immutable or stable by the catalog's word, be it called by name,
+	// by an operator or a cast, in a view or in a row-security policy; nor one of the few whose result depends on being
+	// in a statement of its own, as that of pg_current_xact_id does. Executions share a statement's now() and snapshot.
+	// Everything else is pipelined, and so is a text the first time that a Source sees it. The catalog is asked once
+	// per text and minute: a function that is declared volatile meanwhile may go unnoticed for so long. If the one
+	// statement fails, its executions run again by themselves, so that an error is its own query's alone. A
+	// statement_timeout applies to the one statement; what it has ended runs again by itself too. A text whose
+	// executions take longer together than by themselves, and one with long results, is pipelined.
 	//
 	// PostgreSQL plans the one statement for ten executions, however many there are: the plan of few is the plan of many.
 	// A look-up in a large table still goes by the index; a small table is read once for all.
