@@ -211,7 +211,9 @@ func (x *exchange) summon() {
 		}
 	}
 	for _, p := range x.lanes {
-		p.wakeUp() // that waits for a function to take its rows: no longer than others can wait
+		if p.feeding != nil {
+			p.wakeUp() // that waits for a function to take its rows: no longer than others can wait
+		} // else somebody has it to himself; two such lanes would wake each other for ever
 	}
 	if !x.began || x.spare == 0 || x.call.ctx.Err() != nil {
 		return

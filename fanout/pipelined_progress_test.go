@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
+	"runtime/metrics"
 	"testing"
 	"time"
 
@@ -52,6 +54,52 @@ func TestPipelinedBesideAnOwnedConnection(t *testing.T) {
 		}
 	}
 	serves(t, pool)
+}
+
+// Connections that functions have to themselves are left alone by what waits for another one.
+func TestPipelinedOwnedConnectionsRest(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	src := pipelined(pool)
+	least := uint64(math.MaxUint64)
+	for range 3 { // because the rest of the process may be busy
+		owned := make(chan struct{}, 2)
+		waited := make(chan struct{})
+		owner := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			if _, err := tx.Exec(ctx, "begin"); err != nil {
+				return nil, err
+			}
+			owned <- struct{}{}
+			err := after(ctx, waited)
+			_, rollBack := tx.Exec(context.WithoutCancel(ctx), "rollback")
+			return nil, errors.Join(err, rollBack)
+		}
+		waits := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			<-owned
+			<-owned
+			time.AfterFunc(100*time.Millisecond, func() { close(waited) }) // for as long nobody has anything to do
+			before := scheduled()
+			rows, err := pid(ctx, tx)
+			least = min(least, scheduled()-before)
+			return rows, err
+		}
+		if _, err := fanout.Collect(inTime(t), src, owner, owner, waits); err != nil {
+			t.Error(err)
+		}
+	}
+	if least > 500 {
+		t.Errorf("goroutines have been scheduled %d times", least)
+	}
+	serves(t, pool)
+}
+
+// scheduled is how often goroutines have been scheduled, of which the runtime counts one in eight.
+func scheduled() (n uint64) {
+	sample := []metrics.Sample{{Name: "/sched/latencies:seconds"}}
+	metrics.Read(sample)
+	for _, count := range sample[0].Value.Float64Histogram().Counts {
+		n += count
+	}
+	return n
 }
 
 // A function of a nested call that is busy does not hold up what another one of it has asked for before, although no lane
