@@ -926,9 +926,10 @@ func (p *pipeline) receive() {
 	if p.stopCancelling() {
 		p.haunted = true
 	}
+	aborted := p.spoiled // before r
 	p.learn(r, err, now)
 	p.last, p.busy = now, 0
-	repeat := p.repeat(r, err)
+	repeat := p.repeat(r, err, aborted)
 	x.mu.Lock()
 	if repeat && r.wanted() && !x.closed {
 		p.again = append(p.again, r)
@@ -1419,19 +1420,19 @@ func (p *pipeline) forget(r *request, err error) {
 
 // repeat reports whether r is to be sent again: to be run, now that it is described; because another connection's
 // description did not fit; or because what has failed was not it. None of these has been executed, or the server has
-// undone it.
-func (p *pipeline) repeat(r *request, err error) bool {
+// undone it. aborted says that one in front of it has aborted the transaction.
+func (p *pipeline) repeat(r *request, err error, aborted bool) bool {
 	if err == nil && r.described && r.members != nil {
 		return p.fits(r)
 	}
 	if err == nil {
 		return r.described
 	}
-	return p.repeatFailed(r, err)
+	return p.repeatFailed(r, err, aborted)
 }
 
 // repeatFailed is repeat for a request that err came of.
-func (p *pipeline) repeatFailed(r *request, err error) bool {
+func (p *pipeline) repeatFailed(r *request, err error, aborted bool) bool {
 	if err == errSkipped {
 		r.apart = true // or a statement that fails each time could hold the others up
 		return true
@@ -1446,7 +1447,7 @@ func (p *pipeline) repeatFailed(r *request, err error) bool {
 		return true
 	case r.follows != nil && r.follows.distrust && pgErr.Code == "26000":
 		return true
-	case p.transaction != nil && pgErr.Code == "25P02":
+	case aborted && pgErr.Code == "25P02": // otherwise a function in the database says so, and would each time
 		return true
 	case outOfDate(err) && p.call.tx == nil && !r.redone &&
 		!r.described && !r.streamed && r.description != nil:

@@ -431,6 +431,29 @@ func TestPipelinedSnapshotSpoiled(t *testing.T) {
 	}
 }
 
+// A function in the database may raise what the server says of a transaction that has been aborted, as one does that passes on
+// the words of another server. That is no reason to send the statement again, and again.
+func TestPipelinedSnapshotAbortedElsewhere(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	if _, err := pool.Exec(t.Context(), `create function elsewhere() returns integer language plpgsql as
+		$$ begin raise exception 'aborted elsewhere' using errcode = '25P02'; end $$`); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Snapshot, src.Partial = s, true, true
+		for range 3 {
+			lists, err := fanout.Collect(inTime(t), src, pid, statement[int32]("select elsewhere()"), boom, statement[int32]("select elsewhere()"), pid)
+			var errs fanout.Errors
+			if !errors.As(err, &errs) || len(errs) != 3 || sqlState(errs[0]) != "25P02" || sqlState(errs[1]) != "22012" || sqlState(errs[2]) != "25P02" ||
+				len(lists[0]) != 1 || len(lists[4]) != 1 {
+				t.Errorf("%v: %v, %v", s, lists, err)
+			}
+		}
+	}
+	serves(t, pool)
+}
+
 // Inside the caller's transaction: one round trip for different statements, which see what it has written; and a failure
 // as by Serial.
 func TestPipelinedInTransaction(t *testing.T) {
