@@ -997,6 +997,22 @@ func TestPipelinedSpans(t *testing.T) {
 	serves(t, pool)
 }
 
+// Statements that do not travel with others have a start, too.
+func TestPipelinedSpansOfTheSimpleProtocol(t *testing.T) {
+	pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol })
+	src := pipelined(pool)
+	spans := spansOf(t, src, repeated(4, pid)...)
+	for _, s := range spans {
+		if s.Queued.After(s.Started) || s.Started.After(s.Finished) || s.Statements != 1 {
+			t.Errorf("%+v", s)
+		}
+	}
+	if len(spans) != 4 {
+		t.Errorf("%d spans", len(spans))
+	}
+	serves(t, pool)
+}
+
 // An argument that cannot be encoded costs nothing but its query, whatever was to be sent ahead of it.
 func TestPipelinedArgumentThatCannotBeEncoded(t *testing.T) {
 	for _, snapshot := range []bool{false, true} {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -250,6 +251,9 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.alone, underWay = true, true
+		if h.call.observe != nil && h.started.IsZero() {
+			h.started = time.Now()
+		}
 		return h.supervise(ctx), nil, nil
 	}
 	p := h.pipeline
