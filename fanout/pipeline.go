@@ -42,8 +42,9 @@ type pipeline struct {
 	driver   *driver
 
 	// The lane's own.
-	ended     bool      // it only waits for functions to run on
-	conn      *pgx.Conn // the link's; its type map serves functions that still decode when the lane has ended
+	ended     bool            // it only waits for functions to run on
+	prepared  map[string]bool // in a transaction of the caller's: statements, by this call; false while that is under way
+	conn      *pgx.Conn       // the link's; its type map serves functions that still decode when the lane has ended
 	pid       uint32
 	state     *connState
 	sending   []*request       // being written
@@ -727,7 +728,8 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	}
 	var description *pgconn.StatementDescription
 	var guard string
-	r.described, r.guarded, r.synced, r.preparing, r.follows, r.held = false, false, false, "", nil, 0
+	unnamed := false
+	r.described, r.guarded, r.anew, r.synced, r.preparing, r.follows, r.held = false, false, false, false, "", nil, 0
 	if s.mode == pgx.QueryExecModeDescribeExec {
 		description, r.described = r.own, r.own == nil
 	} else if s.mode != pgx.QueryExecModeExec {
@@ -745,6 +747,10 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 				description = &pgconn.StatementDescription{SQL: r.sql, ParamOIDs: known.params, Fields: known.fields}
 			}
 		} else {
+			if p.call.tx != nil && description.Name != "" {
+				done, underWay := p.prepared[r.sql]
+				r.anew, unnamed = !underWay, underWay && !done // whose preparation may fail
+			}
 			r.follows = p.preparing(r.sql)
 			if known := r.text.description.Load(); r.follows != nil && description.Name == "" && known != nil {
 				guard, r.guarded = known.schemas, true
@@ -783,7 +789,14 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	if ahead != nil {
 		r.arrived = make(chan struct{})
 	}
-	r.plain = ahead == nil && !r.described && !r.guarded
+	r.plain = ahead == nil && !r.described && !r.guarded && !r.anew && !unnamed
+	if r.anew {
+		// The pool's owner may have deallocated it since, by a hook; to be told so would abort the transaction. To deallocate
+		// what is not there is no error.
+		s.stale = append(s.stale, description.Name)
+		r.preparing = description.Name
+		p.isPrepared(r.sql, false)
+	}
 	r.stale = len(s.stale)
 	for _, name := range s.stale {
 		p.pipe.SendDeallocate(name)
@@ -819,8 +832,11 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		}
 		p.pipe.SendPrepare(r.preparing, r.sql, description.ParamOIDs)
 		p.pipe.SendQueryPrepared(r.preparing, values, formats, results)
-	case description.Name == "":
+	case description.Name == "" || unnamed:
 		p.pipe.SendQueryParams(r.sql, values, description.ParamOIDs, formats, results)
+	case r.anew:
+		p.pipe.SendPrepare(r.preparing, r.sql, description.ParamOIDs)
+		p.pipe.SendQueryPrepared(r.preparing, values, formats, results)
 	case ahead != nil || r.stale > 0 || r.follows != nil || p.unsynced != nil:
 		// Not SendQueryStatement, which leaves a description in pgconn's queue if what precedes it fails.
 		p.pipe.SendQueryPrepared(description.Name, values, formats, results)
@@ -875,6 +891,14 @@ func (p *pipeline) unfit(r *request, description *pgconn.StatementDescription) b
 	r.text.description.Store(nil)
 	r.redone = true
 	return true
+}
+
+// isPrepared notes that this call, which is in a transaction of the caller's, has sql prepared, or is about to.
+func (p *pipeline) isPrepared(sql string, done bool) {
+	if p.prepared == nil {
+		p.prepared = map[string]bool{}
+	}
+	p.prepared[sql] = done
 }
 
 // preparing is the request under way that prepares sql; nil if there is none.
@@ -1319,8 +1343,13 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 		}
 		if p.call.tx == nil { // what a transaction of the caller's has changed, others do not see
 			r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas, time.Now()})
+		} else {
+			p.isPrepared(r.sql, true)
 		}
 		return
+	}
+	if r.anew {
+		p.isPrepared(r.sql, true)
 	}
 	r.learnBytes(len(p.rows.data))
 	if r.unbounded {
@@ -1404,6 +1433,10 @@ func (p *pipeline) forget(r *request, err error) {
 		return
 	}
 	s := p.state
+	if r.anew {
+		delete(p.prepared, r.sql)
+		s.drop(r.sql) // what it has been prepared as may not be what is remembered
+	}
 	if r.guarded {
 		if s.descriptions[r.sql] == r.description {
 			delete(s.descriptions, r.sql)

@@ -56,6 +56,7 @@ type request struct {
 	guarded     bool          // it relies on another connection's description, if the schemas are the same
 	distrust    bool          // it must be described on this connection first
 	preparing   string        // the name under which it is being prepared
+	anew        bool          // that it has had before
 	description *pgconn.StatementDescription
 	own         *pgconn.StatementDescription // got for this request
 	redone      bool                         // after what was prepared had turned out to be out of date

@@ -129,6 +129,54 @@ func TestDeallocatedByAHook(t *testing.T) {
 	})
 }
 
+// In the caller's transaction too, which an error would abort. There, who is told that a table has changed is told once.
+func TestDeallocatedByAHookBeforeATransaction(t *testing.T) {
+	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
+		change := func(sql string) {
+			t.Helper()
+			if _, err := pool.Exec(t.Context(), sql); err != nil {
+				t.Fatal(err)
+			}
+		}
+		change("alter table a drop column if exists more")
+		queries := []fanout.Query[fanout.DBTX, int32]{
+			statement[int32]("select $1::int + 1", 1), statement[int32]("select $1::int + 1", 2), pid, pid,
+			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				_, err := values(ctx, tx, "select * from a where id = $1", 1)
+				return nil, err
+			},
+		}
+		inside := func() error {
+			tx, err := pool.Begin(inTime(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback(inTime(t)) }()
+			for range 2 {
+				if _, err := fanout.Collect(inTime(t), src.On(tx), append(queries, queries...)...); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		for i := range 3 {
+			if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+				t.Errorf("call %d: %v", i, err)
+			}
+			if err := inside(); err != nil {
+				t.Errorf("call %d, in a transaction: %v", i, err)
+			}
+			change([]string{"alter table a add column more integer", "alter table a drop column more"}[i%2])
+			_ = inside()
+			if err := inside(); err != nil {
+				t.Errorf("call %d, in a transaction, after the change: %v", i, err)
+			}
+		}
+	}, func(c *pgxpool.Config) {
+		c.AfterRelease = func(conn *pgx.Conn) bool { return conn.DeallocateAll(context.Background()) == nil }
+	})
+}
+
 // What is prepared by name can be executed by name.
 func TestPreparedByName(t *testing.T) {
 	names := []string{"answer", "select_one"}
