@@ -37,11 +37,11 @@ func (l *lane) run() error {
 		l.use(c.borrowed, c.borrowedDB)
 	}
 	completed := false
+	defer l.release()
 	defer func() {
 		if !completed {
 			l.interrupted(recover())
 		}
-		l.release()
 	}()
 	for c.waiting() {
 		if l.link == nil && !l.acquire(c.acquireCtx) {
@@ -244,6 +244,20 @@ func (l *lane) report(h *handle, err error) {
 	c.observe(c.parent, span)
 }
 
+// survive calls f, which calls Observe, in a goroutine that is unwinding already. It returns what that has panicked with,
+// which would end the process here. If it is Goexit once more, the caller does not go on.
+func (c *call) survive(f func()) (v any) {
+	completed := false
+	defer func() {
+		if v = recover(); !completed && v == nil {
+			c.fail(errGoexit)
+		}
+	}()
+	f()
+	completed = true
+	return nil
+}
+
 // interrupted ends a lane whose goroutine is unwinding, by a panic with value v or, with v nil, by runtime.Goexit.
 func (l *lane) interrupted(v any) {
 	c := l.call
@@ -252,7 +266,10 @@ func (l *lane) interrupted(v any) {
 			c.fail(errGoexit) // in a hook of the pool, or in Observe
 			return
 		}
-		_ = l.settle(errGoexit)
+		if v = l.call.survive(func() { _ = l.settle(errGoexit) }); v != nil {
+			l.interrupted(v)
+			return
+		}
 		// This goroutine is lost. If the other units are wanted all the same, another one goes on with them, on this
 		// connection if it can: in a snapshot call it may be the only one that has the snapshot.
 		heir := &lane{call: c}

@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -351,6 +352,40 @@ func TestPanicOfObserve(t *testing.T) {
 			t.Errorf("%v: %v", s, p)
 		}
 		serves(t, pool)
+	}
+}
+
+// Also if it is told of a function that has ended its goroutine, whose end it is then called in. What ends the goroutine once
+// more, as a test does that fails in both, is an error.
+func TestPanicOfObserveAfterGoexit(t *testing.T) {
+	exit := func(context.Context, fanout.DBTX) ([]int32, error) {
+		runtime.Goexit()
+		return nil, nil
+	}
+	for _, s := range strategies {
+		for _, conns := range []int{1, 2} {
+			for _, partial := range []bool{false, true} {
+				pool := pgtest.Pool(t, conns)
+				src := raw(pool)
+				src.Strategy, src.Partial = s, partial
+				for _, end := range []func(){func() { panic("observed") }, runtime.Goexit} {
+					src.Observe = func(_ context.Context, span fanout.Span) {
+						if span.Index == 1 {
+							end()
+						}
+					}
+					err := orPanic(func() error {
+						_, err := fanout.Collect(inTime(t), src, pid, exit, pid)
+						return err
+					})
+					var p *fanout.PanicError
+					if errors.As(err, &p) && p.Value != "observed" || err == nil {
+						t.Errorf("%v on %d, partial=%v: %v", s, conns, partial, err)
+					}
+					serves(t, pool)
+				}
+			}
+		}
 	}
 }
 

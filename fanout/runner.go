@@ -77,11 +77,11 @@ func (w *runner) park() { w.yield(struct{}{}) }
 // run runs one unit after the other. Failures are reported when they happen, by call.fail.
 func (w *runner) run() {
 	completed := false
+	defer w.exchange.leave(w)
 	defer func() {
 		if !completed {
 			w.interrupted(recover())
 		}
-		w.exchange.leave(w)
 	}()
 	for {
 		i, ok := w.call.take(&w.lane)
@@ -155,7 +155,10 @@ func (w *runner) interrupted(v any) {
 			c.fail(errGoexit) // in Observe
 			return
 		}
-		_ = w.end(h, errGoexit)
+		if v = c.survive(func() { _ = w.end(h, errGoexit) }); v != nil {
+			w.interrupted(v)
+			return
+		}
 		w.exchange.replace(w)
 		return
 	}
