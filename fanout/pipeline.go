@@ -47,6 +47,7 @@ type pipeline struct {
 	conn      *pgx.Conn       // the link's; its type map serves functions that still decode when the lane has ended
 	pid       uint32
 	state     *connState
+	batch     []*request       // to be written now, and what is written of it; nil once that is under way
 	sending   []*request       // being written
 	unsynced  *request         // written last, its Sync not yet
 	together  time.Duration    // expected of those that will share that Sync
@@ -181,6 +182,7 @@ func (p *pipeline) unwind(d *driver, v any) {
 	}
 	err := unwound(v)
 	p.call.fail(err)
+	p.link.sever() // nothing that has been written is to be sent now, or that is still to come read
 	p.lost(err)
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -519,7 +521,16 @@ func (p *pipeline) fail(err error) {
 			x.answer(r, p.driver)
 		}
 	}
-	p.inflight, p.again, p.own = nil, nil, nil
+	for _, unwritten := range p.batch {
+		for r := range unwritten.each {
+			if !r.answered {
+				r.answered, r.writing, r.err = true, false, err
+				p.trace(r)
+				x.answer(r, p.driver)
+			}
+		}
+	}
+	p.inflight, p.again, p.own, p.batch = nil, nil, nil, nil
 }
 
 // lost is fail for a connection that is gone. If the server has ended it in so many words, while it executed the first of
@@ -574,7 +585,7 @@ func (p *pipeline) handBack(n int) {
 
 // unprologue settles the prologues that are under way.
 func (p *pipeline) unprologue(err error) {
-	for _, r := range p.inflight {
+	for _, r := range slices.Concat(p.inflight, p.batch) {
 		if ahead := r.prologue; ahead != nil && ahead.settle != nil {
 			_ = ahead.settle(nil, err)
 			ahead.settle = nil
@@ -667,6 +678,13 @@ func (p *pipeline) send(batch []*request) {
 	})
 	x.mu.Unlock()
 	p.sending, p.unsynced = p.sending[:0], nil
+	p.batch = batch
+	defer func() {
+		if p.batch != nil && ahead != nil && ahead.settle != nil { // an encoder or a tracer has ended the goroutine
+			_ = ahead.settle(nil, errNotSent)
+			ahead.settle = nil
+		}
+	}()
 	for _, r := range batch {
 		if err := p.write(r, ahead); err != nil {
 			p.answer(r, err)
@@ -679,6 +697,7 @@ func (p *pipeline) send(batch []*request) {
 		}
 		p.sending = append(p.sending, r)
 	}
+	p.batch = nil
 	p.sync()
 	if len(p.sending) == 0 && len(p.inflight) == 0 {
 		p.ordinary() // before the exporter may join on this lane's behalf
@@ -1559,19 +1578,29 @@ func (p *pipeline) startTrace(r *request) {
 }
 
 // trace tells pgx's tracer that r has ended. If it panics, that is the call's end, and the connection's, but not of what
-// the lane has to do.
+// the lane has to do; nor is runtime.Goexit, which would leave locks behind in the lane's own goroutine.
 func (p *pipeline) trace(r *request) {
 	if r.traced == nil {
 		return
 	}
 	r.traced = nil
-	defer func() {
-		if v := recover(); v != nil {
-			p.doomed = true
-			p.call.fail(unwound(v))
-		}
+	err := errGoexit
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		defer func() {
+			if v := recover(); v != nil {
+				err = unwound(v)
+			}
+		}()
+		p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
+		err = nil
 	}()
-	p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
+	<-told
+	if err != nil {
+		p.doomed = true
+		p.call.fail(err)
+	}
 }
 
 // untrace has the tracer told of the end of a request that a lane has sent which is lost, and that no other lane will send.

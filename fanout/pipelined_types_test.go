@@ -1018,6 +1018,51 @@ func TestPipelinedTracerPanics(t *testing.T) {
 	}
 }
 
+// What ends the goroutine that an argument is encoded or a tracer is told in, as a test does that fails there, ends the call.
+func TestPipelinedGoexitOfTheLane(t *testing.T) {
+	exit := statement[string]("select $1::text", valuer(func() (driver.Value, error) {
+		runtime.Goexit()
+		return nil, nil
+	}))
+	tracer := &exitingTracer{}
+	pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) { config.ConnConfig.Tracer = tracer })
+	for _, s := range pipelining {
+		for _, limit := range []int{1, 2} {
+			for _, snapshot := range []bool{false, true} {
+				src := raw(pool)
+				src.Strategy, src.Limit, src.Snapshot, src.Partial = s, limit, snapshot, true
+				other, trap := statement[string]("select $1::text", "a"), statement[string]("select 'trap'")
+				for name, query := range map[string]fanout.Query[fanout.DBTX, string]{"encoder": exit, "start": trap, "end": trap} {
+					tracer.at.Store(name)
+					_, err := fanout.Collect(inTime(t), src, other, query, other, query, other)
+					mention(t, err, "ended its goroutine")
+					tracer.at.Store("")
+					serves(t, pool)
+				}
+			}
+		}
+	}
+}
+
+// An exitingTracer ends the goroutine at the start or the end of a statement that is a trap.
+type exitingTracer struct{ at atomic.Value }
+
+func (e *exitingTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	if !strings.Contains(d.SQL, "trap") {
+		return ctx
+	}
+	if e.at.Load() == "start" {
+		runtime.Goexit()
+	}
+	return context.WithValue(ctx, e, true)
+}
+
+func (e *exitingTracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	if ctx.Value(e) != nil && e.at.Load() == "end" {
+		runtime.Goexit()
+	}
+}
+
 // Notices reach their handler.
 func TestPipelinedNotices(t *testing.T) {
 	var notices atomic.Int32
