@@ -37,6 +37,9 @@ const (
 	// policy or a view that calls one, may go unnoticed. The doc of Coalesced names it.
 	jointLasts = time.Minute
 
+	// proofPatience is how long a lane waits for a proof.
+	proofPatience = cancelGrace
+
 	// jointMost is how many executions one statement stands for, at most.
 	jointMost = 4096
 
@@ -201,17 +204,15 @@ func (p *pipeline) prove(t *text) {
 		t.joint.Store(j)
 		return
 	}
-	p.link.beside.Lock()
-	defer p.link.beside.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
-	defer cancel()
-	result := p.conn.PgConn().ExecParams(ctx, proofSQL, s.proofArgs(j.original.params), nil, nil, nil).Read()
+	result, late := p.askProof(s.proofArgs(j.original.params))
 	err := result.Err
 	var found proof
 	if err == nil && len(result.Rows) == 1 {
 		found, err = readProof(texts(result.Rows[0]))
 	}
 	switch {
+	case late && isServerError(err):
+		j.why = "the catalog does not answer in time" // it would not answer the next one either
 	case err != nil && !tells(err):
 		p.failed = true // another lane may ask
 		return
@@ -238,6 +239,30 @@ func (p *pipeline) prove(t *text) {
 		}
 	}
 	t.joint.Store(j)
+}
+
+// askProof asks the catalog, which somebody may have locked. Meanwhile functions wait for what they could have without: after
+// proofPatience, or when the call ends, the server is to end it as any other statement. late says that it came to that.
+func (p *pipeline) askProof(args [][]byte) (result *pgconn.Result, late bool) {
+	ctx, stop := context.WithTimeout(p.call.ctx, proofPatience)
+	defer stop()
+	ended, cancelled := make(chan struct{}), make(chan struct{})
+	var deadline time.Time
+	p.link.beside.Lock()
+	unwatch := context.AfterFunc(ctx, func() {
+		defer close(cancelled)
+		deadline = time.Now().Add(cancelGrace)
+		p.link.cancel(ended, deadline)
+	})
+	result = p.conn.PgConn().ExecParams(context.Background(), proofSQL, args, nil, nil, nil).Read()
+	close(ended)
+	p.link.beside.Unlock()
+	if unwatch() {
+		return result, false
+	}
+	<-cancelled
+	p.link.absorb(deadline)
+	return result, p.call.ctx.Err() == nil
 }
 
 // tells reports whether err says something of what the server was asked for. Otherwise it has come of the connection, a

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"runtime/metrics"
+	"slices"
 	"testing"
 	"time"
 
@@ -301,4 +302,56 @@ func TestPipelinedBusyFunctionBeforeDescribed(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+}
+
+// The catalog may be locked, by who maintains it. To look at it is given up then, without costing a connection, or any query;
+// also when the call ends meanwhile.
+func TestCoalescedBesideALockedCatalog(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	for _, conn := range acquireAll(t, pool) {
+		conn.Release()
+	}
+	before := pgtest.Backends(t, pool)
+	monitor, err := pgx.Connect(t.Context(), pool.Config().ConnString())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = monitor.Close(context.Background()) }()
+	if _, err := monitor.Exec(t.Context(), "begin; lock table pg_catalog.pg_policy in access exclusive mode"); err != nil {
+		t.Fatal(err)
+	}
+	src := raw(pool)
+	src.Strategy = fanout.Coalesced
+	for _, snapshot := range []bool{false, true} {
+		src.Snapshot = snapshot
+		sql := fmt.Sprintf("select $1::integer + 1 -- %v", snapshot)
+		query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			if _, err := pid(ctx, tx); err != nil {
+				return nil, err
+			}
+			return statement[int32](sql, 1)(ctx, tx)
+		}
+		queries := repeated(8, fanout.Query[fanout.DBTX, int32](query))
+		// The first call has the statement described, at least. One that has a look ends by its ctx before that is given up.
+		for range 3 {
+			ctx, cancel := context.WithTimeout(inTime(t), 300*time.Millisecond)
+			if _, err := fanout.Collect(ctx, src, queries...); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("snapshot=%v: %v", snapshot, err)
+			}
+			cancel()
+		}
+		for range 2 {
+			lists, err := fanout.Collect(inTime(t), src, queries...)
+			if err != nil || len(lists[7]) != 1 || lists[7][0] != 2 {
+				t.Errorf("snapshot=%v: %v, %v", snapshot, lists, err)
+			}
+		}
+	}
+	if _, err := monitor.Exec(t.Context(), "rollback"); err != nil {
+		t.Fatal(err)
+	}
+	if now := pgtest.Backends(t, pool); !slices.Equal(before, now) {
+		t.Errorf("backends before %v, after %v", before, now)
+	}
+	serves(t, pool)
 }
