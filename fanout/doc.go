@@ -41,6 +41,10 @@
 // so does whatever a function asks the pool for by itself, which can be a deadlock. Functions must not wait for one
 // another: the others may not have started.
 //
+// Functions are coroutines, where a call is Pipelined or has one connection. So none may be locked to its thread
+// (runtime.LockOSThread) when it returns, nor, if the call is Pipelined, Coalesced or Auto, while it asks for a statement:
+// Go's runtime would end the process.
+//
 // # Snapshots
 //
 // Each statement is a transaction of its own, and sees the database as of its own start, unless [Source.On] runs the call
