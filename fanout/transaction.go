@@ -263,10 +263,14 @@ func (t *transaction) joinBeside() {
 	if p, err := t.begin(); err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
 		defer cancel()
-		_ = p.run(ctx, t.conn)
-		if t.conn.IsClosed() {
-			t.link.sever()
+		settle := p.settle
+		p.settle = func(rows [][]string, err error) error {
+			if t.conn.IsClosed() { // before the lane may use it again
+				t.link.sever()
+			}
+			return settle(rows, err)
 		}
+		_ = p.run(ctx, t.conn)
 	}
 }
 
