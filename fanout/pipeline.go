@@ -180,14 +180,16 @@ func (p *pipeline) unwind(d *driver, v any) {
 	if v == nil && lost {
 		return
 	}
+	defer func() { // also if a tracer ends the goroutine once more
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		p.ended = true
+		d.detach()
+	}()
 	err := unwound(v)
 	p.call.fail(err)
 	p.link.sever() // nothing that has been written is to be sent now, or that is still to come read
 	p.lost(err)
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	p.ended = true
-	d.detach()
 }
 
 // unwound is the error of a goroutine that a panic with value v has ended, or with v nil runtime.Goexit.
@@ -495,13 +497,14 @@ func (p *pipeline) fail(err error) {
 	}
 	p.broken = err
 	x.remove(p)
+	var ended []*request
 	for _, sent := range p.inflight {
 		for r := range sent.each {
 			if !r.abandoned {
 				r.err = err
 			}
 			r.answered = true
-			p.trace(r)
+			ended = append(ended, r)
 			x.answer(r, p.driver)
 		}
 	}
@@ -517,7 +520,7 @@ func (p *pipeline) fail(err error) {
 				r.err = err
 			}
 			r.answered = true
-			p.trace(r)
+			ended = append(ended, r)
 			x.answer(r, p.driver)
 		}
 	}
@@ -525,12 +528,15 @@ func (p *pipeline) fail(err error) {
 		for r := range unwritten.each {
 			if !r.answered {
 				r.answered, r.writing, r.err = true, false, err
-				p.trace(r)
+				ended = append(ended, r)
 				x.answer(r, p.driver)
 			}
 		}
 	}
 	p.inflight, p.again, p.own, p.batch = nil, nil, nil, nil
+	for _, r := range ended {
+		p.trace(r)
+	}
 }
 
 // lost is fail for a connection that is gone. If the server has ended it in so many words, while it executed the first of
@@ -1034,8 +1040,10 @@ func (p *pipeline) answer(r *request, err error) {
 		if !m.abandoned {
 			m.err = err
 		}
-		p.trace(m)
 		x.answer(m, p.driver)
+	}
+	for m := range r.each {
+		p.trace(m)
 	}
 }
 
@@ -1578,29 +1586,21 @@ func (p *pipeline) startTrace(r *request) {
 }
 
 // trace tells pgx's tracer that r has ended. If it panics, that is the call's end, and the connection's, but not of what
-// the lane has to do; nor is runtime.Goexit, which would leave locks behind in the lane's own goroutine.
+// the lane has to do. By runtime.Goexit it ends the lane too: so it is told when all that it could keep from being done is.
 func (p *pipeline) trace(r *request) {
 	if r.traced == nil {
 		return
 	}
 	r.traced = nil
-	err := errGoexit
-	told := make(chan struct{})
-	go func() {
-		defer close(told)
-		defer func() {
-			if v := recover(); v != nil {
-				err = unwound(v)
-			}
-		}()
-		p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
-		err = nil
+	told := false
+	defer func() {
+		if !told {
+			p.doomed = true
+			p.call.fail(unwound(recover()))
+		}
 	}()
-	<-told
-	if err != nil {
-		p.doomed = true
-		p.call.fail(err)
-	}
+	p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
+	told = true
 }
 
 // untrace has the tracer told of the end of a request that a lane has sent which is lost, and that no other lane will send.
