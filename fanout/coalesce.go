@@ -502,7 +502,7 @@ func (p *pipeline) ungroup(members []*request) (wanted []*request) {
 		m.group, m.writing = nil, false
 		if m.abandoned || !m.waiting {
 			m.answered = true
-			p.trace(m)
+			p.dropped = append(p.dropped, m)
 			continue
 		}
 		wanted = append(wanted, m)

@@ -47,6 +47,7 @@ type pipeline struct {
 	conn      *pgx.Conn       // the link's; its type map serves functions that still decode when the lane has ended
 	pid       uint32
 	state     *connState
+	dropped   []*request       // that nobody waits for any more, of which the tracer is to be told
 	batch     []*request       // to be written now, and what is written of it; nil once that is under way
 	sending   []*request       // being written
 	unsynced  *request         // written last, its Sync not yet
@@ -133,6 +134,7 @@ func (p *pipeline) loop(d *driver) error {
 		}
 	}()
 	for p.drive(d) {
+		p.tellDropped()
 		if p.ended {
 			p.leave()
 			break
@@ -141,6 +143,7 @@ func (p *pipeline) loop(d *driver) error {
 			continue
 		}
 		batch, more := p.next()
+		p.tellDropped()
 		if !more {
 			p.ended = true // when the functions that this concerns have run on
 			p.exchange.lookAfter(d)
@@ -247,9 +250,7 @@ func (p *pipeline) next() (batch []*request, more bool) {
 			}
 			if p.dispensable() {
 				for _, r := range p.again { // which nobody waits for any more
-					for m := range r.each {
-						p.trace(m)
-					}
+					p.dropped = slices.AppendSeq(p.dropped, r.each)
 				}
 				p.broken = errLeft
 				x.remove(p)
@@ -410,7 +411,7 @@ func (p *pipeline) drop(r *request) bool {
 	for m := range r.each {
 		if m.abandoned {
 			m.answered = true
-			p.trace(m)
+			p.dropped = append(p.dropped, m)
 		}
 	}
 	if r.members != nil {
@@ -772,7 +773,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 				description = &pgconn.StatementDescription{SQL: r.sql, ParamOIDs: known.params, Fields: known.fields}
 			}
 		} else {
-			if p.call.tx != nil && description.Name != "" {
+			if p.call.tx != nil && p.call.shared.hooks && description.Name != "" {
 				done, underWay := p.prepared[r.sql]
 				r.anew, unnamed = !underWay, underWay && !done // whose preparation may fail
 			}
@@ -1601,6 +1602,19 @@ func (p *pipeline) trace(r *request) {
 	}()
 	p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
 	told = true
+}
+
+// tellDropped is trace for what has been dropped.
+func (p *pipeline) tellDropped() {
+	if len(p.dropped) == 0 {
+		return
+	}
+	p.exchange.mu.Lock()
+	defer p.exchange.mu.Unlock()
+	for _, r := range p.dropped {
+		p.trace(r)
+	}
+	p.dropped = nil
 }
 
 // untrace has the tracer told of the end of a request that a lane has sent which is lost, and that no other lane will send.

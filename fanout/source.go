@@ -71,6 +71,7 @@ type shared struct {
 	notCitus  atomic.Bool // a snapshot call has found the server without the extension
 
 	severalHosts bool        // the pool's connections need not all lead to one server
+	hooks        bool        // somebody else may use a connection while it is in the pool
 	behindPooler atomic.Bool // the backend at work for a connection has been found to be not the one that it names
 
 	calls      atomic.Int64 // in progress, with connections of their own
@@ -95,12 +96,14 @@ func New[Q, D any](pool *pgxpool.Pool, newQueries func(D) Q) Source[Q] {
 	mustBeSet(pool != nil, "New", "pool")
 	mustBeSet(newQueries != nil, "New", "newQueries")
 	mustServe[D]()
+	config := pool.Config()
 	return Source[Q]{
 		pool: pool,
 		bind: func(tx DBTX) Q { return newQueries(tx.(D)) },
 		shared: &shared{
 			maxConns:     int(pool.Stat().MaxConns()),
-			severalHosts: severalHosts(pool.Config()),
+			severalHosts: severalHosts(config),
+			hooks:        config.PrepareConn != nil || config.BeforeAcquire != nil || config.AfterRelease != nil,
 			turns:        newTurns(int(pool.Stat().MaxConns())),
 		},
 	}
