@@ -103,10 +103,17 @@ func New[Q, D any](pool *pgxpool.Pool, newQueries func(D) Q) Source[Q] {
 		shared: &shared{
 			maxConns:     int(pool.Stat().MaxConns()),
 			severalHosts: severalHosts(config),
-			hooks:        config.PrepareConn != nil || config.BeforeAcquire != nil || config.AfterRelease != nil,
+			hooks:        hooks(config),
 			turns:        newTurns(int(pool.Stat().MaxConns())),
 		},
 	}
+}
+
+// hooks reports whether something runs on a pool's connections between two uses of them.
+func hooks(config *pgxpool.Config) bool {
+	//lint:ignore SA1019 programs set it that are older than PrepareConn
+	before := config.BeforeAcquire != nil
+	return before || config.PrepareConn != nil || config.AfterRelease != nil
 }
 
 // mustServe panics unless D is an interface type that a handle implements.
