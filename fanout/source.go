@@ -31,7 +31,8 @@ type Source[Q any] struct {
 	// Snapshot makes every query of a call read one and the same snapshot of the database, on whatever connection it
 	// runs: each connection is in a REPEATABLE READ, READ ONLY transaction, which lasts as long as it has queries to run.
 	// A write is refused by the server (25006), and a commit or rollback before it is sent. A statement that fails costs the
-	// transaction nothing but what the statement did. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the promise cannot be kept.
+	// transaction nothing but what the statement did. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the
+	// promise cannot be kept.
 	Snapshot bool
 
 	// Partial keeps what succeeded when some queries fail: the call returns the results of the successful queries and
@@ -47,9 +48,9 @@ type Source[Q any] struct {
 	// is read only by the server's word, starts again as a whole when a query fails by a serialization failure, a recovery
 	// conflict or a deadlock, or when the snapshot, the connection or the server is lost; its query functions run again.
 	// In any other call only a query none of whose statements was sent runs again, alone, on another connection; and a
-	// call that gets no connection because the server cannot be reached, or has too many, tries again. With Partial, retries come first, and
-	// what still fails is reported. A Stream does not start again once the loop has had a result. The error of the last
-	// attempt tells those before.
+	// call that gets no connection because the server cannot be reached, or has too many, tries again. With Partial,
+	// retries come first, and what still fails is reported. A Stream does not start again once the loop has had a result.
+	// The error of the last attempt tells those before.
 	Retries int
 
 	// Observe, if set, is called once for each finished query, in each attempt of its call, with the call's ctx: by one

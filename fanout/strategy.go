@@ -23,15 +23,15 @@ const (
 	// one that is busy with something else does not hold up the others for longer than a few milliseconds. A function has
 	// a connection to itself while it copies or sends a batch, and from its first statement that is not a query (begin,
 	// set, declare, …), or that names set_config, setseed or the advisory locks of a session, until it returns, also if
-	// that is one of a batch, or one of several in one Exec; with pgx's simple protocol, for each statement. Whatever else a statement leaves in the session may be another function's when
-	// the next one reads it: not lastval or currval, but returning. With QueryExecModeDescribeExec a
-	// statement takes two round trips, both together with others. A nested call that is Pipelined too joins: the
-	// statements of its queries go by the function's connection with those of others, at most 256 of its functions at
-	// once, and fewer where many run already. Any other nested call has the function's connection to itself, as one does
-	// that wants a Snapshot where its outer call has none. Inside a transaction (Source.On) the statements of several
-	// queries go in one round trip too, in the order of the queries as far as they are asked for together. Statements of
-	// one text that are proved to do nothing but read, as for Coalesced, and are known to be quick, may share a
-	// transaction with each other.
+	// that is one of a batch, or one of several in one Exec; with pgx's simple protocol, for each statement. Whatever else
+	// a statement leaves in the session may be another function's when the next one reads it: not lastval or currval, but
+	// returning. With QueryExecModeDescribeExec a statement takes two round trips, both together with others. A nested call
+	// that is Pipelined too joins: the statements of its queries go by the function's connection with those of others, at
+	// most 256 of its functions at once, and fewer where many run already. Any other nested call has the function's
+	// connection to itself, as one does that wants a Snapshot where its outer call has none. Inside a transaction
+	// (Source.On) the statements of several queries go in one round trip too, in the order of the queries as far as they
+	// are asked for together. Statements of one text that are proved to do nothing but read, as for Coalesced, and are
+	// known to be quick, may share a transaction with each other.
 	Pipelined
 
 	// Coalesced is Pipelined, and makes one statement of those that wait at the same time and differ only in their
