@@ -499,14 +499,17 @@ func (p *pipeline) fail(err error) {
 	p.broken = err
 	x.remove(p)
 	var ended []*request
+	end := func(r *request) {
+		if !r.abandoned {
+			r.err = err
+		}
+		r.answered = true
+		ended = append(ended, r)
+		x.answer(r, p.driver)
+	}
 	for _, sent := range p.inflight {
 		for r := range sent.each {
-			if !r.abandoned {
-				r.err = err
-			}
-			r.answered = true
-			ended = append(ended, r)
-			x.answer(r, p.driver)
+			end(r)
 		}
 	}
 	for i, unsent := range slices.Concat(p.again, p.own) {
@@ -517,20 +520,14 @@ func (p *pipeline) fail(err error) {
 				p.unbind(r)
 				continue
 			}
-			if !r.abandoned {
-				r.err = err
-			}
-			r.answered = true
-			ended = append(ended, r)
-			x.answer(r, p.driver)
+			end(r)
 		}
 	}
 	for _, unwritten := range p.batch {
 		for r := range unwritten.each {
 			if !r.answered {
-				r.answered, r.writing, r.err = true, false, err
-				ended = append(ended, r)
-				x.answer(r, p.driver)
+				r.writing = false
+				end(r)
 			}
 		}
 	}
@@ -850,8 +847,10 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		p.pipe.SendPrepare(r.preparing, r.sql, types)
 	case description == nil:
 		p.pipe.SendQueryParams(r.sql, values, nil, formats, results)
-	case r.guarded:
-		p.pipe.SendQueryParams(guardSQL, [][]byte{[]byte(guard)}, nil, nil, nil)
+	case r.guarded || r.anew:
+		if r.guarded {
+			p.pipe.SendQueryParams(guardSQL, [][]byte{[]byte(guard)}, nil, nil, nil)
+		}
 		if r.preparing == "" {
 			p.pipe.SendQueryParams(r.sql, values, description.ParamOIDs, formats, results)
 			break
@@ -860,9 +859,6 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		p.pipe.SendQueryPrepared(r.preparing, values, formats, results)
 	case description.Name == "" || unnamed:
 		p.pipe.SendQueryParams(r.sql, values, description.ParamOIDs, formats, results)
-	case r.anew:
-		p.pipe.SendPrepare(r.preparing, r.sql, description.ParamOIDs)
-		p.pipe.SendQueryPrepared(r.preparing, values, formats, results)
 	case ahead != nil || r.stale > 0 || r.follows != nil || p.unsynced != nil:
 		// Not SendQueryStatement, which leaves a description in pgconn's queue if what precedes it fails.
 		p.pipe.SendQueryPrepared(description.Name, values, formats, results)

@@ -6,7 +6,6 @@ import (
 	"iter"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -283,9 +282,6 @@ func (h *handle) shares(t *text, args []any, exec bool) bool {
 	}
 	return true
 }
-
-// mayBeSeveral reports whether sql may be several statements, of which only the first is looked at otherwise.
-func mayBeSeveral(sql string) bool { return strings.Contains(strings.TrimRight(sql, "; \t\r\n"), ";") }
 
 // keepFor has the function keep the connection, which it has to itself, if one of b's statements may change the session.
 func (h *handle) keepFor(b *pgx.Batch) {

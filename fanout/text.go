@@ -295,6 +295,9 @@ func (t *text) onTrial() bool {
 // transaction that it runs in.
 func changesSession(sql string) bool { return !isQuery(sql) || namesSession(sql) }
 
+// mayBeSeveral reports whether sql may be several statements, of which only the first is looked at otherwise.
+func mayBeSeveral(sql string) bool { return strings.Contains(strings.TrimRight(sql, "; \t\r\n"), ";") }
+
 // isQuery reports whether sql begins like a statement that mostly leaves both as they were.
 func isQuery(sql string) bool {
 	switch firstWord(sql) {
