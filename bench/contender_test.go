@@ -268,7 +268,7 @@ func TestRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	host, port := r.address()
-	conn := connect(t, fmt.Sprintf("host=%s port=%d user=%s password='%s' dbname=%s sslmode=disable", host, port, c.User, c.Password, c.Database))
+	conn := pgtest.Connect(t, fmt.Sprintf("host=%s port=%d user=%s password='%s' dbname=%s sslmode=disable", host, port, c.User, c.Password, c.Database))
 	shortest := time.Hour // of several: the machine may be busy
 	for range 10 {
 		start := time.Now()

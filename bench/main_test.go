@@ -48,16 +48,6 @@ func start(ctx context.Context, args ...string) ended {
 	return ended{status, stdout.String(), stderr.String()}
 }
 
-func connect(t *testing.T, dsn string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
-}
-
 // schemas is how many schemas of the bench's name there are.
 func schemas(t *testing.T, conn *pgx.Conn) (n int) {
 	t.Helper()
@@ -170,7 +160,7 @@ func TestQuickRun(t *testing.T) {
 // On a user's server the bench keeps to its schema, and takes it away again. The password is not repeated.
 func TestDSN(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	conn := connect(t, dsn)
+	conn := pgtest.Connect(t, dsn)
 	e := start(t.Context(), "-quick", "-time=1s", "-statements=scan,wait", "-dsn", dsn)
 	if e.status != success {
 		t.Fatalf("status %d\n%s", e.status, e.stderr)
@@ -188,7 +178,7 @@ func TestDSN(t *testing.T) {
 // A schema that somebody else has made is left alone.
 func TestForeignSchema(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	conn := connect(t, dsn)
+	conn := pgtest.Connect(t, dsn)
 	if _, err := conn.Exec(t.Context(), "create schema "+schemaName+"; create table "+schemaName+".small (id int)"); err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +216,7 @@ func TestInterrupt(t *testing.T) {
 	} {
 		t.Run(during, func(t *testing.T) {
 			dsn := pgtest.DSN(t)
-			conn := connect(t, dsn)
+			conn := pgtest.Connect(t, dsn)
 			ctx, cancel := context.WithCancelCause(t.Context())
 			stderr := &cancelOn{text: during, cancel: func() { cancel(errors.New("the test's own")) }}
 			var stdout bytes.Buffer
@@ -245,7 +235,7 @@ func TestInterrupt(t *testing.T) {
 // So it does as a process of its own, by a signal, and when nobody reads what it says.
 func TestSignal(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	conn := connect(t, dsn)
+	conn := pgtest.Connect(t, dsn)
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE} {
 		t.Run(sig.String(), func(t *testing.T) {
 			r, w, err := os.Pipe()

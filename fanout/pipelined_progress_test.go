@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
@@ -212,11 +211,7 @@ func TestPipelinedCtxEndsBesideRows(t *testing.T) {
 // travels ahead of it: others rely on that.
 func TestPipelinedCancelBehindAPrologue(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	monitor, err := pgx.Connect(t.Context(), pool.Config().ConnString())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = monitor.Close(context.Background()) }()
+	monitor := outsider(t, pool)
 	src := pipelined(pool)
 	for range 3 { // so that statements go together
 		if _, err := fanout.Collect(inTime(t), src, repeated(4, pid)...); err != nil {
@@ -312,11 +307,7 @@ func TestCoalescedBesideALockedCatalog(t *testing.T) {
 		conn.Release()
 	}
 	before := pgtest.Backends(t, pool)
-	monitor, err := pgx.Connect(t.Context(), pool.Config().ConnString())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = monitor.Close(context.Background()) }()
+	monitor := outsider(t, pool)
 	if _, err := monitor.Exec(t.Context(), "begin; lock table pg_catalog.pg_policy in access exclusive mode"); err != nil {
 		t.Fatal(err)
 	}

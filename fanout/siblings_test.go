@@ -171,7 +171,7 @@ func TestFailureEndsSiblingsOverTCP(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if _, err := connect(t, s).Exec(t.Context(), "create table a (id int, data text)"); err != nil {
+	if _, err := pgtest.Connect(t, s.DSN()).Exec(t.Context(), "create table a (id int, data text)"); err != nil {
 		t.Fatal(err)
 	}
 	var dialled atomic.Int32

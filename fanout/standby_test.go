@@ -40,21 +40,11 @@ func servers(t *testing.T, settings ...string) (primary, standby *localpg.Server
 	// A commit that is not synchronous reaches the standby only with the next round of the WAL writer, five times a second.
 	// A vacuum is to conflict with what the standby runs when the test says so, and at no other time.
 	primary = started(localpg.Start(t.Context(), "synchronous_commit=on", "autovacuum=off"))
-	if _, err := connect(t, primary).Exec(t.Context(), sqlcfanout.Schema); err != nil {
+	if _, err := pgtest.Connect(t, primary.DSN()).Exec(t.Context(), sqlcfanout.Schema); err != nil {
 		t.Fatal(err)
 	}
 	standby = started(localpg.StartStandby(t.Context(), primary, settings...))
 	return primary, standby
-}
-
-func connect(t testing.TB, s *localpg.Server) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), s.DSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	return conn
 }
 
 // follow returns when the standby has replayed all that the primary has written.
@@ -105,7 +95,7 @@ func TestSnapshotOnAStandby(t *testing.T) {
 	}
 	stop := accounts(t, pgtest.PoolOn(t, primary.DSN(), 1))
 	defer stop()
-	if err := follow(t.Context(), connect(t, primary), connect(t, standby)); err != nil {
+	if err := follow(t.Context(), pgtest.Connect(t, primary.DSN()), pgtest.Connect(t, standby.DSN())); err != nil {
 		t.Fatal(err)
 	}
 	for _, conns := range []int{1, 4} {
@@ -121,7 +111,7 @@ func TestSnapshotOnAStandby(t *testing.T) {
 // A snapshot call stands in the way of what the standby has to replay: it fails, by name, and not the pool.
 func TestRecoveryConflict(t *testing.T) {
 	primary, standby := servers(t)
-	writer, reader := connect(t, primary), connect(t, standby)
+	writer, reader := pgtest.Connect(t, primary.DSN()), pgtest.Connect(t, standby.DSN())
 	for _, sql := range []string{"alter system set max_standby_streaming_delay = 0", "select pg_reload_conf()"} {
 		if _, err := reader.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)
@@ -347,7 +337,7 @@ func TestSnapshotIDsCollide(t *testing.T) {
 			break
 		}
 		pool.Reset()
-		connect(t, primary)
+		pgtest.Connect(t, primary.DSN())
 	}
 
 	// twin exports a snapshot on the server, under the id that a snapshot of the given transaction has on the other.
@@ -357,7 +347,7 @@ func TestSnapshotIDsCollide(t *testing.T) {
 			if n > number {
 				return "", fmt.Errorf("backend number %d is taken", number)
 			}
-			conn = connect(t, s)
+			conn = pgtest.Connect(t, s.DSN())
 			if err := conn.QueryRow(ctx, virtualXID).Scan(&n, new(int)); err != nil {
 				return "", err
 			}
@@ -422,7 +412,7 @@ func TestSnapshotIDsCollide(t *testing.T) {
 		if want := fmt.Sprintf("%08X-%08X-1", number, transaction); id != want {
 			t.Errorf("the other server's snapshot is %s, not %s", id, want)
 		}
-		other := connect(t, of[!recovering])
+		other := pgtest.Connect(t, of[!recovering].DSN())
 		if _, err := other.Exec(ctx, "begin isolation level repeatable read, read only; set transaction snapshot '"+id+"'; select 1; commit"); err != nil {
 			t.Errorf("the wrong server's import of %s: %v", id, err)
 		}
@@ -442,7 +432,7 @@ func TestSnapshotIDsCollide(t *testing.T) {
 // Replay waits for the exporter before it removes rows, and not for who has imported meanwhile: so the exporter stays.
 func TestImportedSnapshotOnAStandbyKeepsItsRows(t *testing.T) {
 	primary, standby := servers(t, "max_standby_streaming_delay=-1")
-	w, r := connect(t, primary), connect(t, standby)
+	w, r := pgtest.Connect(t, primary.DSN()), pgtest.Connect(t, standby.DSN())
 	_, err := w.Exec(t.Context(), "create table doomed as select generate_series(1, 100)")
 	if err != nil {
 		t.Fatal(err)

@@ -170,7 +170,7 @@ func gathering(t *testing.T, conn *pgx.Conn) {
 		return err == nil && moved
 	})
 	eventually(t, time.Minute, "balances are read", func() bool {
-		return queryRow[bool](t, conn, "select exists (select from pg_stat_activity where datname = current_database() and query like '%Balance%' and pid <> pg_backend_pid())")
+		return pgtest.QueryRow[bool](t, conn, "select exists (select from pg_stat_activity where datname = current_database() and query like '%Balance%' and pid <> pg_backend_pid())")
 	})
 }
 
@@ -254,7 +254,7 @@ func TestConsistencyJSON(t *testing.T) {
 			t.Errorf("%q is not in: %s", want, r.stderr)
 		}
 	}
-	if schemaExists(t, connect(t, dsn)) {
+	if schemaExists(t, pgtest.Connect(t, dsn)) {
 		t.Error("the schema is there")
 	}
 }
@@ -277,7 +277,7 @@ func TestConsistencyOfForgedMoney(t *testing.T) {
 		p := startEndless(t, "-dsn", dsn)
 		p.line(t)
 		gathering(t, conn)
-		mustExec(t, conn, "update fanout_demo.account set balance = balance + 1 where id = 1")
+		pgtest.Exec(t, conn, "update fanout_demo.account set balance = balance + 1 where id = 1")
 		awaitLine(t, p.stdout, func(_, snapshot string) bool { return snapshot != "0" })
 		p.cancel()
 		r := p.wait(t)
@@ -303,7 +303,7 @@ func TestConsistencyFails(t *testing.T) {
 			p := startEndless(t, "-dsn", dsn)
 			p.line(t)
 			gathering(t, conn)
-			mustExec(t, conn, sql)
+			pgtest.Exec(t, conn, sql)
 			r := p.wait(t)
 			if r.status != failure || !strings.HasPrefix(r.stderr, want) || strings.Count(r.stderr, "\n") != 1 {
 				t.Errorf("status %d\n%s", r.status, r.stderr)
@@ -317,7 +317,7 @@ func TestConsistencyFails(t *testing.T) {
 
 func TestConsistencyForeignSchema(t *testing.T) {
 	dsn, conn := filled(t, 3)
-	mustExec(t, conn, "create schema fanout_demo; create table fanout_demo.account (id int)")
+	pgtest.Exec(t, conn, "create schema fanout_demo; create table fanout_demo.account (id int)")
 	untouched(t, conn, func() {
 		demo(t, consistency, "-dsn", dsn).failsWith(t, "schema fanout_demo exists and was not made by this demo")
 	})
@@ -327,7 +327,7 @@ func TestConsistencyForeignSchema(t *testing.T) {
 func TestConsistencySchemaIsReplaced(t *testing.T) {
 	dsn, conn := filled(t, 3)
 	for _, args := range [][]string{{}, {consistency, "-for", "1ms"}} {
-		mustExec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schema.Mark()+"'; create table fanout_demo.a (old int); create table fanout_demo.account (old int)")
+		pgtest.Exec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schema.Mark()+"'; create table fanout_demo.a (old int); create table fanout_demo.account (old int)")
 		succeeds(t, append(args, "-dsn", dsn)...)
 		if schemaExists(t, conn) {
 			t.Error("the schema is there")
@@ -338,7 +338,7 @@ func TestConsistencySchemaIsReplaced(t *testing.T) {
 // Before there is anything to show, an interruption is a failure, as it is for the demo.
 func TestConsistencyInterruptedEarly(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	mustExec(t, connect(t, dsn), "select pg_advisory_lock($1)", schema.Lock)
+	pgtest.Exec(t, pgtest.Connect(t, dsn), "select pg_advisory_lock($1)", schema.Lock)
 	p := startEndless(t, "-dsn", dsn)
 	p.line(t)
 	if line := p.line(t); line != "demo: waiting for another demo in this database to end" {
@@ -356,15 +356,15 @@ func TestConsistencyInterruptedWhileLocked(t *testing.T) {
 	p := startEndless(t, "-dsn", dsn)
 	p.line(t)
 	awaitLine(t, p.stdout, func(string, string) bool { return true })
-	mustExec(t, conn, "begin; lock table fanout_demo.account in share mode") // a gather may go on
+	pgtest.Exec(t, conn, "begin; lock table fanout_demo.account in share mode") // a gather may go on
 	waiting := func(mode string) int {
-		return queryRow[int](t, conn, `select count(*) from pg_locks
+		return pgtest.QueryRow[int](t, conn, `select count(*) from pg_locks
 			where not granted and relation = 'fanout_demo.account'::regclass and mode = $1`, mode)
 	}
 	eventually(t, time.Minute, "the writers wait", func() bool { return waiting("RowExclusiveLock") == 2 })
 	p.cancel()
 	eventually(t, time.Minute, "the drop waits", func() bool { return waiting("AccessExclusiveLock") == 1 })
-	mustExec(t, conn, "commit")
+	pgtest.Exec(t, conn, "commit")
 	if r := p.wait(t); r.status != success || r.stderr != "" || !finalShared.MatchString(r.stdout) {
 		t.Errorf("status %d\n%s\n%s", r.status, r.stderr, r.stdout)
 	}

@@ -90,38 +90,12 @@ func (r result) failsWith(t *testing.T, texts ...string) {
 	}
 }
 
-func connect(t *testing.T, dsn string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
-}
-
-func mustExec(t *testing.T, conn *pgx.Conn, sql string, args ...any) {
-	t.Helper()
-	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
-
-func queryRow[T any](t *testing.T, conn *pgx.Conn, sql string, args ...any) T {
-	t.Helper()
-	var v T
-	if err := conn.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return v
-}
-
 // filled returns a database in whose table public.a are the rows that the demo inserts into its own.
 func filled(t *testing.T, n int) (dsn string, conn *pgx.Conn) {
 	t.Helper()
 	dsn = pgtest.DSN(t)
-	conn = connect(t, dsn)
-	mustExec(t, conn, "insert into a (data) select 'a_' || i from generate_series(0, $1::int - 1) i order by i", n)
+	conn = pgtest.Connect(t, dsn)
+	pgtest.Exec(t, conn, "insert into a (data) select 'a_' || i from generate_series(0, $1::int - 1) i order by i", n)
 	return dsn, conn
 }
 
@@ -141,7 +115,7 @@ func rowsOf(t *testing.T, conn *pgx.Conn, data string) []db.A {
 
 func schemaExists(t *testing.T, conn *pgx.Conn) bool {
 	t.Helper()
-	return queryRow[bool](t, conn, "select exists (select from pg_namespace where nspname = $1)", schemaName)
+	return pgtest.QueryRow[bool](t, conn, "select exists (select from pg_namespace where nspname = $1)", schemaName)
 }
 
 var (
@@ -288,7 +262,7 @@ func TestStrategies(t *testing.T) {
 			t.Errorf("%s has merged %v, parallel %v", name, got.Merged, want.Merged)
 		}
 	}
-	if schemaExists(t, connect(t, dsn)) {
+	if schemaExists(t, pgtest.Connect(t, dsn)) {
 		t.Error("the schema is there")
 	}
 }

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 // scratch makes a directory that the throwaway server's account reaches, and sets TMPDIR to it. When the test ends, it
@@ -127,7 +129,7 @@ func launch(t *testing.T, cmd *exec.Cmd) *process {
 
 func (p *process) connect(t *testing.T) *pgx.Conn {
 	t.Helper()
-	return connect(t, "host='"+p.socket+"' user=postgres dbname=postgres")
+	return pgtest.Connect(t, "host='"+p.socket+"' user=postgres dbname=postgres")
 }
 
 // listens reports whether the server does.

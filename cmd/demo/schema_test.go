@@ -56,19 +56,19 @@ func untouched(t *testing.T, conn *pgx.Conn, f func()) {
 
 func TestNothingElseIsTouched(t *testing.T) {
 	dsn, conn := filled(t, 7)
-	mustExec(t, conn, "create view v as select * from a; create schema other; create table other.a (x int)")
+	pgtest.Exec(t, conn, "create view v as select * from a; create schema other; create table other.a (x int)")
 	untouched(t, conn, func() { succeeds(t, "-dsn", dsn) })
 }
 
 func TestForeignSchemaIsRefused(t *testing.T) {
 	for _, comment := range []string{"null", "'mine'", "'" + strings.ToUpper(schema.Mark()) + "'"} {
 		dsn, conn := filled(t, 3)
-		mustExec(t, conn, "create schema fanout_demo; create table fanout_demo.a (id int, data text); insert into fanout_demo.a values (1, 'mine')")
-		mustExec(t, conn, "comment on schema fanout_demo is "+comment)
+		pgtest.Exec(t, conn, "create schema fanout_demo; create table fanout_demo.a (id int, data text); insert into fanout_demo.a values (1, 'mine')")
+		pgtest.Exec(t, conn, "comment on schema fanout_demo is "+comment)
 		untouched(t, conn, func() {
 			demo(t, "-dsn", dsn).failsWith(t, "schema fanout_demo exists and was not made by this demo", "rename it, or use another database")
 		})
-		if got := queryRow[string](t, conn, "select data from fanout_demo.a"); got != "mine" {
+		if got := pgtest.QueryRow[string](t, conn, "select data from fanout_demo.a"); got != "mine" {
 			t.Errorf("its row is %s", got)
 		}
 	}
@@ -78,7 +78,7 @@ func TestForeignSchemaIsRefused(t *testing.T) {
 func TestOwnSchemaIsReplaced(t *testing.T) {
 	dsn, conn := filled(t, 3)
 	for _, table := range []string{"", "create table fanout_demo.a (old int)"} {
-		mustExec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schema.Mark()+"';"+table)
+		pgtest.Exec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schema.Mark()+"';"+table)
 		succeeds(t, "-dsn", dsn)
 		if schemaExists(t, conn) {
 			t.Error("the schema is there")
@@ -90,7 +90,7 @@ func TestOwnSchemaIsReplaced(t *testing.T) {
 func TestOwnSchemaInUse(t *testing.T) {
 	for _, object := range []string{"create view public.v as select * from fanout_demo.a", "create table fanout_demo.mine (x int)"} {
 		dsn, conn := filled(t, 3)
-		mustExec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schema.Mark()+"'; create table fanout_demo.a (old int);"+object)
+		pgtest.Exec(t, conn, "create schema fanout_demo; comment on schema fanout_demo is '"+schema.Mark()+"'; create table fanout_demo.a (old int);"+object)
 		untouched(t, conn, func() {
 			demo(t, "-dsn", dsn).failsWith(t, "dropping schema fanout_demo, which an earlier demo has left: ", "other objects depend on it")
 		})
@@ -99,7 +99,7 @@ func TestOwnSchemaInUse(t *testing.T) {
 
 func TestReadOnlyServer(t *testing.T) {
 	dsn, conn := filled(t, 0)
-	mustExec(t, conn, "do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$")
+	pgtest.Exec(t, conn, "do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$")
 	demo(t, "-dsn", dsn).failsWith(t, "creating schema fanout_demo: ", "read-only transaction")
 }
 
@@ -168,7 +168,7 @@ func eventually(t *testing.T, within time.Duration, what string, condition func(
 func working(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
 	eventually(t, time.Minute, "look-ups run", func() bool {
-		return queryRow[bool](t, conn, "select exists (select from pg_stat_activity where datname = current_database() and state = 'active' and query like '%ListAByData%' and pid <> pg_backend_pid())")
+		return pgtest.QueryRow[bool](t, conn, "select exists (select from pg_stat_activity where datname = current_database() and state = 'active' and query like '%ListAByData%' and pid <> pg_backend_pid())")
 	})
 }
 
@@ -177,8 +177,8 @@ var long = []string{"-rows", "20000", "-queries", "200000"}
 
 func TestDemoWaitsForAnother(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	conn := connect(t, dsn)
-	mustExec(t, conn, "select pg_advisory_lock($1)", schema.Lock)
+	conn := pgtest.Connect(t, dsn)
+	pgtest.Exec(t, conn, "select pg_advisory_lock($1)", schema.Lock)
 	p := start(t, "-dsn", dsn)
 	p.line(t)
 	if line := p.line(t); line != "demo: waiting for another demo in this database to end" {
@@ -187,7 +187,7 @@ func TestDemoWaitsForAnother(t *testing.T) {
 	if schemaExists(t, conn) {
 		t.Error("it has not waited")
 	}
-	mustExec(t, conn, "select pg_advisory_unlock($1)", schema.Lock)
+	pgtest.Exec(t, conn, "select pg_advisory_unlock($1)", schema.Lock)
 	if r := p.wait(t); r.status != success || r.stderr != "" {
 		t.Errorf("status %d\n%s", r.status, r.stderr)
 	}
@@ -195,8 +195,8 @@ func TestDemoWaitsForAnother(t *testing.T) {
 
 func TestInterruptedWhileWaiting(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	conn := connect(t, dsn)
-	mustExec(t, conn, "select pg_advisory_lock($1)", schema.Lock)
+	conn := pgtest.Connect(t, dsn)
+	pgtest.Exec(t, conn, "select pg_advisory_lock($1)", schema.Lock)
 	p := start(t, "-dsn", dsn)
 	p.line(t)
 	p.line(t)
@@ -214,7 +214,7 @@ func TestTwoDemosAtOnce(t *testing.T) {
 			t.Errorf("status %d\n%s", r.status, r.stderr)
 		}
 	}
-	if schemaExists(t, connect(t, dsn)) {
+	if schemaExists(t, pgtest.Connect(t, dsn)) {
 		t.Error("the schema is there")
 	}
 }
@@ -239,7 +239,7 @@ func TestSchemaIsLeftBehind(t *testing.T) {
 	p := start(t, append(long, "-dsn", dsn)...)
 	p.line(t)
 	working(t, conn)
-	mustExec(t, conn, "create view v as select * from fanout_demo.a")
+	pgtest.Exec(t, conn, "create view v as select * from fanout_demo.a")
 	untouched(t, conn, func() {
 		p.cancel()
 		r := p.wait(t)

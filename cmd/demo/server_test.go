@@ -186,8 +186,8 @@ func TestPassword(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	admin := connect(t, s.DSN())
-	mustExec(t, admin, "create role me login password 'right'")
+	admin := pgtest.Connect(t, s.DSN())
+	pgtest.Exec(t, admin, "create role me login password 'right'")
 	host := admin.Config().Host
 
 	r := demo(t, "-dsn", fmt.Sprintf("host='%s' user=me password=secret dbname=postgres", host))
@@ -202,12 +202,12 @@ func TestPassword(t *testing.T) {
 		t.Errorf("the password is in: %s", r.stderr)
 	}
 
-	mustExec(t, admin, "grant create on database postgres to me")
+	pgtest.Exec(t, admin, "grant create on database postgres to me")
 	r = succeeds(t, "-dsn", right, "-echo")
 	if strings.Contains(r.stderr, "right") {
 		t.Errorf("the password is in: %s", r.stderr)
 	}
-	mustExec(t, admin, "revoke create on database postgres from me")
+	pgtest.Exec(t, admin, "revoke create on database postgres from me")
 	admin.Close(context.Background())
 }
 
@@ -223,7 +223,7 @@ func TestTooManyConnections(t *testing.T) {
 		}
 	})
 	demo(t, "-dsn", s.DSN()).failsWith(t, "opening 10 connections (-conns): ", "too many clients")
-	conn := connect(t, s.DSN())
+	conn := pgtest.Connect(t, s.DSN())
 	if schemaExists(t, conn) {
 		t.Error("the schema is there")
 	}

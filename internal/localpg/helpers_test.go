@@ -15,10 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
 	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 // orphanEnv makes this test binary a program that starts a server and never stops it.
@@ -101,26 +101,12 @@ func stop(t *testing.T, s *localpg.Server) {
 	}
 }
 
-func connect(t *testing.T, dsn string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
-}
-
 // show returns what the server says for a query of one value, on a connection of its own.
 func show(t *testing.T, dsn, query string) string {
 	t.Helper()
-	conn := connect(t, dsn)
+	conn := pgtest.Connect(t, dsn)
 	defer conn.Close(context.Background())
-	var v string
-	if err := conn.QueryRow(t.Context(), query).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-	return v
+	return pgtest.QueryRow[string](t, conn, query)
 }
 
 // dataDir returns the directory of the server's data and socket.

@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 func TestStartQueryStop(t *testing.T) {
@@ -122,7 +123,7 @@ func TestEnvironmentIsIgnored(t *testing.T) {
 func TestStopWithClients(t *testing.T) {
 	scratch(t)
 	s := start(t)
-	idle, busy := connect(t, s.DSN()), connect(t, s.DSN())
+	idle, busy := pgtest.Connect(t, s.DSN()), pgtest.Connect(t, s.DSN())
 	if _, err := idle.Exec(t.Context(), "begin; create table t (); select 1"); err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +154,7 @@ func TestStopAfterCrash(t *testing.T) {
 	scratch(t)
 	s := start(t)
 	removeSegment(t, s.DSN())
-	connect(t, s.DSN()) // a backend that has to notice
+	pgtest.Connect(t, s.DSN()) // a backend that has to notice
 	if err := syscall.Kill(s.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +207,7 @@ func TestKilledParent(t *testing.T) {
 	dsn := strings.TrimSpace(line)
 
 	// The server has clients: one in a transaction, one in the middle of a statement.
-	idle, busy := connect(t, dsn), connect(t, dsn)
+	idle, busy := pgtest.Connect(t, dsn), pgtest.Connect(t, dsn)
 	if _, err := idle.Exec(t.Context(), "begin; create table t (); select 1"); err != nil {
 		t.Fatal(err)
 	}

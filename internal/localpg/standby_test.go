@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 func TestStandby(t *testing.T) {
@@ -20,7 +21,7 @@ func TestStandby(t *testing.T) {
 	if got := show(t, standby.DSN(), "select pg_is_in_recovery()::text"); got != "true" {
 		t.Errorf("in recovery: %s", got)
 	}
-	if _, err := connect(t, primary.DSN()).Exec(t.Context(), "create table followed ()"); err != nil {
+	if _, err := pgtest.Connect(t, primary.DSN()).Exec(t.Context(), "create table followed ()"); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 10*time.Second, "the standby has the primary's table", func() bool {
