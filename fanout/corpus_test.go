@@ -267,6 +267,37 @@ func TestCorpus(t *testing.T) {
 	t.Logf("%d shapes: %d coalesced, by Auto %d; %d must be, %d must not, %d may", len(names), coalesced, byAuto, counts[yes], counts[no], counts[either])
 }
 
+// TestCorpusTold runs every shape on a connection for which another one has described it: it means the same there.
+func TestCorpusTold(t *testing.T) {
+	dsn, _ := corpusDSN(t)
+	pool := pgtest.PoolOn(t, dsn, 2, corpusSession, inMode(pgx.QueryExecModeCacheStatement))
+	conns := acquireAll(t, pool)
+	src := raw(pool)
+	src.Partial = true
+	for _, s := range corpus() {
+		call := func(i int, strategy fanout.Strategy) replies {
+			t.Helper()
+			conns[i].Release() // the only one to be had
+			src.Strategy = strategy
+			lists, err := fanout.Collect(inTime(t), src, s.executions()...)
+			got := repliesOf(t, len(s.args), lists, err)
+			if conns[i], err = pool.Acquire(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return got
+		}
+		want := call(0, fanout.Serial)
+		for i := range conns {
+			if diff := gocmp.Diff(want, call(i, fanout.Pipelined), ignoreDrawn); diff != "" {
+				t.Errorf("%s, on connection %d (-serial +got)\n%s", s.name, i, diff)
+			}
+		}
+	}
+	for _, c := range conns {
+		c.Release()
+	}
+}
+
 var ignoreDrawn = gocmp.FilterPath(func(p gocmp.Path) bool {
 	field, ok := p.Last().(gocmp.StructField)
 	return ok && field.Name() == "drawn"

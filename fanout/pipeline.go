@@ -86,6 +86,16 @@ const (
 	// guardSQL fails where names are resolved in other schemas than $1.
 	guardSQL = "select 1 / (pg_catalog.current_schemas(true)::text operator(pg_catalog.=) $1)::int"
 
+	// guardCallSQL is guardSQL for a statement that may call a function with a parameter alone. It also fails where one of
+	// the types $2, which the parameters have, has the name of a function of this type: to the server, which is not told
+	// the type of $1, f($1) is $1::f; if it is told that it is an f, a function f is called.
+	guardCallSQL = `select 1 / (pg_catalog.current_schemas(true)::text operator(pg_catalog.=) $1 and not exists (
+		select from pg_catalog.pg_proc p
+		join pg_catalog.pg_type t on t.typname operator(pg_catalog.=) p.proname
+			and t.oid operator(pg_catalog.=) any (array[p.proargtypes[0], p.provariadic])
+		where t.oid operator(pg_catalog.=) any ($2::pg_catalog.oid[])
+			and p.pronargs operator(pg_catalog.-) p.pronargdefaults operator(pg_catalog.<=) 1::pg_catalog.int2))::int`
+
 	// maxRepeats is how often a statement is sent again that a cancel request for another one has hit.
 	maxRepeats = 10
 
@@ -848,7 +858,11 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	case description == nil:
 		p.pipe.SendQueryParams(r.sql, values, nil, formats, results)
 	case r.guarded || r.anew:
-		if r.guarded {
+		switch {
+		case r.guarded && r.preparing != "" && callsWithParameter(r.sql):
+			types := textArray(decimals(description.ParamOIDs))
+			p.pipe.SendQueryParams(guardCallSQL, [][]byte{[]byte(guard), types}, nil, nil, nil)
+		case r.guarded:
 			p.pipe.SendQueryParams(guardSQL, [][]byte{[]byte(guard)}, nil, nil, nil)
 		}
 		if r.preparing == "" {

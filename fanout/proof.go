@@ -386,10 +386,6 @@ const firstNormalOID = 16384
 
 // proofArgs are proofSQL's parameters in text format, for parameters of these types.
 func (s *shape) proofArgs(params []uint32) [][]byte {
-	types := make([]string, len(params))
-	for i, oid := range params {
-		types[i] = strconv.FormatUint(uint64(oid), 10)
-	}
 	// Of a literal, the type comes with the server: it gets it from the cast, or is a number.
 	var targets, parameterTargets, literalTargets []string
 	for _, c := range s.casts {
@@ -403,9 +399,18 @@ func (s *shape) proofArgs(params []uint32) [][]byte {
 		}
 	}
 	return [][]byte{
-		textArray(s.names), textArray(s.operators), textArray(types), textArray(s.called), textArray(s.attributes),
+		textArray(s.names), textArray(s.operators), textArray(decimals(params)), textArray(s.called), textArray(s.attributes),
 		textArray(targets), textArray(parameterTargets), textArray(literalTargets),
 	}
+}
+
+// decimals are the OIDs as text.
+func decimals(oids []uint32) []string {
+	texts := make([]string, len(oids))
+	for i, oid := range oids {
+		texts[i] = strconv.FormatUint(uint64(oid), 10)
+	}
+	return texts
 }
 
 // textArray is an array in text format.

@@ -288,6 +288,17 @@ func castAt(sql string, list []token, i int) (c typeCast) {
 	return c
 }
 
+// callsWithParameter reports whether sql may call something with a parameter as its only argument.
+func callsWithParameter(sql string) bool {
+	list, ok := tokens(sql)
+	for i := 1; i+1 < len(list); i++ {
+		if list[i].kind == parameterToken && (list[i-1].is(sql, "(") || list[i-1].is(sql, "variadic")) && list[i+1].is(sql, ")") {
+			return true
+		}
+	}
+	return !ok
+}
+
 // typeNames are the names that the type written at list[i] may have.
 func typeNames(sql string, list []token, i int) (names []string) {
 	if i < len(list) && list[i].is(sql, "setof") {
