@@ -1288,12 +1288,12 @@ func (p *pipeline) hand(r *request) {
 	x.goDrive(d)
 	began := time.Now()
 	defer func() { r.held += time.Since(began) }()
+	var patience <-chan time.Time // from when there are others, whatever comes meanwhile
 	for r.untaken() > 1 && !r.abandoned && !r.unbounded {
 		p.feeding, p.idle = r, true
 		others := len(p.inflight) > 1 || len(p.again)+len(p.own)+len(x.ready) > 0
 		x.mu.Unlock()
-		var patience <-chan time.Time
-		if others {
+		if others && patience == nil {
 			if p.timer == nil {
 				p.timer = time.NewTimer(stallBound)
 			} else {

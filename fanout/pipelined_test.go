@@ -576,6 +576,54 @@ func TestPipelinedBusyFunction(t *testing.T) {
 	}
 }
 
+// Others do not wait the longer for a function that does not take its rows, the more of them come.
+func TestPipelinedRowsNotTakenWhileOthersCome(t *testing.T) {
+	const most = 5000
+	pool := pgtest.Pool(t, 1)
+	waiting, through := make(chan struct{}), make(chan struct{})
+	err := fanout.Run(inTime(t), pipelined(pool),
+		fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+			rows, err := tx.Query(ctx, "select generate_series(1, 100000)")
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			rows.Next()
+			close(waiting)
+			select {
+			case <-through:
+			case <-ctx.Done():
+			}
+			for rows.Next() {
+			}
+			return rows.Err()
+		}),
+		fanout.Do(func(ctx context.Context, tx fanout.DBTX) (err error) {
+			defer close(through)
+			select {
+			case <-waiting:
+			case <-ctx.Done():
+			}
+			for range most {
+				own, cancel := context.WithCancel(ctx)
+				go func() { // a timer would be too coarse
+					for end := time.Now().Add(300 * time.Microsecond); time.Now().Before(end); {
+					}
+					cancel() // then the next one comes
+				}()
+				if err = tx.QueryRow(own, "select 1").Scan(new(int)); err == nil {
+					cancel()
+					break
+				}
+			}
+			return err
+		}))
+	if err != nil {
+		t.Errorf("%d statements had to wait, one after the other: %v", most, err)
+	}
+	serves(t, pool)
+}
+
 // Others wait for a busy function no longer than a few milliseconds, whether it waits, as for an HTTP call, or computes:
 // their statements are through long before it is.
 func TestPipelinedBusyFunctionHoldsUpNobody(t *testing.T) {
