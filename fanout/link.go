@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -67,13 +68,19 @@ func (l *link) absorb(deadline time.Time) {
 	if l.conn.IsClosed() {
 		return
 	}
+	_, _ = l.exec(deadline, ";")
+}
+
+// exec makes a round trip of the package's own, of which tracers are not told. A server that has not answered by the
+// deadline costs the connection.
+func (l *link) exec(deadline time.Time, sql string) ([]*pgconn.Result, error) {
 	ctx, stop := context.WithDeadline(context.Background(), deadline)
 	defer stop()
-	// Not conn.Ping: tracers need not see it.
-	_, _ = l.conn.PgConn().Exec(ctx, ";").ReadAll()
+	results, err := l.conn.PgConn().Exec(ctx, sql).ReadAll()
 	if l.conn.IsClosed() {
 		l.sever()
 	}
+	return results, err
 }
 
 // sever takes the connection out of the pool, so that its place there is free at once, and closes the socket under pgx,

@@ -630,9 +630,7 @@ func (p *pipeline) rollBack() bool {
 	if p.transaction != nil || !p.link.leftOpen() || p.conn.PgConn().IsBusy() {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
-	defer cancel()
-	_, _ = p.conn.PgConn().Exec(ctx, "rollback").ReadAll()
+	_, _ = p.link.exec(time.Now().Add(cancelGrace), "rollback")
 	return p.link.idle()
 }
 

@@ -928,6 +928,30 @@ func TestPipelinedProgress(t *testing.T) {
 	}
 }
 
+// A connection that freezes while somebody's transaction is rolled back has its place in the pool free at once, though pgx
+// is still at cleaning up.
+func TestPipelinedOpenTransactionFrozen(t *testing.T) {
+	w := &wire{}
+	pool := pgtest.Pool(t, 1, w.attach)
+	warm(t, pool)
+	defer w.thaw()
+	_, err := fanout.Collect(inTime(t), pipelined(pool), func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		_, err := tx.Exec(ctx, "begin")
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for c := range w.conns {
+			c.frozen.Store(true)
+		}
+		return nil, err
+	})
+	mention(t, err, "left a transaction open")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := pool.Exec(ctx, "select"); err != nil {
+		t.Error(err)
+	}
+}
+
 // A transaction left open is its own function's error, however it was begun, and does not cost the others their statements.
 func TestPipelinedOpenTransaction(t *testing.T) {
 	for name, sql := range map[string]string{

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -230,9 +231,7 @@ func (t *transaction) identify(row []string) (server string, standby bool) {
 
 // whereabouts finds out which server has refused an import; "" if it does not say.
 func (t *transaction) whereabouts() string {
-	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
-	defer cancel()
-	results, err := t.conn.PgConn().Exec(ctx, "rollback; "+identifySQL).ReadAll()
+	results, err := t.link.exec(time.Now().Add(cancelGrace), "rollback; "+identifySQL)
 	if err != nil || len(results) != 2 || len(results[1].Rows) != 1 {
 		return ""
 	}
@@ -349,12 +348,7 @@ func (t *transaction) end() error {
 			sql = rollBackTo + ";" + commitSQL
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
-	defer cancel()
-	_, err := t.conn.PgConn().Exec(ctx, sql).ReadAll()
-	if t.conn.IsClosed() {
-		t.link.sever()
-	}
+	_, err := t.link.exec(time.Now().Add(cancelGrace), sql)
 	return err
 }
 
