@@ -647,17 +647,38 @@ func TestNestedSnapshotCancelledAtTheStart(t *testing.T) {
 	}
 }
 
-// A connection that freezes before its lane has begun is given up by whoever would begin for it, and the call starts again.
+// Connections that freeze before their lanes have begun are given up by whoever would begin for them, all at the same time,
+// and the call starts again.
 func TestSnapshotFrozenBeforeTheStart(t *testing.T) {
+	const late = 3
 	w := &wire{}
-	pool := pgtest.Pool(t, 2, w.attach)
+	pool := pgtest.Pool(t, 1+late, w.attach)
 	warm(t, pool)
 	defer w.thaw()
 	src := raw(pool)
 	src.Snapshot, src.Retries = true, 1
-	var attempts atomic.Int32
-	begun, frozen := make(chan struct{}), make(chan struct{})
-	_, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+	freeze := func(but net.Conn) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for c := range w.conns {
+			if net.Conn(c) != but {
+				c.frozen.Store(true)
+			}
+		}
+	}
+	givenUp := func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for c := range w.conns {
+			if c.frozen.Load() {
+				return false
+			}
+		}
+		return true
+	}
+	var attempts, begun atomic.Int32
+	all, frozen := make(chan struct{}), make(chan time.Time, 1)
+	exporter := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 		if attempts.Add(1) > 1 {
 			return pid(ctx, tx)
 		}
@@ -667,28 +688,45 @@ func TestSnapshotFrozenBeforeTheStart(t *testing.T) {
 		}
 		own := rows.Conn().PgConn().Conn()
 		rows.Close()
-		<-begun
-		w.mu.Lock()
-		for c := range w.conns {
-			if net.Conn(c) != own {
-				c.frozen.Store(true)
-			}
+		select {
+		case <-all:
+		case <-ctx.Done():
 		}
-		w.mu.Unlock()
-		close(frozen)
+		freeze(own)
+		frozen <- time.Now()
 		return nil, nil
-	}, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-		if attempts.Load() <= 1 {
-			close(begun)
-			<-frozen
-			time.Sleep(1500 * time.Millisecond) // longer than the exporter waits
+	}
+	var took time.Duration
+	over := make(chan struct{})
+	other := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		if attempts.Load() > 1 {
+			return pid(ctx, tx)
+		}
+		if begun.Add(1) == late {
+			close(all)
+			since := <-frozen
+			for !givenUp() && ctx.Err() == nil {
+				runtime.Gosched()
+			}
+			took = time.Since(since)
+			close(over)
+		}
+		select {
+		case <-over:
+		case <-ctx.Done():
 		}
 		return pid(ctx, tx)
-	})
+	}
+	queries := append(repeated(late, fanout.Query[fanout.DBTX, int32](other)), exporter)
+	slices.Reverse(queries)
+	_, err := fanout.Collect(inTime(t), src, queries...)
 	if err != nil || attempts.Load() != 2 {
 		t.Errorf("%v after %d attempts", err, attempts.Load())
 	}
-	// The frozen connection's place in the pool is free, though pgx is still at cleaning up.
+	if took >= late*time.Second {
+		t.Errorf("%d connections were given up in %v, one after the other", late, took)
+	}
+	// The frozen connections' places in the pool are free, though pgx is still at cleaning up.
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	for range pool.Stat().MaxConns() {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -311,11 +312,13 @@ func (t *transaction) leave(others []*transaction) error {
 		_ = t.end()
 		return nil
 	}
+	var joining sync.WaitGroup // all at once: a connection that is frozen takes its time
 	for _, other := range others {
-		if other != t && !t.conn.IsClosed() && s.ctx.Err() == nil {
-			other.joinBeside()
+		if other != t && !other.joined.Load() && !t.conn.IsClosed() && s.ctx.Err() == nil {
+			joining.Go(other.joinBeside)
 		}
 	}
+	joining.Wait()
 	s.withdraw()
 	if standby {
 		for _, other := range others {
