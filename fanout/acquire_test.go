@@ -80,7 +80,7 @@ func TestCallerHoldsTheLastConnection(t *testing.T) {
 	mention(t, err, "fanout: no connection within 50ms: 4 of 4 in use (if the caller holds one of them itself")
 
 	src.AcquireTimeout = 0
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // a call is not started when its ctx has ended
 	defer cancel()
 	src.Partial = true
 	_, err = fanout.Collect(ctx, src, pid, pid)
@@ -91,7 +91,13 @@ func TestCallerHoldsTheLastConnection(t *testing.T) {
 	mention(t, err, ": 4 of 4 in use")
 
 	ctx, cancel = context.WithCancel(t.Context())
-	time.AfterFunc(10*time.Millisecond, cancel)
+	defer cancel()
+	go func() {
+		for !waitForConn() && ctx.Err() == nil {
+			runtime.Gosched()
+		}
+		cancel()
+	}()
 	src.Partial = false
 	_, err = fanout.Collect(ctx, src, pid)
 	if !errors.Is(err, context.Canceled) {
@@ -145,7 +151,7 @@ func TestPendingAcquiresAreGivenUp(t *testing.T) {
 	defer cancel()
 	// The second lane asks for a connection while query 0 runs, and must stop when query 1 is taken.
 	first := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-		for strings.Count(stacks(), "semaphore.(*Weighted).Acquire") == 0 && ctx.Err() == nil {
+		for !waitForConn() && ctx.Err() == nil {
 			runtime.Gosched()
 		}
 		return pid(ctx, tx)
@@ -154,6 +160,9 @@ func TestPendingAcquiresAreGivenUp(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// waitForConn reports whether goroutines wait for a connection of a pool.
+func waitForConn() bool { return strings.Contains(stacks(), "semaphore.(*Weighted).Acquire") }
 
 func stacks() string {
 	buf := make([]byte, 1<<20)
