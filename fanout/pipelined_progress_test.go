@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"runtime"
 	"runtime/metrics"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -136,13 +138,10 @@ func TestPipelinedAbandonedBeforeItHasALane(t *testing.T) {
 	for range 3 {
 		leaves := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 			time.Sleep(5 * time.Millisecond) // until the other statement is executing, and nobody waits for this function
-			asking := make(chan struct{})
-			go func() {
-				close(asking)
-				_, _ = tx.Exec(ctx, "select 1")
-			}()
-			<-asking
-			time.Sleep(20 * time.Millisecond) // until it has asked
+			go func() { _, _ = tx.Exec(ctx, "select 1") }()
+			for !asks(t.Name()) && ctx.Err() == nil {
+				runtime.Gosched()
+			}
 			return nil, nil
 		}
 		_, err := fanout.Collect(inTime(t), src, statement[string]("select pg_sleep(0.5)::text"), leaves)
@@ -152,6 +151,16 @@ func TestPipelinedAbandonedBeforeItHasALane(t *testing.T) {
 		}
 	}
 	serves(t, pool)
+}
+
+// asks reports whether a goroutine that the test has started itself waits for what it has asked for.
+func asks(test string) bool {
+	for stack := range strings.SplitSeq(stacks(), "\n\n") {
+		if strings.Contains(stack, "(*handle).await(") && strings.Contains(stack, "."+test+".func") {
+			return true
+		}
+	}
+	return false
 }
 
 // The end of a ctx is noticed although there are always rows to be read: the function is slower than the server.
