@@ -24,7 +24,7 @@ func sameBackends(t *testing.T, conns int, f func(src fanout.Source[fanout.DBTX]
 	before := pgtest.Backends(t, pool)
 	start := time.Now()
 	f(raw(pool))
-	if d := time.Since(start); d > 8*time.Second {
+	if d := time.Since(start); d > 30*time.Second { // half of what one takes: f has more to do, and the machine may be slow
 		t.Errorf("waited %v for a sleeping statement", d)
 	}
 	if n := pool.Stat().AcquiredConns(); n != 0 {

@@ -83,7 +83,7 @@ const (
 
 var (
 	pid   = statement[int32](pidSQL)
-	sleep = statement[string](sleepSQL, 10) // seconds: to be interrupted
+	sleep = statement[string](sleepSQL, 60) // seconds: to be interrupted
 	boom  = statement[int32](boomSQL, 0)
 )
 
