@@ -122,17 +122,23 @@ func TestPanicAfterFailure(t *testing.T) {
 				src.Snapshot, src.Retries = true, 1
 			}
 			var ran atomic.Int32
+			told := make(chan struct{})
 			late := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 				if _, err := pid(ctx, tx); err != nil {
 					return nil, err
 				}
+				close(told)
 				<-ctx.Done()
 				ran.Add(1)
 				panic("late")
 			}
 			p := panicked(t, func() {
 				_, _ = fanout.Collect(inTime(t), src, late, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-					time.Sleep(20 * time.Millisecond) // until the other one has been told its pid
+					select {
+					case <-told:
+					case <-ctx.Done():
+						return nil, ctx.Err()
+					}
 					_, err := tx.Exec(ctx, "do $$ begin raise exception 'x' using errcode = '40001'; end $$")
 					return nil, err
 				})
