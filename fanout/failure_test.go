@@ -162,7 +162,8 @@ func TestCtxEndsInTheMiddle(t *testing.T) {
 					if d := time.Since(start); d > 8*time.Second {
 						t.Errorf("took %v", d)
 					}
-					if e := asError(t, err); e.Name != "Sleep" {
+					// On a stalled machine ctx may have ended before the statement was sent, which then has no name.
+					if e := asError(t, err); e.Name != "Sleep" && !strings.Contains(e.Error(), "the statement was not sent") {
 						t.Errorf("%v", err)
 					}
 					var errs fanout.Errors
