@@ -432,9 +432,11 @@ func TestPipelinedDescribesOnce(t *testing.T) {
 	warm() // on the second one
 	var queries []fanout.Query[fanout.DBTX, int]
 	for i := range 20 {
-		// What is called with a parameter alone might be a function that is called like its type.
-		sql := []string{"select %d + $1::int", "select %d + int4($1)"}[i%2]
-		queries = append(queries, statement[int](fmt.Sprintf(sql, i), 1))
+		if i%2 == 0 {
+			queries = append(queries, statement[int](fmt.Sprintf("select %d + $1::int", i), 1))
+		} else { // might call a function that is named like its type
+			queries = append(queries, statement[int](fmt.Sprintf("select %d + length(text($1))", i), "a"))
+		}
 	}
 	for range 3 {
 		if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
