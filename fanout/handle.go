@@ -464,7 +464,9 @@ func (h *handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []s
 	}
 	completed := false
 	defer func() { err = h.endUnless(completed, err) }()
-	n, err = h.db.CopyFrom(ctx, table, columns, source)
+	read := &copySource{CopyFromSource: source, conn: h.link.conn}
+	n, err = h.db.CopyFrom(ctx, table, columns, read)
+	read.conclude(h)
 	completed = true
 	return n, err
 }
