@@ -148,6 +148,26 @@ func TestUnseenFailure(t *testing.T) {
 	serves(t, pool)
 }
 
+// Nor one whose first row has come, and which fails after it.
+func TestUnseenFailureBehindARow(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	if _, err := pool.Exec(t.Context(), "create table late (n int unique deferrable initially deferred); insert into late values (1)"); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy = s
+		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+			tx.QueryRow(ctx, "insert into late values ($1) returning n", 1) // refused at the commit
+			return nil
+		})
+		if sqlState(err) != "23505" {
+			t.Errorf("%v: %v", s, err)
+		}
+	}
+	serves(t, pool)
+}
+
 // Rows of a batch that are still open when the batch is closed do not read what comes on the connection later.
 func TestRowsOfAClosedBatch(t *testing.T) {
 	pool := pgtest.Pool(t, 1)

@@ -138,16 +138,21 @@ func (r *row) Scan(dest ...any) (err error) {
 	return err
 }
 
-// discard closes a row that was never scanned. Scanning into nothing does that: pgx offers no other way. Of its errors
-// only the server's are the statement's; the others say that there is nothing to scan into, or no row.
+// discard closes a row that was never scanned, and reads what is behind it: pgx offers no other way than to scan it. Of its
+// errors only the server's are the statement's; another one says that there is no row.
 func (r *row) discard() error {
-	err := r.handle.end(r.row.Scan())
+	err := r.handle.end(r.row.Scan(nothing{}))
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
 		return err
 	}
 	return nil
 }
+
+// nothing is a destination for a whole row, of which it takes nothing.
+type nothing struct{}
+
+func (nothing) ScanRow(pgx.Rows) error { return nil }
 
 // batchResults passes everything on to pgx's, counts rows, and tells the handle when the batch is closed.
 type batchResults struct {
