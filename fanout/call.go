@@ -59,6 +59,7 @@ type call struct {
 	timer         *time.Timer
 	borrowed      *link     // a nested call's or a transaction's connection; nil: lanes acquire their own
 	borrowedDB    DBTX      // what its statements are sent to
+	lender        *handle   // of the function that a nested call has borrowed it from; nil also if the call has joined
 	snapshot      *snapshot // nil: each statement sees its own
 	exchange      *exchange // nil: lanes run the units themselves
 	turn          turn      // at being at work, with auto; guarded by the mu of turns
@@ -69,6 +70,7 @@ type call struct {
 	next      int            // the unit to be taken next
 	connected bool           // a lane has had a connection
 	noConn    error          // the first failure to get one while units were waiting
+	first     *Error         // of the unit whose failure ends the call
 	panicked  *PanicError    // the first panic, whatever has failed before it
 	taken     []*transaction // of the lanes that have had a unit
 	lanes     []*lane        // all there are
@@ -168,7 +170,7 @@ func (c *call) borrow() (giveBack func(), err error) {
 		c.outer, c.exchange = outer, outer.exchange
 		return outer.takeBack, nil
 	}
-	c.borrowed, c.borrowedDB = outer.link, outer.db
+	c.borrowed, c.borrowedDB, c.lender = outer.link, outer.db, outer
 	if !c.pipelines() { // which would lock for itself
 		outer.mu.Lock()
 		defer outer.mu.Unlock()
@@ -356,7 +358,10 @@ func (c *call) failUnit(l *lane, i int, name string, err error) {
 		e.Err = afterEarlier(e.Err, c.earlier)
 	}
 	fatal := !c.partial || again
-	if !fatal {
+	if fatal {
+		c.first = cmp.Or(c.first, e) // a sibling that is being ended because of it may fail by itself meanwhile
+		e = c.first
+	} else {
 		c.failed(e)
 	}
 	c.mu.Unlock()

@@ -322,3 +322,16 @@ func untilClosing(ctx context.Context) {
 		runtime.Gosched()
 	}
 }
+
+// Queries that fail by themselves at the same time: whichever is the cause, its error is not that of an ended ctx.
+func TestSeveralFailAtOnce(t *testing.T) {
+	pool := pgtest.Pool(t, 6)
+	warm(t, pool)
+	for range 500 {
+		_, err := fanout.Collect(t.Context(), raw(pool), repeated(6, boom)...)
+		if errors.Is(err, context.Canceled) || sqlState(err) != "22012" {
+			t.Fatal(err)
+		}
+	}
+	serves(t, pool)
+}

@@ -57,7 +57,7 @@ func (c *call) executeRetrying() error {
 		}
 		c.earlier = append(c.earlier, err)
 		pause(c.parent, c.attempt) // if ctx ends, the next attempt says so
-		c.next, c.connected, c.noConn, c.taken, c.lanes = 0, false, nil, nil, nil
+		c.next, c.connected, c.noConn, c.first, c.taken, c.lanes = 0, false, nil, nil, nil, nil
 		c.ctx, c.snapshot, c.exchange, c.restarting = nil, nil, nil, false
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
@@ -278,7 +279,7 @@ func TestRetriesDoNotRepeatNestedCalls(t *testing.T) {
 			err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 				runs++
 				err := fanout.Run(ctx, nested, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
-					_, err := tx.Exec(ctx, "create table written (n int)")
+					_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromRows([][]any{{"written"}}))
 					return err
 				}))
 				if err != nil {

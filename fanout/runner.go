@@ -120,7 +120,7 @@ func (w *runner) runUnit(i int) {
 func (w *runner) end(h *handle, err error) (again bool) {
 	x := w.exchange
 	h.mu.Lock()
-	alone := h.alone
+	alone, kept := h.alone, h.keeps
 	h.keeps = h.keeps || alone // until it is settled
 	h.mu.Unlock()
 	x.mu.Lock()
@@ -135,12 +135,16 @@ func (w *runner) end(h *handle, err error) (again bool) {
 		w.link, w.transaction = p.link, p.transaction
 	}
 	defer func() { // also if Observe panics
+		defer func() { w.link, w.transaction = nil, nil }()
+		if alone && kept && !again && w.call.outer != nil && w.call.n == 1 {
+			h.handUp() // what it has left in the session is the outer function's
+			return
+		}
 		h.mu.Lock()
 		if h.alone {
 			h.giveBack()
 		}
 		h.mu.Unlock()
-		w.link, w.transaction = nil, nil
 		x.quit(h)
 	}()
 	return w.settle(err)
@@ -223,6 +227,9 @@ func (x *exchange) quit(h *handle) {
 // submit asks for a statement of h's function. Mostly it is sent with those of others, and rows are its result. Otherwise
 // rows is nil, the connection is the function's, and the statement is to be sent with the ctx that submit returns.
 func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) (_ context.Context, rows *bufferedRows, err error) {
+	if l := h.call.lender; l != nil && l.mayChangeSession(l.call.shared.statements.get(sql), args, exec) {
+		l.keepSession()
+	}
 	if h.exchange == nil {
 		ctx, err = h.begin(ctx, statementName(sql), 1)
 		return ctx, nil, err
@@ -267,7 +274,7 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 // transaction of its own, or be several statements in one: then its function has the connection to itself until it returns;
 // nor if pgx's options are among the arguments. It is called with mu held.
 func (h *handle) shares(t *text, args []any, exec bool) bool {
-	if (t.utility || exec && len(args) == 0 && mayBeSeveral(t.sql)) && h.state == idle {
+	if h.mayChangeSession(t, args, exec) && h.state == idle {
 		h.keeps = true
 	}
 	switch {
@@ -283,16 +290,27 @@ func (h *handle) shares(t *text, args []any, exec bool) bool {
 	return true
 }
 
-// keepFor has the function keep the connection, which it has to itself, if one of b's statements may change the session.
+// mayChangeSession reports whether t, sent with these arguments, may change the session or have a transaction of its own.
+func (h *handle) mayChangeSession(t *text, args []any, exec bool) bool {
+	return t.utility || mayBeSeveral(t.sql) && h.call.shared.takesSeveral(args, exec)
+}
+
+// keepFor is keepSession if one of b's statements may change the session.
 func (h *handle) keepFor(b *pgx.Batch) {
-	if h.exchange == nil {
-		return
+	known := &h.call.shared.statements
+	if slices.ContainsFunc(b.QueuedQueries, func(q *pgx.QueuedQuery) bool { return known.get(q.SQL).utility || mayBeSeveral(q.SQL) }) {
+		h.keepSession()
 	}
-	known := &h.exchange.call.shared.statements
-	if slices.ContainsFunc(b.QueuedQueries, func(q *pgx.QueuedQuery) bool { return known.get(q.SQL).utility }) {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.keeps = true
+}
+
+// keepSession has the function keep the connection that it has to itself, and those that have lent it theirs.
+func (h *handle) keepSession() {
+	for ; h != nil; h = h.call.lender {
+		if h.exchange != nil {
+			h.mu.Lock()
+			h.keeps = true
+			h.mu.Unlock()
+		}
 	}
 }
 

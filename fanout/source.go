@@ -73,6 +73,7 @@ type shared struct {
 
 	severalHosts bool        // the pool's connections need not all lead to one server
 	hooks        bool        // somebody else may use a connection while it is in the pool
+	simple       bool        // the pool's connections take several statements in one, also with arguments
 	behindPooler atomic.Bool // the backend at work for a connection has been found to be not the one that it names
 
 	calls      atomic.Int64 // in progress, with connections of their own
@@ -105,6 +106,7 @@ func New[Q, D any](pool *pgxpool.Pool, newQueries func(D) Q) Source[Q] {
 			maxConns:     int(pool.Stat().MaxConns()),
 			severalHosts: severalHosts(config),
 			hooks:        hooks(config),
+			simple:       config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol,
 			turns:        newTurns(int(pool.Stat().MaxConns())),
 		},
 	}

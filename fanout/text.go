@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -297,6 +298,16 @@ func changesSession(sql string) bool { return !isQuery(sql) || namesSession(sql)
 
 // mayBeSeveral reports whether sql may be several statements, of which only the first is looked at otherwise.
 func mayBeSeveral(sql string) bool { return strings.Contains(strings.TrimRight(sql, "; \t\r\n"), ";") }
+
+// takesSeveral reports whether what is sent with these arguments may be several statements in one: by Exec without arguments,
+// or by the simple protocol.
+func (s *shared) takesSeveral(args []any, exec bool) bool {
+	if len(args) == 0 {
+		return exec || s.simple
+	}
+	mode, ok := args[0].(pgx.QueryExecMode)
+	return ok && mode == pgx.QueryExecModeSimpleProtocol || !ok && s.simple
+}
 
 // isQuery reports whether sql begins like a statement that mostly leaves both as they were.
 func isQuery(sql string) bool {

@@ -84,14 +84,14 @@ func (t *transaction) prologue() (*prologue, error) {
 
 // precede is prologue for a statement of a query function's own. One that would end the transaction is refused: if it began
 // another at once ("commit and chain"), nothing would tell that what follows is read in another snapshot.
-func (t *transaction) precede(sql string) (*prologue, error) {
+func (t *transaction) precede(sql string, args []any, exec bool) (*prologue, error) {
 	text := t.snapshot.shared.statements.get(sql)
 	if text.ends {
 		return nil, errEndsTransaction
 	}
 	p, err := t.prologue()
 	if err == nil {
-		t.dirty = t.dirty || text.leaves
+		t.dirty = t.dirty || text.leaves || mayBeSeveral(sql) && t.snapshot.shared.takesSeveral(args, exec)
 	}
 	return p, err
 }
@@ -388,11 +388,10 @@ func texts(row [][]byte) []string {
 }
 
 func (t *transaction) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	p, err := t.precede(sql)
+	p, err := t.precede(sql, args, true)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	t.dirty = t.dirty || len(args) == 0 && mayBeSeveral(sql)
 	if p == nil {
 		return t.conn.Exec(ctx, sql, args...)
 	}
@@ -411,7 +410,7 @@ func (t *transaction) Exec(ctx context.Context, sql string, args ...any) (pgconn
 }
 
 func (t *transaction) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	p, err := t.precede(sql)
+	p, err := t.precede(sql, args, false)
 	if err != nil {
 		return failedRows{err}, err
 	}
@@ -428,7 +427,7 @@ func (t *transaction) Query(ctx context.Context, sql string, args ...any) (pgx.R
 }
 
 func (t *transaction) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	p, err := t.precede(sql)
+	p, err := t.precede(sql, args, false)
 	if err != nil {
 		return failedRows{err}
 	}
@@ -462,7 +461,7 @@ func (t *transaction) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResu
 		if text.ends {
 			return pgx.FailedBatchResults(b, errEndsTransaction)
 		}
-		leaves = leaves || text.leaves
+		leaves = leaves || text.leaves || mayBeSeveral(queued.SQL)
 	}
 	if err := t.ready(ctx); err != nil {
 		return pgx.FailedBatchResults(b, err)

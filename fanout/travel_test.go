@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -329,4 +330,70 @@ func TestSettingsOfAFunction(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// What a nested call of one query sets is set for the function that has made it, as long as that runs.
+func TestSettingOfANestedCall(t *testing.T) {
+	for _, nested := range []fanout.Strategy{fanout.Serial, fanout.Pipelined} {
+		for _, s := range strategies {
+			for _, batch := range []bool{false, true} {
+				pool := pgtest.Pool(t, 1)
+				src, inner := raw(pool), raw(pool)
+				src.Strategy, inner.Strategy = s, nested
+				queries := make([]fanout.Query[fanout.DBTX, string], 4)
+				for i := range queries {
+					queries[i] = func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+						err := fanout.Run(ctx, inner, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+							const sql = "select set_config('app.tenant', $1, false)"
+							if !batch {
+								_, err := tx.Exec(ctx, sql, fmt.Sprint("t", i))
+								return err
+							}
+							b := &pgx.Batch{}
+							b.Queue(sql, fmt.Sprint("t", i))
+							return tx.SendBatch(ctx, b).Close()
+						}))
+						if err != nil {
+							return nil, err
+						}
+						time.Sleep(5 * time.Millisecond) // busy with something else
+						return statement[string]("select current_setting('app.tenant')")(ctx, tx)
+					}
+				}
+				lists, err := fanout.Collect(inTime(t), src, queries...)
+				if got := fmt.Sprint(lists); err != nil || got != "[[t0] [t1] [t2] [t3]]" {
+					t.Errorf("%v in %v, batch=%v: %v, %v", nested, s, batch, got, err)
+				}
+				serves(t, pool)
+			}
+		}
+	}
+}
+
+// A setting may come behind another statement, in the protocol that takes several in one.
+func TestSettingBehindAnotherStatement(t *testing.T) {
+	for _, snapshot := range []bool{false, true} {
+		for _, s := range strategies {
+			pool := pgtest.Pool(t, 1)
+			src := raw(pool)
+			src.Strategy, src.Snapshot = s, snapshot
+			queries := make([]fanout.Query[fanout.DBTX, string], 4)
+			for i := range queries {
+				queries[i] = func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+					_, err := tx.Exec(ctx, fmt.Sprintf("select 1; set application_name = 'f%d'", i), pgx.QueryExecModeSimpleProtocol)
+					if err != nil {
+						return nil, err
+					}
+					_, _ = boom(ctx, tx)
+					time.Sleep(5 * time.Millisecond) // busy with something else
+					return statement[string]("select current_setting('application_name')")(ctx, tx)
+				}
+			}
+			lists, err := fanout.Collect(inTime(t), src, queries...)
+			if got := fmt.Sprint(lists); err != nil || got != "[[f0] [f1] [f2] [f3]]" {
+				t.Errorf("%v, snapshot=%v: %v, %v", s, snapshot, got, err)
+			}
+			serves(t, pool)
+		}
+	}
 }
