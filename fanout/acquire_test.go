@@ -272,3 +272,21 @@ func TestManyQueries(t *testing.T) {
 		}
 	})
 }
+
+// AcquireTimeout is for all attempts together, as long as none has got a connection.
+func TestAcquireTimeoutBoundsRetries(t *testing.T) {
+	pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) {
+		c.ConnConfig.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") }
+	})
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Retries, src.AcquireTimeout = s, 1000, 100*time.Millisecond
+		attempts := 0
+		src.Observe = func(_ context.Context, s fanout.Span) { attempts = s.Attempt }
+		ctx := inTime(t)
+		_, err := fanout.Collect(ctx, src, pid)
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			t.Errorf("%v, after %d attempts: %v", s, attempts, err)
+		}
+	}
+}

@@ -56,6 +56,7 @@ type call struct {
 	ctx           context.Context // the group's: ends with parent, or when the first unit fails
 	acquireCtx    context.Context // ends with ctx, or when nothing is left to acquire for
 	stopAcquiring context.CancelCauseFunc
+	waitsFrom     time.Time // for its first connection
 	timer         *time.Timer
 	borrowed      *link     // a nested call's or a transaction's connection; nil: lanes acquire their own
 	borrowedDB    DBTX      // what its statements are sent to
@@ -189,7 +190,7 @@ func (c *call) runLanes() error {
 	c.acquireCtx, c.stopAcquiring = context.WithCancelCause(c.ctx)
 	defer c.stopAcquiring(nil)
 	if c.timeout > 0 && c.borrowed == nil {
-		c.timer = time.AfterFunc(c.timeout, func() { c.stopAcquiring(errAcquireTimeout) })
+		c.timer = time.AfterFunc(c.timeout-time.Since(c.waitsFrom), func() { c.stopAcquiring(errAcquireTimeout) })
 		defer c.timer.Stop()
 	}
 	if c.borrowed == nil {

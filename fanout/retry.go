@@ -50,6 +50,7 @@ func transient(err error) bool {
 // anything: snapshot calls, read only by the server's word, and calls that have not had a connection. In other calls,
 // runLane repeats single units that have sent nothing.
 func (c *call) executeRetrying() error {
+	c.waitsFrom = time.Now()
 	for c.attempt = 1; ; c.attempt++ {
 		err := c.execute()
 		if _, panicked := err.(*PanicError); panicked || !c.restarting {
@@ -57,6 +58,9 @@ func (c *call) executeRetrying() error {
 		}
 		c.earlier = append(c.earlier, err)
 		pause(c.parent, c.attempt) // if ctx ends, the next attempt says so
+		if c.connected {
+			c.waitsFrom = time.Now()
+		}
 		c.next, c.connected, c.noConn, c.first, c.taken, c.lanes = 0, false, nil, nil, nil, nil
 		c.ctx, c.snapshot, c.exchange, c.restarting = nil, nil, nil, false
 	}

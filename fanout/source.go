@@ -40,7 +40,8 @@ type Source[Q any] struct {
 	Partial bool
 
 	// AcquireTimeout is how long a call waits for its first connection. When it runs out the call fails, with an error
-	// that says how many connections are in use and matches [context.DeadlineExceeded]. 0: ctx alone decides.
+	// that says how many connections are in use and matches [context.DeadlineExceeded]. It is for all attempts together, as
+	// long as none has got a connection. 0: ctx alone decides.
 	AcquireTimeout time.Duration
 
 	// Retries is how often a call may start again after a transient failure, after a pause that is drawn by chance and
@@ -91,6 +92,10 @@ type shared struct {
 // Make one Source per pool, and keep it: what calls learn of statements and of the way to the server is kept in it, and
 // shared by its copies. For a package generated with emit_methods_with_db_argument see [DBTX]. The pool remains the
 // caller's, to use otherwise and to close.
+//
+// The pool's hooks (PrepareConn, BeforeAcquire) get a ctx that ends when a call turns out not to need the connection. A hook
+// that makes a round trip should not have that interrupted, which costs the connection: context.WithoutCancel, with a
+// timeout of its own, sees to it.
 //
 // New panics, as a programming error at start-up, if pool or newQueries is nil, or if D, the package's DBTX, asks for
 // anything but the five methods of DBTX as pgx/v5 has them.
