@@ -190,7 +190,8 @@ func (c *call) runLanes() error {
 	c.acquireCtx, c.stopAcquiring = context.WithCancelCause(c.ctx)
 	defer c.stopAcquiring(nil)
 	if c.timeout > 0 && c.borrowed == nil {
-		c.timer = time.AfterFunc(c.timeout-time.Since(c.waitsFrom), func() { c.stopAcquiring(errAcquireTimeout) })
+		stop := c.stopAcquiring // this attempt's: the timer may be late
+		c.timer = time.AfterFunc(c.timeout-time.Since(c.waitsFrom), func() { stop(errAcquireTimeout) })
 		defer c.timer.Stop()
 	}
 	if c.borrowed == nil {
