@@ -3,7 +3,6 @@ package fanout
 import (
 	"cmp"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -14,9 +13,8 @@ type copySource struct {
 	pgx.CopyFromSource
 	conn *pgx.Conn // nil where it is not known
 
-	read     bool
-	panicked *PanicError
-	exited   bool
+	read  bool
+	ended error // a *PanicError or errGoexit, once the source has unwound its goroutine
 }
 
 // conclude is called when the copy has ended: what has become of the source is h's function's affair.
@@ -24,10 +22,11 @@ func (s *copySource) conclude(h *handle) {
 	if s.read {
 		h.wrote() // rows that have been taken from the source need not be there a second time
 	}
-	switch {
-	case s.panicked != nil:
-		panic(s.panicked)
-	case s.exited:
+	switch ended := s.ended.(type) {
+	case nil:
+	case *PanicError:
+		panic(ended)
+	default:
 		runtime.Goexit()
 	}
 }
@@ -35,27 +34,19 @@ func (s *copySource) conclude(h *handle) {
 func (s *copySource) Next() (more bool) {
 	s.read = true
 	s.guard(func() { more = s.CopyFromSource.Next() })
-	return more && s.panicked == nil
+	return more && s.ended == nil
 }
 
 func (s *copySource) Values() (values []any, err error) {
 	s.guard(func() { values, err = s.CopyFromSource.Values() })
-	return values, cmp.Or(err, s.failure())
+	return values, cmp.Or(err, s.ended)
 }
 
 func (s *copySource) Err() (err error) {
-	if s.panicked == nil {
+	if s.ended == nil {
 		s.guard(func() { err = s.CopyFromSource.Err() })
 	}
-	return cmp.Or(err, s.failure())
-}
-
-// failure is an error if the source has panicked: then the copy is to fail.
-func (s *copySource) failure() error {
-	if s.panicked != nil {
-		return s.panicked
-	}
-	return nil
+	return cmp.Or(err, s.ended)
 }
 
 // guard calls f, which is the source's.
@@ -65,12 +56,8 @@ func (s *copySource) guard(f func()) {
 		if completed {
 			return
 		}
-		if v := recover(); v != nil {
-			s.panicked = &PanicError{Value: v, Stack: debug.Stack()}
-			return
-		}
-		s.exited = true
-		if s.conn != nil {
+		s.ended = unwound(recover())
+		if s.ended == errGoexit && s.conn != nil {
 			_ = s.conn.PgConn().Conn().Close() // nothing else ends pgx's wait for this goroutine
 		}
 	}()

@@ -70,9 +70,9 @@ func (h *handle) follow() {
 	}
 }
 
-// handUp leaves the lane of h, whose function in a joined call has panicked, to the outer function, which panics in turn:
-// it is then the outer call's to destroy the connection, and nobody sees before what has become of it. An outer function
-// that recovers goes on with the connection, as it would if the nested call had run on one that is its own.
+// handUp leaves the lane of h, whose function in a joined call has left something in the session, or has panicked, to the
+// outer function, which goes on with the connection as it would if the nested call had run on one that is its own. One that
+// panics in turn has the outer call destroy it, and nobody sees before what has become of it.
 func (h *handle) handUp() {
 	outer, x := h.call.outer, h.exchange
 	outer.mu.Lock()

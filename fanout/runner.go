@@ -135,7 +135,7 @@ func (w *runner) end(h *handle, err error) (again bool) {
 		w.link, w.transaction = p.link, p.transaction
 	}
 	defer func() { // also if Observe panics
-		defer func() { w.link, w.transaction = nil, nil }()
+		w.link, w.transaction = nil, nil
 		if alone && kept && !again && w.call.outer != nil && w.call.n == 1 {
 			h.handUp() // what it has left in the session is the outer function's
 			return
@@ -292,7 +292,7 @@ func (h *handle) shares(t *text, args []any, exec bool) bool {
 
 // mayChangeSession reports whether t, sent with these arguments, may change the session or have a transaction of its own.
 func (h *handle) mayChangeSession(t *text, args []any, exec bool) bool {
-	return t.utility || mayBeSeveral(t.sql) && h.call.shared.takesSeveral(args, exec)
+	return t.utility || h.call.shared.several(t.sql, args, exec)
 }
 
 // keepFor is keepSession if one of b's statements may change the session.

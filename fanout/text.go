@@ -299,14 +299,16 @@ func changesSession(sql string) bool { return !isQuery(sql) || namesSession(sql)
 // mayBeSeveral reports whether sql may be several statements, of which only the first is looked at otherwise.
 func mayBeSeveral(sql string) bool { return strings.Contains(strings.TrimRight(sql, "; \t\r\n"), ";") }
 
-// takesSeveral reports whether what is sent with these arguments may be several statements in one: by Exec without arguments,
-// or by the simple protocol.
-func (s *shared) takesSeveral(args []any, exec bool) bool {
+// several reports whether sql, sent with these arguments, may be several statements in one that the server takes: by Exec
+// without arguments, or by the simple protocol.
+func (s *shared) several(sql string, args []any, exec bool) bool {
+	takes := s.simple
 	if len(args) == 0 {
-		return exec || s.simple
+		takes = takes || exec
+	} else if mode, ok := args[0].(pgx.QueryExecMode); ok {
+		takes = mode == pgx.QueryExecModeSimpleProtocol
 	}
-	mode, ok := args[0].(pgx.QueryExecMode)
-	return ok && mode == pgx.QueryExecModeSimpleProtocol || !ok && s.simple
+	return takes && mayBeSeveral(sql)
 }
 
 // isQuery reports whether sql begins like a statement that mostly leaves both as they were.

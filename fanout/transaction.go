@@ -91,7 +91,7 @@ func (t *transaction) precede(sql string, args []any, exec bool) (*prologue, err
 	}
 	p, err := t.prologue()
 	if err == nil {
-		t.dirty = t.dirty || text.leaves || mayBeSeveral(sql) && t.snapshot.shared.takesSeveral(args, exec)
+		t.dirty = t.dirty || text.leaves || t.snapshot.shared.several(sql, args, exec)
 	}
 	return p, err
 }
