@@ -198,7 +198,7 @@ func (c *call) runLanes() error {
 		c.shared.calls.Add(1)
 		defer c.shared.calls.Add(-1)
 	}
-	if c.auto && c.borrowed == nil && c.n > 1 {
+	if c.takesTurn() {
 		patience := turnPatience
 		if c.timeout > 0 {
 			patience = min(patience, c.timeout/2) // the rest is for the connection
@@ -224,6 +224,9 @@ func (c *call) runLanes() error {
 	}
 	return c.group.Wait()
 }
+
+// takesTurn reports whether the call waits until it is its turn to be at work.
+func (c *call) takesTurn() bool { return c.auto && !c.guest() && c.n > 1 }
 
 // pipelines reports whether statements go by pipelines: the call's own lanes or, if it is joined, the outer call's. Any
 // other nested call has its statements sent one by one.

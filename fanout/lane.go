@@ -97,7 +97,13 @@ func growStackToWait() byte {
 // units are left when all lanes have ended.
 func (l *lane) acquire(ctx context.Context) bool {
 	c := l.call
+	if c.takesTurn() {
+		c.shared.turns.ours.Add(1)
+	}
 	res, err := c.pool.Acquire(ctx)
+	if err != nil && c.takesTurn() {
+		c.shared.turns.ours.Add(-1)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {

@@ -104,16 +104,17 @@ func New[Q, D any](pool *pgxpool.Pool, newQueries func(D) Q) Source[Q] {
 	mustBeSet(newQueries != nil, "New", "newQueries")
 	mustServe[D]()
 	config := pool.Config()
+	s := &shared{
+		maxConns:     int(pool.Stat().MaxConns()),
+		severalHosts: severalHosts(config),
+		hooks:        hooks(config),
+		simple:       config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol,
+	}
+	s.turns.init(s.maxConns, func() int64 { return pool.Stat().AcquireCount() })
 	return Source[Q]{
-		pool: pool,
-		bind: func(tx DBTX) Q { return newQueries(tx.(D)) },
-		shared: &shared{
-			maxConns:     int(pool.Stat().MaxConns()),
-			severalHosts: severalHosts(config),
-			hooks:        hooks(config),
-			simple:       config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol,
-			turns:        newTurns(int(pool.Stat().MaxConns())),
-		},
+		pool:   pool,
+		bind:   func(tx DBTX) Q { return newQueries(tx.(D)) },
+		shared: s,
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,9 @@ import (
 // times as long is the use of what there is; beyond that it is waiting, and fewer are let in. That is how TCP Vegas tells
 // a queue in the network, and BBR's way of looking now and then at how long things take without one is where alone comes
 // from: every so often one call is at work by itself. Calls are compared by the work that their statements are known to be.
+//
+// That is for others who use the pool. Where there are none, the calls stand in each other's way only, and as many as there
+// are connections do more in all than fewer: a tenth or more, with 16 clients on two processors.
 //
 // A turn is no more than a courtesy. Who has waited long enough goes ahead: calls may depend on each other in ways that
 // are not for this package to know.
@@ -28,6 +32,11 @@ type turns struct {
 	alone   bool            // one is at work by itself, so that it can be seen how long things take
 	look    time.Time       // when that is due again
 	misses  int             // in a row, when it could not be seen
+
+	acquires func() int64 // how many connections have been acquired from the pool, by anybody
+	ours     atomic.Int64 // of these, by calls that take turns, and how many they are waiting for
+	theirs   int64        // by others, as far as has been seen
+	seen     int64        // ours, when that was
 
 	plain, snapshot paces
 }
@@ -48,6 +57,10 @@ const (
 	// leastTurns is the part of the pool that may be at work in any case; and if it has two connections, two calls may:
 	// what one takes by itself does not tell whether it is too few.
 	leastTurns = 1.0 / 3
+
+	// othersLast is how many connections must have been acquired by calls that take turns, and none by anybody else, for
+	// these to have the pool to themselves: who takes one of so many does not wait often.
+	othersLast = 100
 
 	// aloneLasts is how long it is relied on what calls have taken alone.
 	aloneLasts = 10 * time.Second
@@ -78,8 +91,8 @@ func (p *pace) add(took, work time.Duration) {
 	p.work = p.work*memory + float64(work)
 }
 
-func newTurns(maxConns int) turns {
-	return turns{most: maxConns, width: float64(maxConns)}
+func (t *turns) init(maxConns int, acquires func() int64) {
+	t.most, t.width, t.acquires = maxConns, float64(maxConns), acquires
 }
 
 // take returns when it is the caller's turn, patience is at its end, or ctx has ended. In any case, end is to follow.
@@ -135,10 +148,22 @@ func (t *turns) admits() bool {
 	switch {
 	case t.working == 0:
 		return true
-	case t.alone || t.working >= int(math.Round(t.width)):
+	case t.alone || t.working >= t.most:
+		return false
+	case t.working >= int(math.Round(t.width)) && t.others():
 		return false
 	}
 	return time.Now().Before(t.look)
+}
+
+// others reports whether the pool is used by anybody but calls that take turns. It is called with mu held.
+func (t *turns) others() bool {
+	acquires := t.acquires()
+	ours := t.ours.Load() // after that, so that none of ours is taken for somebody else's
+	if theirs := acquires - ours; theirs > t.theirs {
+		t.theirs, t.seen = theirs, ours
+	}
+	return ours-t.seen < othersLast
 }
 
 // admit lets one more be at work. It is called with mu held.

@@ -2,12 +2,25 @@ package fanout
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
+
+// newTurns are the turns of a pool that others use, too.
+func newTurns(maxConns int) *turns {
+	t, theirs := &turns{}, int64(0)
+	t.init(maxConns, func() int64 { theirs++; return t.ours.Load() + theirs })
+	return t
+}
 
 // crowd has n callers make calls on t for so long. A call is 1 ms of work for a server that has so many processors, and
 // shares them among those at work. It returns how many calls were made, and the most at work in the second half.
@@ -21,6 +34,7 @@ func crowd(t *turns, n, processors int, long time.Duration) (calls, most int) {
 		wg.Go(func() {
 			for time.Now().Before(end) {
 				mine := t.take(context.Background(), turnPatience)
+				t.ours.Add(1)
 				mu.Lock()
 				busy++
 				if time.Until(end) < long/2 {
@@ -63,7 +77,7 @@ func TestTurnsFollowWhatTheServerCanDo(t *testing.T) {
 					pool = 15 // a third is not what ends it
 				}
 				turns := newTurns(pool)
-				crowd(&turns, 1, test.processors, 100*time.Millisecond)
+				crowd(turns, 1, test.processors, 100*time.Millisecond)
 				for range 100 { // calls of another kind do not count, which take longer for the same work
 					slow := turns.take(context.Background(), turnPatience)
 					slow.snapshot = true
@@ -71,7 +85,7 @@ func TestTurnsFollowWhatTheServerCanDo(t *testing.T) {
 					slow.work = time.Millisecond
 					turns.end(&slow)
 				}
-				calls, most := crowd(&turns, 64, test.processors, 2*time.Second)
+				calls, most := crowd(turns, 64, test.processors, 2*time.Second)
 				if most < test.low || most > test.high {
 					t.Errorf("%d at work, wanted %d to %d", most, test.low, test.high)
 				}
@@ -83,13 +97,86 @@ func TestTurnsFollowWhatTheServerCanDo(t *testing.T) {
 	}
 }
 
+// Fewer are at work for the sake of others who use the pool; where there are none, as many are as there are connections.
+func TestTurnsAreForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns, theirs := &turns{}, int64(0)
+		turns.init(15, func() int64 { return turns.ours.Load() + theirs })
+		for _, others := range []bool{false, true, false} {
+			ctx, leave := context.WithCancel(t.Context())
+			if others {
+				go func() {
+					for ctx.Err() == nil {
+						turns.mu.Lock()
+						theirs++
+						turns.mu.Unlock()
+						time.Sleep(time.Millisecond)
+					}
+				}()
+			}
+			_, most := crowd(turns, 64, 4, 4*time.Second)
+			leave()
+			synctest.Wait()
+			if !others && most != 15 || others && (most < 5 || most > 9) {
+				t.Errorf("%d at work, with others: %v; wanted all 15, or 5 to 9", most, others)
+			}
+		}
+	})
+}
+
+// What others acquire from the pool is told from what calls do that take turns, whatever becomes of these.
+func TestTurnsTellOthers(t *testing.T) {
+	pool := pgtest.Pool(t, 4)
+	src := New(pool, func(tx DBTX) DBTX { return tx })
+	src.Strategy = Auto
+	turns := &src.shared.turns
+	query := func(ctx context.Context, tx DBTX) ([]int, error) {
+		_, err := tx.Exec(ctx, "select pg_sleep(0.001)")
+		return nil, err
+	}
+	queries := slices.Repeat([]Query[DBTX, int]{query}, 30)
+	call := func(ctx context.Context, src Source[DBTX], n int, wanted error) {
+		t.Helper()
+		if _, err := Collect(ctx, src, queries[:n]...); !errors.Is(err, wanted) {
+			t.Errorf("%v, wanted %v", err, wanted)
+		}
+	}
+	for range 5 {
+		call(t.Context(), src, 30, nil)
+	}
+	conns := make([]*pgxpool.Conn, 4)
+	for i := range conns {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = conn
+	}
+	hasty := src
+	hasty.AcquireTimeout = 10 * time.Millisecond
+	call(t.Context(), hasty, 30, context.DeadlineExceeded)
+	for _, conn := range conns {
+		conn.Release()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Millisecond)
+	defer cancel()
+	call(ctx, src, 30, context.DeadlineExceeded)
+	call(t.Context(), src, 1, nil) // it does not wait for a turn
+	serial := src
+	serial.Strategy = Serial
+	call(t.Context(), serial, 30, nil)
+	if got, want := turns.acquires()-turns.ours.Load(), int64(len(conns)+1+1); got != want {
+		t.Errorf("%d connections are taken to have been acquired by others, wanted %d", got, want)
+	}
+}
+
 // What has made calls slow for a while does not leave a small pool with one call at work for ever.
 func TestTurnsRecover(t *testing.T) {
 	for connections := 2; connections <= 5; connections++ {
 		synctest.Test(t, func(t *testing.T) {
 			turns := newTurns(connections)
-			crowd(&turns, 2*connections, 1, time.Second)
-			if _, most := crowd(&turns, 2*connections, 64, 3*time.Second); most != connections {
+			crowd(turns, 2*connections, 1, time.Second)
+			if _, most := crowd(turns, 2*connections, 64, 3*time.Second); most != connections {
 				t.Errorf("%d of %d are at work", most, connections)
 			}
 		})
@@ -101,11 +188,11 @@ func TestTurnsLookHowLongACallTakesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := newTurns(15)
 		turns.look = time.Now().Add(time.Hour)
-		if _, most := crowd(&turns, 64, 4, time.Second); most != 15 {
+		if _, most := crowd(turns, 64, 4, time.Second); most != 15 {
 			t.Errorf("%d at work while nothing was known, wanted 15", most)
 		}
 		turns.look = time.Now()
-		if _, most := crowd(&turns, 64, 4, 2*time.Second); most < 5 || most > 9 {
+		if _, most := crowd(turns, 64, 4, 2*time.Second); most < 5 || most > 9 {
 			t.Errorf("%d at work, wanted 5 to 9", most)
 		}
 	})
@@ -122,7 +209,7 @@ func TestTurnsDoNotCountWhatTheyMiss(t *testing.T) {
 			turns.miss(&mine)
 			turns.end(&mine)
 		}
-		if _, most := crowd(&turns, 64, 4, 2*time.Second); most < 5 || most > 9 {
+		if _, most := crowd(turns, 64, 4, 2*time.Second); most < 5 || most > 9 {
 			t.Errorf("%d at work, wanted 5 to 9", most)
 		}
 	})
