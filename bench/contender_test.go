@@ -147,7 +147,7 @@ func TestRounds(t *testing.T) {
 	if len(far.took) != 1 || far.note != "one call" {
 		t.Errorf("%+v", far)
 	}
-	if len(quick.took) < minCalls || len(slow.took) != 1 || slow.note != "one call" || len(bad.took) != 0 || bad.note != "failed: no" {
+	if len(quick.took) < minTurns || len(slow.took) != 1 || slow.note != "one call" || len(bad.took) != 0 || bad.note != "failed: no" {
 		t.Errorf("%+v %+v %+v", quick, slow, bad)
 	}
 	if err := c.rounds(t.Context(), []*runner{fake("a", 1, same, nil), fake("b", 1, digest{2, 1}, nil)}); err == nil {
@@ -182,7 +182,7 @@ func TestRoundsDraws(t *testing.T) {
 				common++
 			}
 		}
-		if common < minCalls || !renewed && common < len(seen["a"])/2 {
+		if common < minTurns || !renewed && common < len(seen["a"])/2 {
 			t.Errorf("of %d and %d arguments %d are the same", len(seen["a"]), len(seen["b"]), common)
 		}
 		if renewed && renewals != calls {

@@ -48,7 +48,7 @@ const (
 // A result is that of one contender.
 type result struct {
 	Contender string  `json:"contender"`
-	Values    int     `json:"values"` // of which these are: calls timed, or slices of time under load
+	Values    int     `json:"values"` // of which these are: turns, calls, or slices of time under load
 	Median    float64 `json:"median"`
 	P10       float64 `json:"p10"`
 	P90       float64 `json:"p90"`
@@ -105,10 +105,13 @@ func (c *cell) best(chosen func(contender string) bool) (best result, ok bool) {
 
 // ValueName is what a result's values are.
 func (c *cell) ValueName() string {
-	if c.Unit == perSecond {
+	switch {
+	case c.Unit == perSecond:
 		return "slice"
+	case c.Kind == besideCells:
+		return "call"
 	}
-	return "call"
+	return "turn"
 }
 
 // Title says in words which cell it is.

@@ -20,16 +20,14 @@ const (
 	// A contender's turn is as many calls as fit into turnTime, but mostInTurn at most: what runs at once before a call
 	// is then mostly its own like, as it is in a program. Calls longer than settled hardly feel what was before them.
 	turnTime   = 10 * time.Millisecond
-	mostInTurn = 20
+	mostInTurn = 100
 	settled    = 5 * time.Millisecond
 
-	// minCalls is how many count of a contender, whatever the time, and minCallsAside of one on which no claim
-	// rests; maxCalls is where more would tell nothing new.
-	minCalls      = 3
-	minShortCalls = 5 // where they are shorter than shortCall
-	minCallsAside = 2
-	shortCall     = 100 * time.Millisecond
-	maxCalls      = 2000
+	// minTurns is how many turns count of a contender, whatever the time, and minTurnsAside of one on which no claim rests.
+	minTurns      = 3
+	minShortTurns = 11 // where they are shorter than shortTurn
+	minTurnsAside = 2
+	shortTurn     = 120 * time.Millisecond
 
 	// onceAbove is how long a call may take that is to be repeated, and onceAboveAside that of one on which no claim rests:
 	// none rests on a contender that takes hopeless times as long as another, either.
@@ -58,7 +56,7 @@ type runner struct {
 	// run runs the task once. It computes a digest if asked to.
 	run func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error)
 
-	took     []float64     // each call that counts, in milliseconds
+	took     []float64     // a call of each turn that counts, in milliseconds
 	shortest time.Duration // of all calls
 	spent    time.Duration
 	out      bool // it does not run again in this cell
@@ -133,7 +131,7 @@ func (c course) rounds(ctx context.Context, runners []*runner) error {
 		ran := false
 		for _, i := range rand.Perm(len(runners)) {
 			r := runners[i]
-			if r.out || len(r.took) >= maxCalls {
+			if r.out {
 				continue
 			}
 			if elapsed >= c.budget {
@@ -232,7 +230,8 @@ func compete(runners []*runner) {
 	}
 }
 
-// turn is a runner's in a round.
+// turn is a runner's in a round. What counts is the mean of its calls, not each of them: a short call takes either of two
+// times, as a processor has gone to sleep meanwhile or has not, and the median of such calls is one or the other by chance.
 func (c course) turn(ctx context.Context, r *runner, lists func(int) []int32) error {
 	began := time.Now()
 	defer func() { r.spent += time.Since(began) }()
@@ -247,6 +246,7 @@ func (c course) turn(ctx context.Context, r *runner, lists func(int) []int32) er
 	if c.renew == nil && r.shortest < settled {
 		settle = 1 // after the collection, memory that was kept for reuse is gone and the caches hold something else
 	}
+	sum := time.Duration(0)
 	for i := range settle + n {
 		took, _, err := r.call(ctx, lists(i), false)
 		if err != nil {
@@ -256,9 +256,10 @@ func (c course) turn(ctx context.Context, r *runner, lists func(int) []int32) er
 			return nil
 		}
 		if i >= settle {
-			r.took = append(r.took, inMilliseconds(took))
+			sum += took
 		}
 	}
+	r.took = append(r.took, inMilliseconds(sum)/float64(n))
 	return nil
 }
 
@@ -284,18 +285,18 @@ func (c course) lists() func(i int) []int32 {
 	}
 }
 
-// least is how many calls have to count of the runner. On a machine too slow for all of them, that all cells are run
+// least is how many turns have to count of the runner. On a machine too slow for all of them, that all cells are run
 // matters more.
 func (r *runner) least(hurry bool) int {
 	switch {
 	case hurry:
 		return 1
 	case r.aside:
-		return minCallsAside
-	case r.shortest < shortCall:
-		return minShortCalls
+		return minTurnsAside
+	case r.shortest < shortTurn:
+		return minShortTurns
 	}
-	return minCalls
+	return minTurns
 }
 
 // share is the time that the runner has had, by its weight.
@@ -305,7 +306,7 @@ func (r *runner) share() float64 { return float64(r.spent) / r.weight() }
 func pace(runners []*runner) float64 {
 	sum, least, n := 0.0, 0.0, 0
 	for _, r := range runners {
-		if r.out || len(r.took) >= maxCalls {
+		if r.out {
 			continue
 		}
 		if n == 0 || r.share() < least {
