@@ -80,20 +80,19 @@ type result interface {
 }
 
 func newHandle(l *lane, unit int) *handle {
-	var h *handle
-	if l.call.exchange == nil { // it will have one
-		both := &struct {
-			handle
-			supervision
-		}{}
-		h = &both.handle
-		h.supervision = &both.supervision
-	} else {
-		h = new(handle)
-	}
+	both := &struct {
+		handle
+		supervision
+	}{}
+	h := &both.handle
+	h.supervision = &both.supervision // it will have one
+	h.init(l, unit)
+	return h
+}
+
+func (h *handle) init(l *lane, unit int) {
 	h.call, h.link, h.db, h.unit = l.call, l.link, l.db, unit
 	h.ctx = queryCtx{l.call.ctx, h}
-	return h
 }
 
 // queryCtx is the ctx that a query function is given. It ends with its call, and it is how a nested call finds the

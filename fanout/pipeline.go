@@ -52,6 +52,7 @@ type pipeline struct {
 	sending   []*request       // being written
 	unsynced  *request         // written last, its Sync not yet
 	together  time.Duration    // expected of those that will share that Sync
+	most      time.Duration    // of that
 	aborted   bool             // what is read next, up to a Sync, has been skipped by the server
 	ran       int              // results read that share the Sync to come
 	runTook   time.Duration    // which they have taken, together
@@ -102,6 +103,9 @@ const (
 	// hauntedSize is more of a result than is on its way from the server when it confirms a cancel request: a statement
 	// that has sent so much has not been hit.
 	hauntedSize = 8 << 20
+
+	// worthSync is from how many statements on a Sync in between pays, which costs about as much as three of them.
+	worthSync = 16
 )
 
 // run is the goroutine of a lane that has been started.
@@ -690,6 +694,7 @@ func (p *pipeline) send(batch []*request) {
 	})
 	x.mu.Unlock()
 	p.sending, p.unsynced = p.sending[:0], nil
+	p.most = mostTogether(batch)
 	p.batch = batch
 	defer func() {
 		if p.batch != nil && ahead != nil && ahead.settle != nil { // an encoder or a tracer has ended the goroutine
@@ -743,6 +748,21 @@ func (p *pipeline) send(batch []*request) {
 		p.lost(err)
 	}
 	p.last, p.busy = time.Now(), 0 // what this has taken is not what the next result takes
+}
+
+// mostTogether is how much work of the batch may share a Sync, which is where the server sends what it has. With three
+// quarters of a batch behind the first, functions go on with their rows while the server is at work on the rest; but it takes
+// as long to send as for a few statements, which a short batch would not make up for.
+func mostTogether(batch []*request) time.Duration {
+	most := time.Duration(laneWork / 2)
+	if len(batch) < worthSync {
+		return most
+	}
+	var work time.Duration
+	for _, r := range batch {
+		work += r.cost
+	}
+	return min(most, work*3/4)
 }
 
 // write puts one request's messages into the connection's buffer: what has to precede it, itself and a Sync.
@@ -806,7 +826,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		values, formats, results = b.ParamValues, b.ParamFormats, b.ResultFormats
 	}
 	shares := r.pure && ahead == nil && !r.described && !r.guarded && len(s.stale) == 0 && p.preparing(r.sql) == nil
-	if !shares || p.together > laneWork/2 || p.unsynced != nil && p.unsynced.text != r.text {
+	if !shares || p.together > p.most || p.unsynced != nil && p.unsynced.text != r.text {
 		p.sync()
 	}
 	if p.probing { // only now: what cannot be written must leave nothing in the buffer

@@ -26,6 +26,10 @@ type runner struct {
 
 	none   link
 	driver *driver // that runs it; guarded by the exchange's mu
+
+	// What its first unit needs, and the first statement. Mostly there are no others, and then this is all in one piece.
+	handle handle
+	rows   bufferedRows
 }
 
 // newRunners are n runners of units of c: the call that x is of, or one that has joined it.
@@ -96,8 +100,7 @@ func (w *runner) run() {
 func (w *runner) runUnit(i int) {
 	c := w.call
 	for w.attempt = c.attempt; ; w.attempt++ {
-		h := newHandle(&w.lane, i)
-		h.exchange, h.runner = w.exchange, w
+		h := w.newHandle(i)
 		h.follow()
 		w.now.Store(h)
 		err := c.run(&h.ctx, i, h)
@@ -114,6 +117,26 @@ func (w *runner) runUnit(i int) {
 		}
 	}
 	w.earlier = nil
+}
+
+func (w *runner) newHandle(unit int) *handle {
+	h := &w.handle
+	if h.call != nil {
+		h = new(handle)
+	}
+	h.init(&w.lane, unit)
+	h.exchange, h.runner = w.exchange, w
+	return h
+}
+
+// newRows are the rows of r. It is called with h in use, so that nobody else does.
+func (h *handle) newRows(r *request) *bufferedRows {
+	rows, p := &h.runner.rows, h.pipeline
+	if rows.conn != nil {
+		rows = new(bufferedRows)
+	}
+	rows.request, rows.conn, rows.state, rows.fields = r, p.conn, p.state, r.fields
+	return rows
 }
 
 // end settles the unit whose function has returned err, and takes leave of its lane.
@@ -265,9 +288,8 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 		}
 		return h.supervise(ctx), nil, nil
 	}
-	p := h.pipeline
 	underWay = true
-	return ctx, &bufferedRows{request: r, conn: p.conn, state: p.state, fields: r.fields}, nil
+	return ctx, h.newRows(r), nil
 }
 
 // shares reports whether a statement can travel with those of other functions. It cannot if it may change the session, have a
