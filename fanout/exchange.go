@@ -384,6 +384,16 @@ func (x *exchange) missing() {
 	x.ready, x.work, x.unknown = nil, 0, 0
 }
 
+// tryAgain begins anew, for a function that runs once more, where no connection was to be had.
+func (x *exchange) tryAgain() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over != nil {
+		x.over, x.spare = nil, x.call.width()
+		x.revive()
+	}
+}
+
 // leave is called by a runner that has no unit any more.
 func (x *exchange) leave(w *runner) {
 	x.mu.Lock()

@@ -44,7 +44,7 @@ func (l *lane) run() error {
 		}
 	}()
 	for c.waiting() {
-		if l.link == nil && !l.acquire(c.acquireCtx) {
+		if l.link == nil && l.acquire(c.acquireCtx) != nil {
 			break
 		}
 		i, ok := c.take(l)
@@ -95,7 +95,7 @@ func growStackToWait() byte {
 
 // acquire gets the lane its connection. If it cannot, the other lanes go on with theirs; the call learns of it only if
 // units are left when all lanes have ended.
-func (l *lane) acquire(ctx context.Context) bool {
+func (l *lane) acquire(ctx context.Context) error {
 	c := l.call
 	if c.takesTurn() {
 		c.shared.turns.ours.Add(1)
@@ -113,7 +113,7 @@ func (l *lane) acquire(ctx context.Context) bool {
 		if c.noConn == nil && (c.next < c.n || c.exchange != nil) && context.Cause(ctx) != errNotNeeded {
 			c.noConn = err
 		}
-		return false
+		return err
 	}
 	if !c.connected {
 		c.connected = true
@@ -122,7 +122,25 @@ func (l *lane) acquire(ctx context.Context) bool {
 		}
 	}
 	l.use(&link{conn: res.Conn(), res: res}, res.Conn())
-	return true
+	return nil
+}
+
+// acquireAgain gets the lane another connection, after the pause before another attempt at its unit. An attempt that gets
+// none has failed, too, and if the reason is one that passes, it is not the last.
+func (l *lane) acquireAgain() bool {
+	c := l.call
+	for pause(c.ctx, l.attempt) {
+		err := l.acquire(c.ctx)
+		if err == nil {
+			return true
+		}
+		l.earlier = append(l.earlier, err)
+		l.attempt++
+		if l.attempt > c.retries || !transient(err) {
+			break
+		}
+	}
+	return false
 }
 
 // use makes link the lane's, and db what its statements are sent to, or in a snapshot call a transaction on it.
@@ -170,7 +188,7 @@ func (l *lane) runUnit(i int) {
 		}
 		l.now.Store(nil)
 		l.release()
-		if !pause(c.ctx, l.attempt) || !l.acquire(c.ctx) {
+		if !l.acquireAgain() {
 			err := afterEarlier(l.earlier[len(l.earlier)-1], l.earlier[:len(l.earlier)-1])
 			c.failUnit(nil, i, h.name, err)
 			l.report(h, err)

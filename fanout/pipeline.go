@@ -133,7 +133,7 @@ func (p *pipeline) tryAcquire() (ok bool) {
 			p.exchange.started(p, false)
 		}
 	}()
-	ok = p.acquire(p.ctx)
+	ok = p.acquire(p.ctx) == nil
 	completed = true
 	return ok
 }

@@ -226,6 +226,49 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 	serves(t, pool)
 }
 
+// The attempts of such a query are spread over the time for which the server is away: one that gets no connection is not
+// the last.
+func TestUnsentQueryWaitsForTheServer(t *testing.T) {
+	var w wire
+	var connects atomic.Int32
+	pool := pgtest.Pool(t, 1, w.attach, func(config *pgxpool.Config) {
+		config.BeforeConnect = func(context.Context, *pgx.ConnConfig) error {
+			if connects.Add(1) == 3 {
+				w.closed.Store(false)
+			}
+			return nil
+		}
+	})
+	fill(t, pool, 3)
+	src := fanout.New(pool, db.New)
+	for _, s := range strategies {
+		for retries, wanted := range map[int]bool{1: false, 6: true} {
+			src.Strategy, src.Retries = s, retries
+			warm(t, pool)
+			connects.Store(0)
+			armed := false
+			query := func(ctx context.Context, q *db.Queries) ([]db.A, error) {
+				if !armed {
+					armed = true
+					w.closed.Store(true)
+					w.arm(cut, 1) // the write of the next statement
+				}
+				return q.ListA(ctx)
+			}
+			lists, err := fanout.Collect(t.Context(), src, query, query)
+			w.disarm()
+			w.closed.Store(false)
+			switch {
+			case wanted && (err != nil || len(lists[0]) != 3 || len(lists[1]) != 3):
+				t.Errorf("%v: %v, %v after %d connects", s, lists, err, connects.Load())
+			case !wanted && (err == nil || !strings.Contains(err.Error(), "refused") || !strings.Contains(err.Error(), "(attempt 2; before: ")):
+				t.Errorf("%v: with %d retries, %v", s, retries, err)
+			}
+		}
+	}
+	serves(t, pool)
+}
+
 func TestRetriesStopWithCtx(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
 	failable(t, pool)

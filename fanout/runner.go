@@ -115,6 +115,7 @@ func (w *runner) runUnit(i int) {
 			w.report(h, err)
 			break
 		}
+		w.exchange.tryAgain()
 	}
 	w.earlier = nil
 }
