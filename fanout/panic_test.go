@@ -412,3 +412,43 @@ func TestPanicOfKey(t *testing.T) {
 		fanout.IntoFunc(&first, func(context.Context, fanout.DBTX) (string, error) { return "written", nil }),
 		fanout.IntoMap(&m, func(int32) int32 { panic("key") }, pid))
 }
+
+// unwinding is a transaction of the caller's own that unwinds the goroutine when it is asked whether it has ended.
+type unwinding struct {
+	pgx.Tx
+	unwind func()
+}
+
+func (tx unwinding) SendBatch(context.Context, *pgx.Batch) pgx.BatchResults {
+	tx.unwind()
+	return nil
+}
+
+// A transaction of the caller's own that panics, or calls Goexit, ends the loop of a Stream as a query function does.
+func TestStreamInUnwindingTx(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := raw(pool)
+	p := panicked(t, func() {
+		for range fanout.Stream(t.Context(), src.On(unwinding{tx, func() { panic("boom") }}), pid) {
+			t.Error("the loop has had something")
+		}
+	})
+	if p != nil && p.Value != "boom" {
+		t.Errorf("panicked with %v", p)
+	}
+	for _, err := range fanout.Stream(t.Context(), src.On(unwinding{tx, runtime.Goexit}), pid) {
+		if err == nil {
+			t.Error("a result")
+		} else {
+			mention(t, err, "Goexit")
+		}
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+	serves(t, pool)
+}

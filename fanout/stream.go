@@ -47,8 +47,17 @@ func Stream[Q, T any](ctx context.Context, src Source[Q], queries ...Query[Q, T]
 		call.restart = s.forget
 		ended := make(chan error, 1)
 		go func() {
-			ended <- call.executeRetrying()
-			close(s.wake)
+			var err error
+			completed := false
+			defer func() {
+				if !completed { // the caller's own pgx.Tx has panicked, or called Goexit
+					err = unwound(recover())
+				}
+				ended <- err
+				close(s.wake)
+			}()
+			err = call.executeRetrying()
+			completed = true
 		}()
 		// However the loop ends, the call ends first. A panic of a query function is passed on even if the loop has ended
 		// by break, but not in place of a panic of the loop body.
