@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
@@ -287,6 +288,40 @@ func TestAcquireTimeoutBoundsRetries(t *testing.T) {
 		_, err := fanout.Collect(ctx, src, pid)
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 			t.Errorf("%v, after %d attempts: %v", s, attempts, err)
+		}
+	}
+}
+
+// A hook of the pool is not interrupted because the connection that it prepares has turned out not to be needed: as long as
+// the pool has places left.
+func TestHooksAreNotInterrupted(t *testing.T) {
+	var hooked, interrupted atomic.Int32
+	pool := pgtest.Pool(t, 10, func(config *pgxpool.Config) {
+		config.PrepareConn = func(ctx context.Context, _ *pgx.Conn) (bool, error) {
+			hooked.Add(1)
+			select {
+			case <-ctx.Done():
+				interrupted.Add(1)
+			case <-time.After(5 * time.Millisecond):
+			}
+			return true, nil
+		}
+	})
+	fill(t, pool, 100)
+	warm(t, pool)
+	for _, s := range strategies {
+		src := fanout.New(pool, db.New)
+		src.Strategy, src.Limit = s, 5
+		queries := fanout.Each((*db.Queries).ListAByData, make([]string, 300)...)
+		for range 20 {
+			hooked.Store(0)
+			interrupted.Store(0)
+			if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
+				t.Fatal(err)
+			}
+			if n := interrupted.Load(); n > 0 {
+				t.Errorf("%v: %d of %d hooks were interrupted", s, n, hooked.Load())
+			}
 		}
 	}
 }

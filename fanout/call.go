@@ -304,9 +304,25 @@ func (c *call) take(l *lane) (i int, ok bool) {
 	i = c.next
 	c.next++
 	if c.next == c.n && c.exchange == nil {
-		c.stopAcquiring(nil)
+		c.unneeded(c.stopAcquiring)
 	}
 	return i, true
+}
+
+// hookTime is how long a hook of the pool may take with a connection that turns out not to be needed.
+const hookTime = 100 * time.Millisecond
+
+// unneeded ends, by stop, the wait for connections that the call does not need any more. It is the hooks' ctx, too, and to
+// interrupt a round trip that they make would cost the connection. Where the pool has places left nobody waits long, and
+// they are given time.
+func (c *call) unneeded(stop context.CancelCauseFunc) {
+	if c.shared.hooks {
+		if stat := c.pool.Stat(); stat.ConstructingConns() == 0 && stat.AcquiredConns() < stat.MaxConns() {
+			time.AfterFunc(hookTime, func() { stop(errNotNeeded) })
+			return
+		}
+	}
+	stop(errNotNeeded)
 }
 
 // lastNoConn is why no connection was to be had, where that has happened.

@@ -416,8 +416,14 @@ func (x *exchange) leave(w *runner) {
 		return
 	}
 	x.retire()
+	x.unneeded()
+}
+
+// unneeded ends the wait for further connections. It is called with mu held.
+func (x *exchange) unneeded() {
 	if x.stop != nil {
-		x.stop(errNotNeeded)
+		x.call.unneeded(x.stop)
+		x.stop = nil
 	}
 }
 

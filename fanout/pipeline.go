@@ -414,8 +414,8 @@ func (p *pipeline) pick() []*request {
 			break
 		}
 	}
-	if len(x.ready) == 0 && x.stop != nil {
-		x.stop(errNotNeeded) // lanes that have no connection yet are not needed
+	if len(x.ready) == 0 {
+		x.unneeded() // lanes that have no connection yet
 	}
 	return batch
 }

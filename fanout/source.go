@@ -93,9 +93,9 @@ type shared struct {
 // shared by its copies. For a package generated with emit_methods_with_db_argument see [DBTX]. The pool remains the
 // caller's, to use otherwise and to close.
 //
-// The pool's hooks (PrepareConn, BeforeAcquire) get a ctx that ends when a call turns out not to need the connection. A hook
-// that makes a round trip should not have that interrupted, which costs the connection: context.WithoutCancel, with a
-// timeout of its own, sees to it.
+// The pool's hooks (PrepareConn, BeforeAcquire) get a ctx that ends when a call turns out not to need the connection: 100 ms
+// later, or at once if all of the pool's connections are in use or one is being opened. A hook that makes a round trip should
+// not have that interrupted, which costs the connection: context.WithoutCancel, with a timeout of its own, sees to it.
 //
 // New panics, as a programming error at start-up, if pool or newQueries is nil, or if D, the package's DBTX, asks for
 // anything but the five methods of DBTX as pgx/v5 has them.
