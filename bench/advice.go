@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // An advice is which strategy pays in one case, and by how much.
@@ -56,6 +57,7 @@ func overall(cells []*cell) (advice, bool) {
 	}
 	best, bestMean, bestWorst := "", 0.0, 0.0
 	var where *cell
+	var failed []string
 	for _, s := range []string{parallel, serial, pipelined, coalesced, auto} {
 		var ratios []float64
 		worst, at := 0.0, (*cell)(nil)
@@ -71,7 +73,10 @@ func overall(cells []*cell) (advice, bool) {
 				worst, at = ratio, c
 			}
 		}
-		if len(ratios) < len(cells) { // it was left out somewhere, for taking too long
+		if len(ratios) < len(cells) { // it was left out somewhere, for taking too long, or has failed
+			if slices.ContainsFunc(cells, func(c *cell) bool { return c.failed(s) }) {
+				failed = append(failed, s)
+			}
 			continue
 		}
 		if m := geometricMean(ratios); best == "" || m < bestMean {
@@ -96,6 +101,9 @@ func overall(cells []*cell) (advice, bool) {
 	}
 	if bestWorst >= worthIt {
 		a.Text += fmt.Sprintf("; at worst %s times the best, for %s", significantRatio(bestWorst), where.Title())
+	}
+	if len(failed) > 0 {
+		a.Text += "; not compared since it failed: " + strings.Join(failed, ", ")
 	}
 	return a, true
 }

@@ -54,12 +54,13 @@ machine, and removed at the end. Latency is added by delaying what is written to
 the server. With -dsn all happens in a schema of its own there, ` + schemaName + `,
 which is created at the start and dropped at the end; no other object of the
 database is touched, a schema of that name which the bench has not made is
-refused, and no latency is added unless -latency asks for it: the network is
-yours already. It needs 40 connections and keeps the server busy.
+refused, and no latency is added in the grid unless -latency asks for it: the
+network is yours already. It needs the server itself, not a pooler, and 40
+connections, and keeps it busy.
 
 The cells of the run, by -cells:
   grid     statements × latency × queries in a call, on 10 connections
-  cold     30 different statements on connections that have not seen them, 10 ms
+  cold     30 different statements on connections that have not seen them, 10 ms added
   load     1, 16 and 128 clients at once on a pool of 16, 8 look-ups in a call
   beside   a client of single look-ups beside 16 clients with 30 in a call
   rate     look-ups per second on 10 connections, beside those of pgbench
@@ -68,7 +69,8 @@ Flags:
 `
 
 const usageFoot = `
-The exit status is 0 on success, 1 on failure and 2 if a flag is wrong.
+The exit status is 0 on success, 1 on failure, also of a contender, and 2 if a
+flag is wrong.
 `
 
 // parseFlags reads the arguments. If they ask for help, that is printed to usage and the error is flag.ErrHelp.

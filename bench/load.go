@@ -147,7 +147,7 @@ func (c *crowd) run(ctx context.Context, s statement, clients, queries int, slic
 	}
 	for _, err := range errs {
 		if err != nil {
-			c.note, c.rates, c.calls = "failed: "+oneLine(err), nil, nil
+			c.note, c.rates, c.calls = failedNote+oneLine(err), nil, nil
 			return nil
 		}
 	}
@@ -283,7 +283,7 @@ func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
 			return context.Cause(ctx)
 		}
 		if err != nil {
-			all[i].note, all[i].rates = "failed: "+oneLine(err), nil
+			all[i].note, all[i].rates = failedNote+oneLine(err), nil
 			return nil
 		}
 		all[i].rates = append(all[i].rates, rate)

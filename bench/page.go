@@ -82,7 +82,7 @@ func charts(r *report) []chart {
 			panels = append(panels, p)
 		}
 		title := fmt.Sprintf("%s on %s", counted(queries, "query"), counted(gridConns, "connection"))
-		add(title, "", dotChart(title, "How long a call takes: medians, with the range from the 10th to the 90th percentile. Filled: package fanout.",
+		add(title, "", dotChart(title, "How long a call takes: medians over turns, with their range from the 10th to the 90th percentile. Filled: package fanout.",
 			"milliseconds, on a logarithmic scale: further left is faster", rows, panels, charted...))
 	}
 

@@ -65,7 +65,7 @@ func perform(ctx context.Context, opts options, stderr io.Writer) (rep *report, 
 	}
 	b.report.Seconds = time.Since(b.report.Started).Seconds()
 	b.report.conclude()
-	return b.report, nil
+	return b.report, b.report.failures()
 }
 
 // prepare finds out what there is to know before anything is measured.

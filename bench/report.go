@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -57,6 +58,9 @@ type result struct {
 	Note      string  `json:"note,omitempty"`
 }
 
+// failedNote begins the note of a result that a contender's failure has ended.
+const failedNote = "failed: "
+
 // newResult is the result of these values.
 func newResult(contender string, values []float64, note string) result {
 	r := result{Contender: contender, Values: len(values), Note: note}
@@ -73,6 +77,13 @@ func (c *cell) of(contender string) (result, bool) {
 		return result{}, false
 	}
 	return c.Results[i], true
+}
+
+// failed reports whether the contender has.
+func (c *cell) failed(contender string) bool {
+	return slices.ContainsFunc(c.Results, func(r result) bool {
+		return r.Contender == contender && strings.HasPrefix(r.Note, failedNote)
+	})
 }
 
 // ratio is that of the medians of two contenders, if both ran.
@@ -101,6 +112,24 @@ func (c *cell) best(chosen func(contender string) bool) (best result, ok bool) {
 		}
 	}
 	return best, ok
+}
+
+// failures is the error of a report in which contenders have failed: figures are missing that were asked for.
+func (r *report) failures() error {
+	n, first := 0, ""
+	for _, c := range r.Cells {
+		for _, res := range c.Results {
+			if reason, failed := strings.CutPrefix(res.Note, failedNote); failed {
+				if n++; n == 1 {
+					first = fmt.Sprintf("%s in %s: %s", label(res.Contender), c.Title(), reason)
+				}
+			}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s failed, the first %s", counted(n, "measurement"), first)
 }
 
 // ValueName is what a result's values are.

@@ -131,6 +131,24 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
+// A contender that has failed is not one that was slow: the run has failed, too, and the advice says so.
+func TestFailures(t *testing.T) {
+	r := sample()
+	if err := r.failures(); err != nil {
+		t.Error(err)
+	}
+	r.Cells = slices.DeleteFunc(r.Cells, func(c cell) bool { return c.Kind != gridCells || c.LatencyMS > 0 || c.Statement != looking })
+	at := slices.IndexFunc(r.Cells[1].Results, func(r result) bool { return r.Contender == pipelined })
+	r.Cells[1].Results[at] = newResult(pipelined, nil, failedNote+"server closed the connection")
+	err := r.failures()
+	if err == nil || err.Error() != "1 measurement failed, the first fanout pipelined in "+r.Cells[1].Title()+": server closed the connection" {
+		t.Error(err)
+	}
+	if text := advise(r)[0].Text; !strings.HasSuffix(text, "; not compared since it failed: pipelined") {
+		t.Error(text)
+	}
+}
+
 func TestJSON(t *testing.T) {
 	r := sample()
 	content, err := json.Marshal(r)

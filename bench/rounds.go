@@ -23,7 +23,8 @@ const (
 	mostInTurn = 100
 	settled    = 5 * time.Millisecond
 
-	// minTurns is how many turns count of a contender, whatever the time, and minTurnsAside of one on which no claim rests.
+	// minTurns is how many turns count of a contender, unless that takes much too long, and minTurnsAside of one on which
+	// no claim rests.
 	minTurns      = 3
 	minShortTurns = 11 // where they are shorter than shortTurn
 	minTurnsAside = 2
@@ -56,7 +57,7 @@ type runner struct {
 	// run runs the task once. It computes a digest if asked to.
 	run func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error)
 
-	took     []float64     // a call of each turn that counts, in milliseconds
+	took     []float64     // of a call, in each turn that counts, in milliseconds
 	shortest time.Duration // of all calls
 	spent    time.Duration
 	out      bool // it does not run again in this cell
@@ -84,7 +85,7 @@ func (r *runner) call(ctx context.Context, draws []int32, digested bool) (time.D
 	}
 	if err != nil {
 		r.out, r.took = true, nil
-		r.note = "failed: " + oneLine(err)
+		r.note = failedNote + oneLine(err)
 	}
 	if r.shortest == 0 || took < r.shortest {
 		r.shortest = took

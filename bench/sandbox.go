@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sqlc-fanout/sqlc-fanout/internal/connstring"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/sandbox"
 )
 
@@ -30,7 +31,7 @@ var schema = sandbox.Schema{
 func openSandbox(ctx context.Context, config *pgx.ConnConfig, rows int, stderr io.Writer) (*sandbox.Sandbox, error) {
 	conn, err := pgx.ConnectConfig(ctx, config.Copy())
 	if err != nil {
-		return nil, err
+		return nil, connstring.ConnectError(err)
 	}
 	box, err := sandbox.Open(ctx, conn, schema, stderr, func(ctx context.Context, tx pgx.Tx) error { return fill(ctx, tx, rows) })
 	if err != nil {

@@ -143,7 +143,7 @@ func open(ctx context.Context, pool *pgxpool.Pool, statements []statement) error
 		conn.Release()
 	}
 	if len(errs) > 0 {
-		return fmt.Errorf("opening %d connections: %w", n, errs[0])
+		return fmt.Errorf("opening %d connections: %w", n, connstring.ConnectError(errs[0]))
 	}
 	return nil
 }

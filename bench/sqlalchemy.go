@@ -176,7 +176,7 @@ func (b *bench) pythonRunner(ctx context.Context, c contender, s statement, late
 		return nil
 	}
 	if err := p.acquaint(s); err != nil {
-		return &runner{contender: c, out: true, note: "failed: " + oneLine(err)}
+		return &runner{contender: c, out: true, note: failedNote + oneLine(err)}
 	}
 	return &runner{contender: c, run: func(_ context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
 		answer, err := p.ask(pythonRequest{s.name, draws, digested})

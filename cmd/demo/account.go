@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/connstring"
 )
 
 const (
@@ -87,7 +88,7 @@ func openWriters(ctx context.Context, config *pgx.ConnConfig, opts consistencyOp
 		conn, err := pgx.ConnectConfig(ctx, config.Copy())
 		if err != nil {
 			w.close()
-			return writers{}, fmt.Errorf("opening %s (-writers): %w", counted(opts.writers, "connection", "connections"), connectError(err))
+			return writers{}, fmt.Errorf("opening %s (-writers): %w", counted(opts.writers, "connection", "connections"), connstring.ConnectError(err))
 		}
 		w.conns = append(w.conns, conn)
 	}

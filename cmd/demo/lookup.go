@@ -11,6 +11,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/connstring"
 )
 
 // An outcome is what came of the queries.
@@ -54,7 +55,7 @@ func warm(ctx context.Context, pool *pgxpool.Pool) error {
 		}
 	}
 	if err := context.Cause(ctx); err != nil {
-		return fmt.Errorf("opening %d connections (-conns): %w", n, connectError(err))
+		return fmt.Errorf("opening %d connections (-conns): %w", n, connstring.ConnectError(err))
 	}
 	return nil
 }

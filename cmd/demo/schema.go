@@ -10,6 +10,7 @@ import (
 
 	sqlcfanout "github.com/sqlc-fanout/sqlc-fanout"
 	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/connstring"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/sandbox"
 )
 
@@ -33,7 +34,7 @@ var schema = sandbox.Schema{
 func openSandbox(ctx context.Context, config *pgx.ConnConfig, stderr io.Writer, fill func(context.Context, pgx.Tx) error) (*sandbox.Sandbox, error) {
 	conn, err := pgx.ConnectConfig(ctx, config.Copy())
 	if err != nil {
-		return nil, connectError(err)
+		return nil, connstring.ConnectError(err)
 	}
 	return sandbox.Open(ctx, conn, schema, stderr, fill)
 }

@@ -55,7 +55,8 @@ func openServer(ctx context.Context, flag string, conns, clients int, getenv fun
 	params := config.ConnConfig.RuntimeParams
 	// As a start-up parameter the search_path is there from the first statement on, costs no round trip and outlives a
 	// RESET. Setting it in AfterConnect was decided against: behind a pooler that shares server connections it would stay
-	// on them, for other clients to find their tables gone. Such a pooler refuses the parameter, and nothing happens.
+	// on them, for other clients to find their tables gone. Such a pooler refuses the parameter; or it ignores it, which the
+	// sandbox refuses.
 	params["search_path"] = schemaName
 	if params["application_name"] == "" {
 		params["application_name"] = "sqlc-fanout demo"
@@ -118,13 +119,4 @@ func (s *server) close() error {
 		return &sandbox.LeftBehindError{What: "the throwaway server", Err: err}
 	}
 	return nil
-}
-
-// connectError is what the server says, if it was reached. Pgx's text tells of every attempt, also of one by TLS before
-// the one without.
-func connectError(err error) error {
-	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
-		return fmt.Errorf("failed to connect: %w", pgErr)
-	}
-	return err
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
@@ -51,9 +52,13 @@ type Sandbox struct {
 }
 
 // Open makes the schema anew, with what fill puts into it. It waits for another program with the same lock to end, and says
-// so on stderr. Conn is the sandbox's from then on. If Open fails, it has closed conn and changed nothing.
+// so on stderr. Conn, which has the schema alone in its search_path, is the sandbox's from then on. If Open fails, it has closed conn and changed nothing.
 func Open(ctx context.Context, conn *pgx.Conn, schema Schema, stderr io.Writer, fill func(context.Context, pgx.Tx) error) (*Sandbox, error) {
 	s := &Sandbox{conn, schema}
+	if err := s.direct(ctx); err != nil {
+		s.close()
+		return nil, err
+	}
 	if err := s.lock(ctx, stderr); err != nil {
 		s.close()
 		return nil, fmt.Errorf("taking the lock on schema %s: %w", schema.Name, err)
@@ -70,10 +75,25 @@ func Open(ctx context.Context, conn *pgx.Conn, schema Schema, stderr io.Writer, 
 	return s, nil
 }
 
-// lock takes the lock, for as long as the connection lives: the server is not to end it for being idle.
+// direct refuses a connection on which the schema is not what names lead to. Poolers can be told to ignore the search_path of
+// their clients: then the program would work among the user's own tables, and the lock would stay with whoever gets the
+// server's connection next.
+func (s *Sandbox) direct(ctx context.Context) error {
+	var path string
+	err := s.Conn.QueryRow(ctx, "select current_setting('search_path')", pgx.QueryExecModeSimpleProtocol).Scan(&path)
+	if err == nil && path != s.schema.Name {
+		err = fmt.Errorf("the connection does not begin in schema %s, but with the search_path %q: is there a pooler in between? The %s needs the server itself",
+			s.schema.Name, path, s.schema.Program)
+	}
+	return err
+}
+
+// lock takes the lock, for as long as the connection lives: the server is not to end it for being idle, nor what is done on
+// it for taking long.
 func (s *Sandbox) lock(ctx context.Context, stderr io.Writer) error {
-	// PostgreSQL 14 is the first that would.
-	if _, err := s.Conn.Exec(ctx, "select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'"); err != nil {
+	// Not all of them are known to every PostgreSQL.
+	if _, err := s.Conn.Exec(ctx, `select set_config(name, '0', false) from pg_settings where name in
+		('idle_session_timeout', 'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')`); err != nil {
 		return err
 	}
 	var taken bool
@@ -97,7 +117,7 @@ func create(ctx context.Context, tx pgx.Tx, s Schema) error {
 		return fmt.Errorf("schema %s exists and was not made by this %s, which leaves it alone: rename it, or use another database", s.Name, s.Program)
 	default:
 		if _, err := tx.Exec(ctx, s.dropStatements()); err != nil {
-			return fmt.Errorf("dropping schema %s, which an earlier %s has left: %w", s.Name, s.Program, err)
+			return fmt.Errorf("dropping schema %s, which an earlier %s has left: %w", s.Name, s.Program, detailed(err))
 		}
 	}
 	for _, sql := range []string{
@@ -130,11 +150,19 @@ func (s *Sandbox) drop() error {
 		err = s.dropAnew(ctx)
 	}
 	if err != nil {
-		return &LeftBehindError{"schema " + s.schema.Name, err}
+		return &LeftBehindError{"schema " + s.schema.Name, detailed(err)}
 	}
 	// The server frees the lock of a closed connection in its own time, and the next program would find it taken.
 	_, _ = s.Conn.Exec(ctx, "select pg_advisory_unlock($1)", s.schema.Lock)
 	return nil
+}
+
+// detailed adds what the server says of an error besides: which objects of the user's depend on the tables.
+func detailed(err error) error {
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Detail != "" {
+		return fmt.Errorf("%w: %s", err, pgErr.Detail)
+	}
+	return err
 }
 
 // dropAnew drops the schema on a new connection. The lock has gone with the old one, so that another program may have taken
