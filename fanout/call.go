@@ -118,7 +118,7 @@ func (c *call) execute() error {
 	if c.parent.Err() == nil {
 		giveBack, err := c.borrow()
 		if err != nil {
-			return err
+			return c.notStarted(err)
 		}
 		defer giveBack()
 		err = c.runLanes()
@@ -370,13 +370,18 @@ func (c *call) enlist(l *lane) int {
 }
 
 // failUnit records that unit i has failed, which without partial ends the call. Then l, unless it is nil, ends what its
-// siblings run.
-func (c *call) failUnit(l *lane, i int, name string, err error) {
+// siblings run. It returns the error for the unit's span: one that has been ended may say so in words of its own.
+func (c *call) failUnit(l *lane, i int, name string, err error) (seen error) {
 	e := c.attribute(i, name, err)
 	c.mu.Lock()
-	again := c.restarting || c.ctx.Err() == nil && c.startAgain(err)
+	ended := c.ctx.Err()
+	again := c.restarting || ended == nil && c.startAgain(err)
 	if !again {
 		e.Err = afterEarlier(e.Err, c.earlier)
+	}
+	seen = e.Err
+	if ended != nil && !errors.Is(seen, ended) {
+		seen = fmt.Errorf("%w: %w", ended, seen)
 	}
 	fatal := !c.partial || again
 	if fatal {
@@ -391,6 +396,7 @@ func (c *call) failUnit(l *lane, i int, name string, err error) {
 		c.fail(e)
 		running.cancel()
 	}
+	return seen
 }
 
 // failSnapshot ends the call because its queries may not all have seen the same snapshot. None of them is to blame.
@@ -436,16 +442,21 @@ func (c *call) unstarted() error {
 		return err
 	}
 	err = afterEarlier(err, c.earlier)
-	if c.partial {
-		for i := c.next; i < c.n; i++ {
-			c.failed(c.attribute(i, "", err))
-		}
-		return nil
+	if !c.partial && (c.connected || c.guest()) {
+		return c.attribute(c.next, "", err)
 	}
-	if !c.connected && !c.guest() {
-		return err // no query is to blame
+	return c.notStarted(err) // without partial: no query is to blame
+}
+
+// notStarted returns why the units that nobody has taken were not started, or with partial reports it for each of them.
+func (c *call) notStarted(err error) error {
+	if !c.partial {
+		return err
 	}
-	return c.attribute(c.next, "", err)
+	for i := c.next; i < c.n; i++ {
+		c.failed(c.attribute(i, "", err))
+	}
+	return nil
 }
 
 // noConnection words why the call did not get its first connection.

@@ -29,7 +29,8 @@
 // they were. With Parallel, the connection of a query that has failed ends the others' statements with a single
 // pg_cancel_backend, where the server confirms that it is PostgreSQL itself at the other end. A server that has not
 // ended a statement one second after its ctx ended is given up: the connection is taken out of the pool and closed, and
-// the statement fails. The same happens if the function has not closed the statement's rows by then.
+// the statement fails. The same happens if a function that has the connection to itself has not closed the statement's
+// rows by then.
 //
 // # Inside a query function
 //

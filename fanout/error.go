@@ -14,7 +14,7 @@ import (
 type Error struct {
 	Index int    // position among the call's queries or tasks, from 0
 	Query int    // position among the queries of an IntoMap task, from 0; otherwise 0
-	Name  string // sqlc's name of the statement sent last ("ListAByData"), or `copy "table"`; "" if it has none, or none was sent
+	Name  string // sqlc's name of the last statement, of a batch the first ("ListAByData"), or `copy "table"`; "" if there is none
 	Err   error  // what the query function returned, or what befell it
 }
 
@@ -61,8 +61,9 @@ func (e Errors) Unwrap() []error {
 }
 
 // PanicError carries a panic of a query function to the goroutine that made the call, which panics with it once the
-// call's other queries have been cancelled and their connections are back; that of the function has been closed. Value is
-// what the function panicked with, Stack the stack of the goroutine in which it did.
+// call's other queries have been cancelled and their connections are back; that of the function has been closed, unless it
+// is the caller's ([Source.On]), or an outer function's that recovers. Value is what the function panicked with, Stack the
+// stack of the goroutine in which it did.
 type PanicError struct {
 	Value any
 	Stack []byte

@@ -335,3 +335,56 @@ func TestSeveralFailAtOnce(t *testing.T) {
 	}
 	serves(t, pool)
 }
+
+// With Partial, a connection that is in use is what each query has failed by.
+func TestPartialWhereTheConnectionIsBusy(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	check := func(t *testing.T, ctx context.Context, src fanout.Source[fanout.DBTX]) {
+		src.Partial = true
+		var errs fanout.Errors
+		if _, err := fanout.Collect(ctx, src, pid, pid); !errors.As(err, &errs) || len(errs) != 2 {
+			t.Errorf("Collect returns a %T: %v", err, err)
+		}
+		if err := fanout.Run(ctx, src, fanout.Do(func(context.Context, fanout.DBTX) error { return nil })); !errors.As(err, &errs) {
+			t.Errorf("Run returns a %T: %v", err, err)
+		}
+		n := 0
+		for _, err := range fanout.Stream(ctx, src, pid, pid) {
+			if _, ok := err.(*fanout.Error); !ok {
+				t.Errorf("Stream yields a %T: %v", err, err)
+			}
+			n++
+		}
+		if n != 2 {
+			t.Errorf("Stream yields %d errors of 2 queries", n)
+		}
+	}
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy = s
+		t.Run(s.String()+"/On", func(t *testing.T) {
+			tx, err := pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback(context.Background()) }()
+			rows, err := tx.Query(t.Context(), "select generate_series(1, 3)")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rows.Close()
+			check(t, t.Context(), src.On(tx))
+		})
+		t.Run(s.String()+"/nested", func(t *testing.T) {
+			_ = do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+				rows, err := tx.Query(ctx, "select generate_series(1, 3)")
+				if err != nil {
+					return err
+				}
+				defer rows.Close()
+				check(t, ctx, src)
+				return nil
+			})
+		})
+	}
+}

@@ -49,7 +49,8 @@ type handle struct {
 	statements int
 	shared     int
 	rows       int
-	started    time.Time // only where someone observes
+	started    time.Time // only where someone observes, as is
+	finished   time.Time
 }
 
 // A supervision is what it takes to end a statement when its ctx ends.

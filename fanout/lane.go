@@ -190,8 +190,7 @@ func (l *lane) runUnit(i int) {
 		l.release()
 		if !l.acquireAgain() {
 			err := afterEarlier(l.earlier[len(l.earlier)-1], l.earlier[:len(l.earlier)-1])
-			c.failUnit(nil, i, h.name, err)
-			l.report(h, err)
+			l.report(h, c.failUnit(nil, i, h.name, err))
 			break
 		}
 	}
@@ -202,6 +201,9 @@ func (l *lane) runUnit(i int) {
 // whether the unit is to run again: then it is still l.now, and err is in l.earlier.
 func (l *lane) settle(err error) (again bool) {
 	c, h := l.call, l.now.Load()
+	if c.observe != nil {
+		h.finished = time.Now()
+	}
 	abandoned, unseen := h.finish()
 	switch {
 	case abandoned != nil:
@@ -230,7 +232,7 @@ func (l *lane) settle(err error) (again bool) {
 		if abandoned == nil && l.link.closed() {
 			err = fmt.Errorf("%w: %w", errConnectionLost, err)
 		}
-		c.failUnit(free, h.unit, h.name, afterEarlier(err, l.earlier))
+		err = c.failUnit(free, h.unit, h.name, afterEarlier(err, l.earlier))
 	}
 	if abandoned != nil {
 		<-abandoned
@@ -249,7 +251,7 @@ func (l *lane) report(h *handle, err error) {
 		Name:       h.name,
 		Queued:     c.queued,
 		Started:    h.started,
-		Finished:   time.Now(),
+		Finished:   h.finished,
 		Statements: h.statements,
 		Rows:       h.rows,
 		Err:        err,

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -123,5 +124,117 @@ func TestObserveAcrossCalls(t *testing.T) {
 	}
 	if spans != 4*5*(1+3) {
 		t.Errorf("%d spans", spans)
+	}
+}
+
+// The error in a span is that of Error, also where the function had words of its own.
+func TestSpanErrIsThatOfError(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 1)
+		src := raw(pool)
+		src.Strategy = s
+		var span fanout.Span
+		src.Observe = func(_ context.Context, s fanout.Span) { span = s }
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			cancel()
+			<-ctx.Done()
+			return nil, errors.New("its own words") // say, a status of gRPC
+		})
+		if !errors.Is(asError(t, err), context.Canceled) || !errors.Is(span.Err, context.Canceled) {
+			t.Errorf("%v: Error says %q, Span.Err %q", s, err, span.Err)
+		}
+	}
+}
+
+// That of a query which another one's failure has ended matches context.Canceled, whatever its function says.
+func TestSpanErrOfACancelledQuery(t *testing.T) {
+	for _, s := range strategies {
+		if s == fanout.Serial {
+			continue
+		}
+		pool := pgtest.Pool(t, 2)
+		warm(t, pool)
+		src := raw(pool)
+		src.Strategy = s
+		spans := map[int]fanout.Span{}
+		src.Observe = func(_ context.Context, s fanout.Span) { spans[s.Index] = s }
+		started := make(chan struct{})
+		_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			close(started)
+			<-ctx.Done()
+			return nil, errors.New("its own words")
+		}, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			<-started
+			return boom(ctx, tx)
+		})
+		if !errors.Is(spans[0].Err, context.Canceled) {
+			t.Errorf("%v: %v; Span.Err of the other one: %v", s, err, spans[0].Err)
+		}
+	}
+}
+
+// After Retries, the errors of earlier attempts are in it.
+func TestSpanErrAfterRetries(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	failable(t, pool)
+	first := errors.New("the first attempt's")
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Snapshot, src.Retries = s, true, 1
+		var span fanout.Span
+		src.Observe = func(_ context.Context, s fanout.Span) { span = s }
+		n := 0
+		_, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			_, err := statement[int32]("select fail($1)", "40001")(ctx, tx)
+			if n++; n == 1 {
+				err = errors.Join(err, first)
+			}
+			return nil, err
+		})
+		if !errors.Is(err, first) || span.Attempt != 2 {
+			t.Error(s, err)
+		}
+		if !errors.Is(span.Err, first) {
+			t.Errorf("%v: Error says %q, Span.Err %q", s, err, span.Err)
+		}
+	}
+}
+
+// A query that fails has finished when its function returned, not when the others have been cancelled.
+func TestFinishedOfTheQueryThatFailed(t *testing.T) {
+	for _, s := range strategies {
+		t.Run(s.String(), func(t *testing.T) {
+			pool := pgtest.Pool(t, 4)
+			warm(t, pool)
+			if _, err := pool.Exec(t.Context(), `create function stubborn() returns text language plpgsql as $$
+				declare until timestamptz := clock_timestamp() + '0.7 s';
+				begin
+					while clock_timestamp() < until loop
+						begin perform pg_sleep(0.1); exception when query_canceled then null; end;
+					end loop;
+					raise exception 'late';
+				end $$`); err != nil {
+				t.Fatal(err)
+			}
+			src := raw(pool)
+			src.Strategy = s
+			var span fanout.Span
+			src.Observe = func(_ context.Context, s fanout.Span) {
+				if s.Index == 0 {
+					span = s
+				}
+			}
+			var returned time.Time
+			stubborn := statement[string]("-- name: Stubborn :one\nselect stubborn()")
+			_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				_, err := tx.Exec(ctx, "select pg_sleep(0.2)")
+				returned = time.Now()
+				return nil, errors.Join(err, errors.New("the cause"))
+			}, stubborn, stubborn)
+			if late := span.Finished.Sub(returned); late > 100*time.Millisecond {
+				t.Errorf("Finished is %v after the function had returned; %v", late, err)
+			}
+		})
 	}
 }

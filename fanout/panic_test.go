@@ -452,3 +452,28 @@ func TestStreamInUnwindingTx(t *testing.T) {
 	}
 	serves(t, pool)
 }
+
+// Goexit in Observe is the call's error, not the process's end, whatever else runs.
+func TestGoexitInObserve(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	for _, s := range strategies {
+		for _, partial := range []bool{false, true} {
+			for _, last := range []int{1, 2, 3, 6} {
+				for range 5 {
+					src := raw(pool)
+					src.Strategy, src.Partial = s, partial
+					n := 0
+					src.Observe = func(context.Context, fanout.Span) {
+						if n++; n == last {
+							runtime.Goexit() // as t.FailNow does
+						}
+					}
+					if _, err := fanout.Collect(inTime(t), src, repeated(6, pid)...); err == nil {
+						t.Errorf("%v, partial=%v, of query %d: no error", s, partial, last)
+					}
+					serves(t, pool)
+				}
+			}
+		}
+	}
+}

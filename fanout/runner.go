@@ -111,8 +111,7 @@ func (w *runner) runUnit(i int) {
 		w.now.Store(nil)
 		if !pause(c.ctx, w.attempt) {
 			err := afterEarlier(w.earlier[len(w.earlier)-1], w.earlier[:len(w.earlier)-1])
-			c.failUnit(nil, i, h.name, err)
-			w.report(h, err)
+			w.report(h, c.failUnit(nil, i, h.name, err))
 			break
 		}
 		w.exchange.tryAgain()
@@ -180,6 +179,9 @@ func (w *runner) interrupted(v any) {
 	if v == nil {
 		if h == nil {
 			c.fail(errGoexit) // in Observe
+			w.exchange.mu.Lock()
+			defer w.exchange.mu.Unlock()
+			w.driver.detach() // the goroutine is lost, and the lane is not to be
 			return
 		}
 		if v = c.survive(func() { _ = w.end(h, errGoexit) }); v != nil {
@@ -295,13 +297,14 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 
 // shares reports whether a statement can travel with those of other functions. It cannot if it may change the session, have a
 // transaction of its own, or be several statements in one: then its function has the connection to itself until it returns;
-// nor if pgx's options are among the arguments. It is called with mu held.
+// nor if it leaves something in the transaction of a snapshot, which another savepoint is to follow, or if pgx's options are
+// among the arguments. It is called with mu held.
 func (h *handle) shares(t *text, args []any, exec bool) bool {
 	if h.mayChangeSession(t, args, exec) && h.state == idle {
 		h.keeps = true
 	}
 	switch {
-	case h.keeps, t.sql == "":
+	case h.keeps, t.sql == "", t.leaves && h.exchange.call.wantSnapshot:
 		return false
 	case len(args) == 0:
 		return true

@@ -748,3 +748,52 @@ func TestSnapshotFrozenBeforeTheStart(t *testing.T) {
 		defer conn.Release()
 	}
 }
+
+// A failed statement costs nothing that an earlier one has left in the transaction.
+func TestSnapshotKeepsWhatAFailedStatementHasNotDone(t *testing.T) {
+	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
+		config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, "create temporary table if not exists scratch (word text)")
+			return err
+		}
+	})
+	const locks = "select case count(*) when 1 then 'kept' end from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
+	const setting = "select current_setting('fanout.x', true)"
+	for _, s := range strategies {
+		for name, c := range map[string]struct{ leave, look string }{
+			"advisory lock":                     {"select pg_advisory_xact_lock(7)", locks},
+			"advisory lock, tried":              {"select pg_try_advisory_xact_lock(7)", locks},
+			"advisory lock, shared":             {"select pg_advisory_xact_lock_shared(7)", locks},
+			"advisory lock of the session":      {"select pg_advisory_lock(7)", locks},
+			"row of a temporary table, by with": {"with w as (insert into scratch values ('kept') returning word) select word from w", "select min(word) from scratch"},
+			"row of a temporary table":          {"insert into scratch values ('kept')", "select min(word) from scratch"},
+			"set local":                         {"set local fanout.x = 'kept'", setting},
+			"set_config":                        {"select set_config('fanout.x', 'kept', true)", setting},
+			"cursor":                            {"declare c cursor for select 'kept'::text", "fetch c"},
+		} {
+			t.Run(s.String()+"/"+name, func(t *testing.T) {
+				src := raw(pool)
+				src.Strategy, src.Snapshot, src.Partial = s, true, true
+				var got *string
+				err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+					if _, err := tx.Exec(ctx, "select 1"); err != nil {
+						return err
+					}
+					if _, err := tx.Exec(ctx, c.leave); err != nil {
+						return err
+					}
+					if _, err := tx.Exec(ctx, "select 1/0"); err == nil {
+						t.Error("no error")
+					}
+					return tx.QueryRow(ctx, c.look, pgx.QueryExecModeSimpleProtocol).Scan(&got)
+				})
+				if err != nil || got == nil || *got != "kept" {
+					t.Errorf("it is lost; %v", err)
+				}
+				if _, err := pool.Exec(t.Context(), "select pg_advisory_unlock_all(); truncate scratch"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}

@@ -31,7 +31,8 @@ type Source[Q any] struct {
 	// Snapshot makes every query of a call read one and the same snapshot of the database, on whatever connection it
 	// runs: each connection is in a REPEATABLE READ, READ ONLY transaction, which lasts as long as it has queries to run.
 	// A write is refused by the server (25006), and a commit or rollback before it is sent. A statement that fails costs the
-	// transaction nothing but what the statement did. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the
+	// transaction nothing but what the statement did, and what functions of the database's own may have set or locked
+	// before, which cannot be seen. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the
 	// promise cannot be kept.
 	Snapshot bool
 
@@ -55,7 +56,7 @@ type Source[Q any] struct {
 	Retries int
 
 	// Observe, if set, is called once for each finished query, in each attempt of its call, with the call's ctx: by one
-	// goroutine at a time for all calls of a Source and its copies, in the order in which the queries finish. It runs
+	// goroutine at a time for all calls of a Source and its copies, about in the order in which the queries finish. It runs
 	// between two queries of a connection, so it should be quick; a call that it makes through the same Source would wait
 	// for itself for ever.
 	Observe func(context.Context, Span)

@@ -6,14 +6,14 @@ import "time"
 // has none, nor has one that panicked.
 type Span struct {
 	Index int    // position among the call's queries or tasks, as in [Error]
-	Name  string // of the statement sent last, as in [Error]
+	Name  string // of a statement, as in [Error]
 	PID   uint32 // backend process id of the connection it ran on; behind a pooler, what that says it is
 
 	Queued   time.Time // when the call was made, or began its latest attempt
-	Started  time.Time // when its first statement was sent; zero if none was
+	Started  time.Time // when its first statement was sent, or failed to be; zero if it did not come to that
 	Finished time.Time // when its function had returned
 
-	Statements int   // statements sent; each one of a batch counts
+	Statements int   // statements asked for, whether or not they could be sent; each one of a batch counts
 	Rows       int   // rows that its statements returned and its function read
 	Err        error // as in [Error]; of a query that another one's failure has cancelled, it matches context.Canceled
 

@@ -64,8 +64,9 @@ const (
 	//
 	// The law. A connection is sent as much ahead as keeps the server busy for a round trip, and no more (the
 	// bandwidth-delay product). Work that is expected to take w is given √(w / 250 µs) connections: the time that it takes
-	// falls with their number, what they cost rises with it, and the sum is least there. Nothing is sent behind a
-	// statement of which nothing is known, as in slow start, but on other connections. Equal statements are coalesced
+	// falls with their number, what they cost rises with it, and the sum is least there. Behind a
+	// statement of which nothing is known goes at most one, of another text; the rest, as in slow start, on other
+	// connections. Equal statements are coalesced
 	// where they can be and as long as it takes less than running them one by one. And a call takes no more than its share
 	// of the pool, which is the pool's size divided by the number of the Source's calls in progress. Beyond its first
 	// connection it takes only such as nobody waits for, and it leaves one for the next call while others use the pool: a

@@ -17,7 +17,7 @@ type text struct {
 	sql     string
 	name    string
 	utility bool // it may change the session, or have a transaction of its own
-	leaves  bool // it may leave in the session what is undone by going back to a savepoint before it
+	leaves  bool // it may leave what is undone by going back to a savepoint before it
 	ends    bool // it ends the transaction that it runs in
 
 	mu       sync.Mutex
@@ -124,7 +124,7 @@ func newText(sql string) *text {
 		sql:     sql,
 		name:    statementName(sql),
 		utility: utility,
-		leaves:  utility && !movesCursor(sql),
+		leaves:  utility && !movesCursor(sql) || lasts(sql),
 		ends:    (utility || mayBeSeveral(sql)) && endsTransaction(sql),
 	}
 }
@@ -325,6 +325,22 @@ func isQuery(sql string) bool {
 func movesCursor(sql string) bool {
 	word := firstWord(sql)
 	return word == "fetch" || word == "move"
+}
+
+// lasts reports whether sql, though it is a query, may do what lasts until the end of a read-only transaction: take a lock, or
+// write to a temporary table.
+func lasts(sql string) bool {
+	lower := strings.ToLower(sql)
+	writes := func(word string) bool { return strings.Contains(lower, word) }
+	switch firstWord(sql) {
+	case "insert", "update", "delete", "merge":
+		return true
+	case "with":
+		if slices.ContainsFunc([]string{"insert", "update", "delete", "merge"}, writes) {
+			return true
+		}
+	}
+	return strings.Contains(lower, "advisory_xact_lock")
 }
 
 // firstWord is the word that sql begins with, in lower case, behind comments of a line; "" if it is not a word.

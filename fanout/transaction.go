@@ -19,8 +19,8 @@ import (
 // first statement, in the same round trip, and ends with leave.
 //
 // A savepoint, set once, brings the transaction back after a failed statement: rolling back to it loses nothing, because
-// the transaction is read only. So it costs nothing while nothing fails. What may have left something in the session, a
-// setting or a cursor, is followed by another savepoint.
+// the transaction is read only. So it costs nothing while nothing fails. What may have left something all the same, a
+// setting, a cursor, a lock or a row in a temporary table, is followed by another savepoint.
 type transaction struct {
 	snapshot *snapshot
 	link     *link
