@@ -673,8 +673,8 @@ func (p *pipeline) distribute(g *request) {
 	}
 	fields := p.memberFields(g)
 	for i, m := range g.members {
-		m.shared = len(g.members) - 1
 		if !m.abandoned {
+			m.shared = len(g.members) - 1
 			m.fields = fields
 			m.tag = selectTag(counts[i])
 		}

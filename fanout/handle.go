@@ -340,6 +340,22 @@ func (h *handle) holds(r result) (ok bool, err error) {
 	return false, nil
 }
 
+// readNow passes from reading to running, if r is what the function is to read: the end of it is that of the use.
+func (h *handle) readNow(r result) (ok bool, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.open == r && h.state == reading:
+		h.state = running // also if the function has returned meanwhile: whoever waits for this use waits for its end
+		return true, nil
+	case h.returned:
+		return false, errReturned
+	case h.open == r:
+		return false, errConcurrent
+	}
+	return false, nil
+}
+
 // finish is called when the query function has returned. What it left unread is discarded; err is what becomes known of
 // the statement only then: an insert in a batch that nobody has looked at must not fail unseen. If another goroutine still
 // runs a statement, or a nested call, finish returns a channel that is closed when that has ended; until then the
@@ -348,8 +364,12 @@ func (h *handle) finish() (abandoned <-chan struct{}, err error) {
 	h.mu.Lock()
 	h.returned = true
 	open := h.open
-	if h.state == running || h.state == lent {
+	switch h.state {
+	case running, lent:
 		h.quiet = make(chan struct{})
+		open = nil // another goroutine reads it
+	case reading:
+		h.state = running // nobody else begins to
 	}
 	quiet := h.quiet
 	h.mu.Unlock()

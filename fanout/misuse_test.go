@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -462,4 +463,57 @@ func TestPipelinedLateGoexit(t *testing.T) {
 		t.Errorf("%v, %v", lists, err)
 	}
 	serves(t, pool)
+}
+
+// A function returns while a goroutine of its own waits for its row, or its rows: the call waits for that, the function's
+// error says so, and nobody else's rows get lost.
+func TestFunctionLeavesAReaderBehind(t *testing.T) {
+	const waiting = "select 1 from pg_advisory_xact_lock_shared(1)"
+	// The server sends so much before it waits that Query returns, and Next waits.
+	const begun = "select case i when 1 then 'x' when 2 then repeat('x', 20000) else pg_advisory_xact_lock_shared(1)::text end from generate_series(1, 3) i"
+	dsn := pgtest.DSN(t)
+	pool := pgtest.PoolOn(t, dsn, 1)
+	locker, watcher := pgtest.Connect(t, dsn), pgtest.Connect(t, dsn)
+	for _, s := range strategies {
+		for _, many := range []bool{false, true} {
+			src := raw(pool)
+			src.Strategy, src.Partial = s, true
+			pgtest.Exec(t, locker, "select pg_advisory_lock(1)")
+			var got []string // by the goroutine
+			var left error
+			var wg sync.WaitGroup
+			leaves := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				wg.Go(func() {
+					if !many {
+						var n int32
+						left, got = tx.QueryRow(ctx, waiting).Scan(&n), make([]string, 3)
+						return
+					}
+					rows, _ := tx.Query(ctx, begun)
+					got, left = pgx.CollectRows(rows, pgx.RowTo[string])
+				})
+				for pgtest.QueryRow[int](t, watcher, "select count(*)::int from pg_locks where not granted and database = (select oid from pg_database where datname = current_database())") == 0 {
+				}
+				wg.Go(func() {
+					time.Sleep(20 * time.Millisecond) // the call is to be waiting by then
+					if _, err := locker.Exec(context.Background(), "select pg_advisory_unlock(1)"); err != nil {
+						t.Error(err)
+					}
+				})
+				return nil, nil
+			}
+			lists, err := fanout.Collect(inTime(t), src, leaves, statement[int32]("select 7"))
+			wg.Wait()
+			var errs fanout.Errors
+			if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 0 || len(lists[1]) != 1 || lists[1][0] != 7 {
+				t.Errorf("%v, many=%v: %v, %v", s, many, lists, err)
+			} else {
+				mention(t, err, "returned while another goroutine was still running a statement")
+			}
+			if left == nil && len(got) != 3 {
+				t.Errorf("%v: the goroutine has %v, and takes it for the result", s, got)
+			}
+			serves(t, pool)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -757,3 +758,63 @@ func (f startTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.Tra
 }
 
 func (startTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// A function whose statement's own ctx has ended reads what the lane writes when the coalesced statement has ended.
+func TestCoalescedOwnCtxRace(t *testing.T) {
+	const one = "-- name: One :one\nselect id from a where id = $1"
+	dsn := pgtest.DSN(t)
+	pool := pgtest.PoolOn(t, dsn, 1)
+	locker, watcher := pgtest.Connect(t, dsn), pgtest.Connect(t, dsn)
+	fill(t, pool, 100)
+	src := raw(pool)
+	src.Strategy = fanout.Coalesced
+	queries := make([]fanout.Query[fanout.DBTX, int32], 40)
+	for i := range queries {
+		queries[i] = statement[int32](one, i+1)
+	}
+	shared := 0
+	src.Observe = func(_ context.Context, s fanout.Span) { shared = s.Shared }
+	for deadline := time.Now().Add(10 * time.Second); shared == 0; {
+		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("not coalesced")
+		}
+	}
+
+	own, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	answered := make(chan struct{})
+	first, second := queries[0], queries[1]
+	queries[0] = func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		ctx, stop := context.WithCancel(ctx)
+		defer context.AfterFunc(own, stop)()
+		_, err := first(ctx, tx)
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		<-answered
+		return nil, nil
+	}
+	queries[1] = func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		defer close(answered)
+		return second(ctx, tx)
+	}
+	pgtest.Exec(t, locker, "begin")
+	pgtest.Exec(t, locker, "lock table a in access exclusive mode")
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		waits := "select count(*)::int from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+		for pgtest.QueryRow[int](t, watcher, waits) == 0 {
+		}
+		cancel()
+		// Not <-failed: to the race detector, that and the network would put the read in front of the write.
+		time.Sleep(50 * time.Millisecond)
+		pgtest.Exec(t, locker, "rollback")
+	})
+	if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+		t.Error(err)
+	}
+}
