@@ -20,7 +20,7 @@ const (
 	// A contender's turn is as many calls as fit into turnTime, but mostInTurn at most: what runs at once before a call
 	// is then mostly its own like, as it is in a program. Calls longer than settled hardly feel what was before them.
 	turnTime   = 10 * time.Millisecond
-	mostInTurn = 100
+	mostInTurn = 40
 	settled    = 5 * time.Millisecond
 
 	// minTurns is how many turns count of a contender, unless that takes much too long, and minTurnsAside of one on which
@@ -38,7 +38,7 @@ const (
 
 	// inContention is how many times as long as the quickest one's a contender's calls may be for it to have as much time as
 	// the others though no claim rests on it by name: one rests on the best of all that run the functions as they are.
-	inContention = 1.5
+	inContention = 2
 
 	// countsAbove is how long the first call must take to count: what is to be warmed up is small beside it.
 	countsAbove = 300 * time.Millisecond
