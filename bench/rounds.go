@@ -20,7 +20,7 @@ const (
 	// A contender's turn is as many calls as fit into turnTime, but mostInTurn at most: what runs at once before a call
 	// is then mostly its own like, as it is in a program. Calls longer than settled hardly feel what was before them.
 	turnTime   = 10 * time.Millisecond
-	mostInTurn = 40
+	mostInTurn = 100
 	settled    = 5 * time.Millisecond
 
 	// minTurns is how many turns count of a contender, unless that takes much too long, and minTurnsAside of one on which
@@ -245,7 +245,7 @@ func (c course) turn(ctx context.Context, r *runner, lists func(int) []int32) er
 	}
 	settle := 0
 	if c.renew == nil && r.shortest < settled {
-		settle = 1 // after the collection, memory that was kept for reuse is gone and the caches hold something else
+		settle = 1 + n/10 // after the collection, memory that was kept for reuse is gone and the caches hold something else
 	}
 	sum := time.Duration(0)
 	for i := range settle + n {
