@@ -61,6 +61,9 @@ type result struct {
 // failedNote begins the note of a result that a contender's failure has ended.
 const failedNote = "failed: "
 
+// failure is what has ended the result, if anything has.
+func (r result) failure() (reason string, failed bool) { return strings.CutPrefix(r.Note, failedNote) }
+
 // newResult is the result of these values.
 func newResult(contender string, values []float64, note string) result {
 	r := result{Contender: contender, Values: len(values), Note: note}
@@ -82,7 +85,8 @@ func (c *cell) of(contender string) (result, bool) {
 // failed reports whether the contender has.
 func (c *cell) failed(contender string) bool {
 	return slices.ContainsFunc(c.Results, func(r result) bool {
-		return r.Contender == contender && strings.HasPrefix(r.Note, failedNote)
+		_, failed := r.failure()
+		return failed && r.Contender == contender
 	})
 }
 
@@ -119,7 +123,7 @@ func (r *report) failures() error {
 	n, first := 0, ""
 	for _, c := range r.Cells {
 		for _, res := range c.Results {
-			if reason, failed := strings.CutPrefix(res.Note, failedNote); failed {
+			if reason, failed := res.failure(); failed {
 				if n++; n == 1 {
 					first = fmt.Sprintf("%s in %s: %s", label(res.Contender), c.Title(), reason)
 				}

@@ -379,10 +379,7 @@ func (c *call) failUnit(l *lane, i int, name string, err error) (seen error) {
 	if !again {
 		e.Err = afterEarlier(e.Err, c.earlier)
 	}
-	seen = e.Err
-	if ended != nil && !errors.Is(seen, ended) {
-		seen = fmt.Errorf("%w: %w", ended, seen)
-	}
+	seen = endedBy(ended, e.Err)
 	fatal := !c.partial || again
 	if fatal {
 		c.first = cmp.Or(c.first, e) // a sibling that is being ended because of it may fail by itself meanwhile
@@ -413,11 +410,16 @@ func (c *call) failSnapshot(cause error) {
 // attribute makes an *Error for unit i. When the caller's ctx has ended, that is the cause, however the driver or the
 // server put it.
 func (c *call) attribute(i int, name string, err error) *Error {
-	if ended := c.parent.Err(); ended != nil && !errors.Is(err, ended) {
-		err = fmt.Errorf("%w: %w", ended, err)
-	}
 	index, query := c.locate(i)
-	return &Error{Index: index, Query: query, Name: name, Err: err}
+	return &Error{Index: index, Query: query, Name: name, Err: endedBy(c.parent.Err(), err)}
+}
+
+// endedBy is err, so that it matches the error of the ctx that has ended, if one has.
+func endedBy(ended, err error) error {
+	if ended == nil || errors.Is(err, ended) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ended, err)
 }
 
 // unstarted is called when no lane runs any more. It returns nil if every unit was taken; otherwise why the rest was not.

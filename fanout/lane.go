@@ -189,12 +189,18 @@ func (l *lane) runUnit(i int) {
 		l.now.Store(nil)
 		l.release()
 		if !l.acquireAgain() {
-			err := afterEarlier(l.earlier[len(l.earlier)-1], l.earlier[:len(l.earlier)-1])
-			l.report(h, c.failUnit(nil, i, h.name, err))
+			l.giveUp(h)
 			break
 		}
 	}
 	l.earlier = nil
+}
+
+// giveUp ends h's unit, which was to run again: its last attempt was the last.
+func (l *lane) giveUp(h *handle) {
+	last := len(l.earlier) - 1
+	err := afterEarlier(l.earlier[last], l.earlier[:last])
+	l.report(h, l.call.failUnit(nil, h.unit, h.name, err))
 }
 
 // settle ends the unit that is running, whose function has returned err, and leaves the connection quiet. It reports

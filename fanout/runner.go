@@ -110,8 +110,7 @@ func (w *runner) runUnit(i int) {
 		}
 		w.now.Store(nil)
 		if !pause(c.ctx, w.attempt) {
-			err := afterEarlier(w.earlier[len(w.earlier)-1], w.earlier[:len(w.earlier)-1])
-			w.report(h, c.failUnit(nil, i, h.name, err))
+			w.giveUp(h)
 			break
 		}
 		w.exchange.tryAgain()

@@ -32,8 +32,7 @@ type Source[Q any] struct {
 	// runs: each connection is in a REPEATABLE READ, READ ONLY transaction, which lasts as long as it has queries to run.
 	// A write is refused by the server (25006), and a commit or rollback before it is sent. A statement that fails costs the
 	// transaction nothing but what the statement did, and what functions of the database's own may have set or locked
-	// before, which cannot be seen. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the
-	// promise cannot be kept.
+	// before, which cannot be seen. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the promise cannot be kept.
 	Snapshot bool
 
 	// Partial keeps what succeeded when some queries fail: the call returns the results of the successful queries and

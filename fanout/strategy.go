@@ -64,21 +64,21 @@ const (
 	//
 	// The law. A connection is sent as much ahead as keeps the server busy for a round trip, and no more (the
 	// bandwidth-delay product). Work that is expected to take w is given √(w / 250 µs) connections: the time that it takes
-	// falls with their number, what they cost rises with it, and the sum is least there. Behind a
-	// statement of which nothing is known goes at most one, of another text; the rest, as in slow start, on other
-	// connections. Equal statements are coalesced
-	// where they can be and as long as it takes less than running them one by one. And a call takes no more than its share
-	// of the pool, which is the pool's size divided by the number of the Source's calls in progress. Beyond its first
-	// connection it takes only such as nobody waits for, and it leaves one for the next call while others use the pool: a
-	// queue in front of a pool is first come, first served, and whoever takes many connections stands there many times. A
-	// share that shrinks is given back as soon as the statements on a connection have ended. Where others use the pool,
-	// and calls take more than half as long again as one takes that is at work alone, more of them at once would only make
-	// everybody slower: fewer are at work then, though never less than two, or than a third as many as the pool has
-	// connections. Others are known by the connections that somebody else has acquired, or a hook of the pool has refused,
-	// while these calls have acquired a hundred; without them, as many are at work as the pool has connections. The rest wait their turn, in order, before
-	// they ask for one, for at most 100 ms, and at most half of AcquireTimeout. To see how long a call takes alone, one is
-	// run by itself if none has happened to be for ten seconds; a call that has had statements described or parsed does not
-	// count. A call of a single query has no turn to wait for, and runs as with Parallel, until one has made a nested call.
+	// falls with their number, what they cost rises with it, and the sum is least there. Behind a statement of which
+	// nothing is known goes at most one, of another text; the rest, as in slow start, on other connections. Equal
+	// statements are coalesced where they can be and as long as it takes less than running them one by one. And a call
+	// takes no more than its share of the pool, which is the pool's size divided by the number of the Source's calls in
+	// progress. Beyond its first connection it takes only such as nobody waits for, and it leaves one for the next call
+	// while others use the pool: a queue in front of a pool is first come, first served, and whoever takes many connections
+	// stands there many times. A share that shrinks is given back as soon as the statements on a connection have ended.
+	// Where others use the pool, and calls take more than half as long again as one takes that is at work alone, more of
+	// them at once would only make everybody slower: fewer are at work then, though never less than two, or than a third as
+	// many as the pool has connections. Others are known by the connections that somebody else has acquired, or a hook of
+	// the pool has refused, while these calls have acquired a hundred; without them, as many are at work as the pool has
+	// connections. The rest wait their turn, in order, before they ask for one, for at most 100 ms, and at most half of
+	// AcquireTimeout. To see how long a call takes alone, one is run by itself if none has happened to be for ten seconds;
+	// a call that has had statements described or parsed does not count. A call of a single query has no turn to wait for,
+	// and runs as with Parallel, until one has made a nested call.
 	//
 	// Estimates change slowly, but a lasting change is noticed. Two executions of a text in a row that take far longer than
 	// expected, or 32 that take far less, replace its estimate; the slow ones only when a round trip measured beside them

@@ -330,17 +330,13 @@ func movesCursor(sql string) bool {
 // lasts reports whether sql, though it is a query, may do what lasts until the end of a read-only transaction: take a lock, or
 // write to a temporary table.
 func lasts(sql string) bool {
-	lower := strings.ToLower(sql)
-	writes := func(word string) bool { return strings.Contains(lower, word) }
 	switch firstWord(sql) {
 	case "insert", "update", "delete", "merge":
 		return true
 	case "with":
-		if slices.ContainsFunc([]string{"insert", "update", "delete", "merge"}, writes) {
-			return true
-		}
+		return mentions(sql, "insert", "update", "delete", "merge", "advisory_xact_lock")
 	}
-	return strings.Contains(lower, "advisory_xact_lock")
+	return mentions(sql, "advisory_xact_lock")
 }
 
 // firstWord is the word that sql begins with, in lower case, behind comments of a line; "" if it is not a word.
@@ -395,9 +391,13 @@ func endsTransaction(sql string) bool {
 // namesSession reports whether sql names one of the functions by which a query sets what later statements of the session
 // depend on: a setting, the seed of random, a lock that lasts. There are others, such as a user's own.
 func namesSession(sql string) bool {
+	return mentions(sql, "set_config", "setseed", "advisory_lock", "advisory_unlock")
+}
+
+// mentions reports whether one of the words, which are in lower case, is anywhere in sql.
+func mentions(sql string, words ...string) bool {
 	sql = strings.ToLower(sql)
-	names := func(name string) bool { return strings.Contains(sql, name) }
-	return names("set_config") || names("setseed") || names("advisory_lock") || names("advisory_unlock")
+	return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(sql, word) })
 }
 
 // A trip is what a Source knows of the way to its server: how long a round trip takes in which the server has nothing to
