@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,7 +94,12 @@ func parseFlags(args []string, usage io.Writer) (options, error) {
 	fs.StringVar(&opts.markdown, "markdown", "", "write a table of calls and the claims' verdicts to `FILE`")
 	fs.StringVar(&opts.from, "from", "", "measure nothing: show what -json has written to `FILE`")
 	fs.BoolVar(&opts.quick, "quick", false, "a look at it: few cells, 100,000 rows in the large table, 15 seconds")
-	fs.DurationVar(&opts.time, "time", opts.time, "`how long` it may take, more or less: more time, more rounds")
+	fs.Func("time", "`how long` it may take, more or less: more time, more rounds (default "+opts.time.String()+")", func(s string) (err error) {
+		if opts.time, err = time.ParseDuration(s); err != nil || opts.time <= 0 {
+			return errors.New("must be a duration above 0, such as 90s or 6m")
+		}
+		return nil
+	})
 	fs.Var(&namesFlag{&opts.cells, cellNames}, "cells", "only these `kinds` of cell, with commas between them")
 	fs.Var(&namesFlag{&opts.statements, gridStatements}, "statements", "only these `statements` in the grid:\n"+strings.Join(gridStatements, ", "))
 	fs.Var(&namesFlag{&opts.contenders, contenderNames}, "contenders", "only these `contenders`:\n"+wrapped(contenderNames, 60))
@@ -135,11 +141,16 @@ func parseFlags(args []string, usage io.Writer) (options, error) {
 		}
 		return options{}, errors.New("unexpected argument; a connection string is given as -dsn=STRING, in quotes")
 	}
-	if opts.time <= 0 {
-		return options{}, errors.New("-time must be positive")
-	}
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if opts.from != "" {
+		for _, f := range opts.files() {
+			delete(given, strings.TrimPrefix(f.flag, "-"))
+		}
+		if delete(given, "from"); len(given) > 0 {
+			return options{}, fmt.Errorf("-from measures nothing, so -%s has no bearing on it", slices.Min(slices.Collect(maps.Keys(given))))
+		}
+	}
 	if opts.dsn != "" && !given["latency"] {
 		opts.latencies = []time.Duration{0}
 	}

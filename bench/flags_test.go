@@ -48,7 +48,8 @@ func TestFlagsQuick(t *testing.T) {
 func TestWrongFlags(t *testing.T) {
 	for _, args := range [][]string{
 		{"-no"}, {"stray"}, {"postgres://u:geheim@h/d"}, {"-latency=x"}, {"-latency=-1ms"}, {"-latency=2h"}, {"-queries=0"}, {"-queries=1,,2"},
-		{"-contenders=nobody"}, {"-statements="}, {"-cells=grid,x"}, {"-time=0s"},
+		{"-contenders=nobody"}, {"-statements="}, {"-cells=grid,x"}, {"-time=0s"}, {"-time=5"},
+		{"-from=report.json", "-html=x", "-quick"},
 	} {
 		var stdout, stderr bytes.Buffer
 		status := run(t.Context(), args, &stdout, &stderr)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -118,9 +119,13 @@ func (c *cell) best(chosen func(contender string) bool) (best result, ok bool) {
 	return best, ok
 }
 
-// failures is the error of a report in which contenders have failed: figures are missing that were asked for.
+// failures is the error of a report in which contenders have failed, or none has taken part: figures are missing that were
+// asked for.
 func (r *report) failures() error {
 	n, first := 0, ""
+	if !slices.ContainsFunc(r.Cells, func(c cell) bool { return len(c.Results) > 0 }) {
+		return errors.New("nothing was measured: none of these contenders takes part in a cell of these kinds")
+	}
 	for _, c := range r.Cells {
 		for _, res := range c.Results {
 			if reason, failed := res.failure(); failed {
@@ -227,6 +232,7 @@ func (o *options) files() []file {
 // checkFiles finds out whether the files can be written, before minutes go into what is to be in them. It changes none.
 func (o *options) checkFiles() error {
 	var errs []error
+	asked := map[string]string{} // for a file, by which flag
 	for _, f := range o.files() {
 		if f.name == "" {
 			continue
@@ -234,14 +240,27 @@ func (o *options) checkFiles() error {
 		if err := writable(f.name); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", f.flag, err))
 		}
+		if special(f.name) {
+			continue
+		}
+		if other := asked[filepath.Clean(f.name)]; other != "" {
+			errs = append(errs, fmt.Errorf("%s: the file is that of %s", f.flag, other))
+		}
+		asked[filepath.Clean(f.name)] = f.flag
 	}
 	return errors.Join(errs...)
 }
 
+// special reports whether the file is a pipe, say, or a device.
+func special(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && !info.IsDir() && !info.Mode().IsRegular()
+}
+
 // writable opens the file for writing. One that is not there yet is not there afterwards either.
 func writable(name string) error {
-	if info, err := os.Stat(name); err == nil && !info.IsDir() && !info.Mode().IsRegular() {
-		return nil // a pipe, say, whose reader would see it closed
+	if special(name) {
+		return nil // its reader would see it closed
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err == nil {

@@ -147,6 +147,10 @@ func TestFailures(t *testing.T) {
 	if text := advise(r)[0].Text; !strings.HasSuffix(text, "; not compared since it failed: pipelined") {
 		t.Error(text)
 	}
+	r.Cells = []cell{{Kind: gridCells}}
+	if err := r.failures(); err == nil || !strings.HasPrefix(err.Error(), "nothing was measured: ") {
+		t.Error(err)
+	}
 }
 
 func TestJSON(t *testing.T) {
@@ -240,6 +244,19 @@ func TestCheckFiles(t *testing.T) {
 	opts = options{json: dir, html: filepath.Join(missing, "file"), markdown: old}
 	if err := opts.checkFiles(); err == nil || !strings.HasPrefix(err.Error(), "-json: open "+dir) || !strings.Contains(err.Error(), "\n-html: open "+missing) {
 		t.Errorf("%v", err)
+	}
+}
+
+// One file for two of them would hold the last only; but both may go to the same pipe.
+func TestCheckFilesTwice(t *testing.T) {
+	dir := t.TempDir()
+	opts := options{json: filepath.Join(dir, "x"), svg: dir + "/./x"}
+	if err := opts.checkFiles(); err == nil || err.Error() != "-svg: the file is that of -json" {
+		t.Errorf("%v", err)
+	}
+	opts = options{json: os.DevNull, svg: os.DevNull}
+	if err := opts.checkFiles(); err != nil {
+		t.Error(err)
 	}
 }
 
