@@ -125,10 +125,23 @@ func create(ctx context.Context, tx pgx.Tx, s Schema) error {
 		"comment on schema " + s.Name + " is '" + s.Mark() + "'",
 	} {
 		if _, err := tx.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("creating schema %s: %w", s.Name, err)
+			return fmt.Errorf("creating schema %s: %w", s.Name, advised(err))
 		}
 	}
 	return nil
+}
+
+// advised says of an error what there is to be done.
+func advised(err error) error {
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
+		switch pgErr.Code {
+		case "42501":
+			return fmt.Errorf("%w; connect as a role that has the CREATE privilege on this database", err)
+		case "25006":
+			return fmt.Errorf("%w; connect to a server, and as a role, that may write", err)
+		}
+	}
+	return err
 }
 
 // End leaves the server as it was. A throwaway one takes the schema with it, and is spared the drop.

@@ -41,6 +41,23 @@ func TestConnectionThatBeginsElsewhere(t *testing.T) {
 	}
 }
 
+// Where no schema can be created, the error says what would help.
+func TestNoSchemaCanBeCreated(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	schema := Schema{Name: "fanout_sandbox", Program: "test", Tables: []string{"one"}, Lock: 1}
+	for setting, want := range map[string]string{
+		"set default_transaction_read_only to on": "that may write",
+		"set role to pg_monitor":                  "the CREATE privilege on this database",
+	} {
+		conn := inside(t, dsn, schema)
+		pgtest.Exec(t, conn, setting)
+		_, err := Open(t.Context(), conn, schema, io.Discard, func(context.Context, pgx.Tx) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), want) || !conn.IsClosed() {
+			t.Errorf("%s: %v; closed: %v", setting, err, conn.IsClosed())
+		}
+	}
+}
+
 // What of the user's depends on a table keeps it, and is named: at the end, and by the next one.
 func TestWhatDependsIsNamed(t *testing.T) {
 	dsn := pgtest.DSN(t)
