@@ -5,8 +5,11 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -126,4 +129,69 @@ func TestCoalescedArraysAsText(t *testing.T) {
 		}
 	}
 	serves(t, pool)
+}
+
+// Of some types the text form does not mean what the binary form does, which pgx sends where it can: executions with such
+// arguments, in arrays or composites, are not coalesced.
+func TestArgumentsThatMeanSomethingElseAsText(t *testing.T) {
+	pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) {
+		config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			if _, err := conn.Exec(ctx, `do $$ begin
+				perform pg_advisory_xact_lock(1);
+				if to_regtype('labelled') is null then
+					create type labelled as (label name, n int);
+				end if;
+			end $$`); err != nil {
+				return err
+			}
+			types, err := conn.LoadTypes(ctx, []string{"labelled", "_labelled"})
+			conn.TypeMap().RegisterTypes(types)
+			return err
+		}
+	})
+	for _, s := range []shape{
+		{name: "EncodingOfXML", sql: "select $1::xml[]::text[] as docs", args: each(
+			[]string{"<a/>"}, []string{`<?xml version="1.0" encoding="ISO-8859-1"?><a>é</a>`}, []string{"<b/>"})},
+		{name: "RoundedToReal", sql: "select $1::real[] as n", args: each([]float64{0.5}, []float64{1.00000005960464477539062}, []float64{2})},
+		{name: "LongName", sql: "select ($1::labelled).label as n", args: each(
+			pgtype.CompositeFields{"a", 1}, pgtype.CompositeFields{strings.Repeat("n", 70), 2}, pgtype.CompositeFields{"b", 3})},
+		{name: "NegativeTime", sql: "select $1::time[] as n", args: each(
+			[]pgtype.Time{{Microseconds: 5, Valid: true}}, []pgtype.Time{{Microseconds: -1, Valid: true}}, []pgtype.Time{{Microseconds: 7, Valid: true}})},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			src := raw(pool)
+			src.Partial = true
+			call := func(strategy fanout.Strategy) replies {
+				src.Strategy = strategy
+				lists, err := fanout.Collect(inTime(t), src, s.executions()...)
+				return repliesOf(t, len(s.args), lists, err)
+			}
+			want := call(fanout.Serial)
+			for range 3 {
+				if diff := gocmp.Diff(want, call(fanout.Coalesced), ignoreDrawn); diff != "" {
+					t.Fatalf("(-serial +coalesced)\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
+// A text with very many parameters is sent as it is, at once: to find out whether it can be coalesced would take seconds.
+func TestVeryManyParameters(t *testing.T) {
+	const n = 20_000
+	places, args := make([]string, n), make([]any, n)
+	for i := range n {
+		places[i], args[i] = fmt.Sprintf("cast($%d as int)", i+1), i
+	}
+	query := statement[int64]("select count(*) from generate_series(1, 9) g where g in ("+strings.Join(places, ", ")+")", args...)
+	src := raw(pgtest.Pool(t, 2))
+	for _, s := range strategies {
+		src.Strategy = s
+		for range 2 {
+			lists, err := fanout.Collect(inTime(t), src, repeated(4, query)...)
+			if err != nil || !slices.Equal(lists[3], []int64{9}) {
+				t.Errorf("%v: %v, %v", s, lists, err)
+			}
+		}
+	}
 }

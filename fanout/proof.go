@@ -346,6 +346,27 @@ with recursive reach(class, object) as (
 	from reach r
 	where r.class operator(pg_catalog.<>) all ('{relation,function,operator,type,parameter,target,parametertarget,
 		literaltarget}'::pg_catalog.text[])
+), contents(ord, type) as (
+	select p.ord, p.type
+	from pg_catalog.unnest($3::pg_catalog.oid[]) with ordinality p(type, ord)
+	union
+	select c.ord, inside.type
+	from contents c
+	join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) c.type
+	cross join lateral pg_catalog.unnest(array(
+		select t.typelem
+		union all
+		select t.typbasetype
+		union all
+		select r.rngsubtype
+		from pg_catalog.pg_range r
+		where r.rngtypid operator(pg_catalog.=) t.oid
+		union all
+		select a.atttypid
+		from pg_catalog.pg_attribute a
+		where a.attrelid operator(pg_catalog.=) t.typrelid and a.attnum operator(pg_catalog.>) 0::pg_catalog.int2
+			and not a.attisdropped
+	)) inside(type)
 ), arguments(parameters) as (
 	select case when pg_catalog.bool_and(a."array" is not null)
 		then pg_catalog.json_agg(pg_catalog.json_build_array(a."array"::pg_catalog.int8, a.name, a.delimiter) order by a.ord)
@@ -366,7 +387,13 @@ with recursive reach(class, object) as (
 			case
 				when not p.known then null
 				when not p.nested then case when p.typarray operator(pg_catalog.<>) 0::pg_catalog.oid then p.typarray end
+				-- The text form of these does not mean what the binary form does, which pgx would have sent: a name is cut off
+				-- instead of refused, an encoding that xml declares goes unheeded, a float64 is not rounded to a real, and
+				-- a negative time is one.
 				when p.collated and not exists (
+					select from contents c
+					where c.ord operator(pg_catalog.=) p.ord and c.type operator(pg_catalog.=) any ('{19,142,700,1083}'::pg_catalog.oid[])
+				) and not exists (
 					-- A cast of somebody's own from text would be used in place of the type's input function.
 					select from pg_catalog.pg_cast c
 					join pg_catalog.pg_type y on y.oid operator(pg_catalog.=) c.casttarget

@@ -48,8 +48,12 @@ const (
 	parameterOperand
 )
 
+// maxPlaces is in how many places a text may have a parameter. All of it is looked at for each of them, by a lane that others
+// wait for: with thousands that would take seconds.
+const maxPlaces = 500
+
 // shapeOf returns what is known of a statement from its text, or nil if its executions cannot be coalesced whatever the
-// catalog says. They cannot if it writes, locks rows or samples tables, if it has no parameter, and if a column somewhere
+// catalog says. They cannot if it writes, locks rows or samples tables, if it has no parameter or too many, and if a column somewhere
 // inside it may be named after one: parameters become columns, and these have other names.
 func shapeOf(sql string) *shape {
 	list, ok := tokens(sql)
@@ -102,13 +106,13 @@ func shapeOf(sql string) *shape {
 			}
 		}
 	}
+	if s.highest == 0 || len(s.parameters) > maxPlaces || len(numbers) < s.highest || !balanced(sql, list) {
+		return nil
+	}
 	for i := range list {
 		if c := castAt(sql, list, i); len(c.target) > 0 {
 			s.casts = append(s.casts, c)
 		}
-	}
-	if s.highest == 0 || len(numbers) < s.highest || !balanced(sql, list) {
-		return nil
 	}
 	topMatters := false
 	for i, t := range list {
