@@ -153,7 +153,17 @@ func (h *handle) supervise(ctx context.Context) context.Context {
 		// A ctx that the function has made for this statement, or one that has nothing to do with the call.
 		h.watch(1, &h.ctx)
 	}
+	if _, ok := h.db.(*transaction); ok {
+		return uncancelled{context.WithoutCancel(ctx), ctx}
+	}
 	return context.WithoutCancel(ctx)
+}
+
+// An uncancelled is the ctx of a statement in a snapshot call: it does not end, since the handle sees to that of what is
+// sent, but what has to wait before it can be sent is told when it should.
+type uncancelled struct {
+	context.Context
+	ends context.Context
 }
 
 // watch has the statement interrupted when ctx ends. It is called with mu held.

@@ -672,7 +672,7 @@ func (p *pipeline) send(batch []*request) {
 	if p.transaction != nil && len(p.inflight) == 0 {
 		p.call.takes(p.transaction)
 		var err error
-		if ahead, err = p.transaction.prologue(); err != nil {
+		if ahead, err = p.transaction.prologue(p.call.ctx); err != nil {
 			for _, r := range batch {
 				p.answer(r, err)
 			}

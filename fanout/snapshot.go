@@ -48,8 +48,9 @@ func (s *snapshot) gone() bool {
 	return s.lost
 }
 
-// claim makes t the exporter, if there is none. Otherwise it waits for the one there is and returns what to import.
-func (s *snapshot) claim(t *transaction) (id, server string, exporter bool, err error) {
+// claim makes t the exporter, if there is none. Otherwise it waits for the one there is and returns what to import; not
+// beyond the end of ctx, or the call's.
+func (s *snapshot) claim(ctx context.Context, t *transaction) (id, server string, exporter bool, err error) {
 	for {
 		s.mu.Lock()
 		switch {
@@ -68,10 +69,18 @@ func (s *snapshot) claim(t *transaction) (id, server string, exporter bool, err 
 		}
 		published := s.published
 		s.mu.Unlock()
+		if u, ok := ctx.(uncancelled); ok {
+			ctx = u.ends
+		}
 		select {
 		case <-published:
+		case <-ctx.Done():
+			err = ctx.Err()
 		case <-s.ctx.Done():
-			return "", "", false, fmt.Errorf("fanout: the statement was not sent: %w", s.ctx.Err())
+			err = s.ctx.Err()
+		}
+		if err != nil {
+			return "", "", false, fmt.Errorf("fanout: the statement was not sent: %w", err)
 		}
 	}
 }

@@ -749,6 +749,68 @@ func TestSnapshotFrozenBeforeTheStart(t *testing.T) {
 	}
 }
 
+// A mute is a connection that loses what is written to it, once it is told to.
+type mute struct {
+	net.Conn
+	on   *atomic.Bool
+	lost func()
+}
+
+func (c *mute) Write(b []byte) (int, error) {
+	if !c.on.Load() {
+		return c.Conn.Write(b)
+	}
+	c.lost()
+	return len(b), nil
+}
+
+// A statement that waits for another lane to export the snapshot ends with its own ctx, as any other does.
+func TestSnapshotStatementThatWaitsForTheExport(t *testing.T) {
+	var on atomic.Bool
+	exporting := make(chan struct{})
+	lost := sync.OnceFunc(func() { close(exporting) })
+	pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) {
+		dial := config.ConnConfig.DialFunc
+		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			if err != nil || on.Load() {
+				return conn, err
+			}
+			return &mute{conn, &on, lost}, nil
+		}
+	})
+	warm(t, pool)
+	on.Store(true)
+	src := raw(pool)
+	src.Snapshot = true
+	ctx, cancel := context.WithCancel(inTime(t))
+	defer cancel()
+	begun := make(chan struct{})
+	var ended, late error
+	err := fanout.Run(ctx, src,
+		fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+			<-begun // the other lane may have its connection only then
+			_, err := tx.Exec(ctx, "select 1")
+			return err
+		}),
+		fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+			close(begun)
+			<-exporting
+			own, stop := context.WithTimeout(ctx, 10*time.Millisecond)
+			defer stop()
+			_, ended = tx.Exec(own, "select 1")
+			late = ctx.Err()
+			cancel()
+			return ended
+		}))
+	if !errors.Is(ended, context.DeadlineExceeded) || late != nil {
+		t.Errorf("the statement: %v; the call by then: %v", ended, late)
+	}
+	if err == nil {
+		t.Error("no error")
+	}
+}
+
 // A failed statement costs nothing that an earlier one has left in the transaction.
 func TestSnapshotKeepsWhatAFailedStatementHasNotDone(t *testing.T) {
 	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
@@ -757,6 +819,10 @@ func TestSnapshotKeepsWhatAFailedStatementHasNotDone(t *testing.T) {
 			return err
 		}
 	})
+	var object uint32
+	if err := pool.QueryRow(t.Context(), "select lo_from_bytea(0, 'kept')").Scan(&object); err != nil {
+		t.Fatal(err)
+	}
 	const locks = "select case count(*) when 1 then 'kept' end from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
 	const setting = "select current_setting('fanout.x', true)"
 	for _, s := range strategies {
@@ -770,6 +836,8 @@ func TestSnapshotKeepsWhatAFailedStatementHasNotDone(t *testing.T) {
 			"set local":                         {"set local fanout.x = 'kept'", setting},
 			"set_config":                        {"select set_config('fanout.x', 'kept', true)", setting},
 			"cursor":                            {"declare c cursor for select 'kept'::text", "fetch c"},
+			"large object":                      {fmt.Sprintf("select lo_open(%d, 262144)", object), "select convert_from(loread(0, 4), 'UTF8')"},
+			"copy to a temporary table":         {"", "select min(word) from scratch"},
 		} {
 			t.Run(s.String()+"/"+name, func(t *testing.T) {
 				src := raw(pool)
@@ -779,7 +847,13 @@ func TestSnapshotKeepsWhatAFailedStatementHasNotDone(t *testing.T) {
 					if _, err := tx.Exec(ctx, "select 1"); err != nil {
 						return err
 					}
-					if _, err := tx.Exec(ctx, c.leave); err != nil {
+					var err error
+					if c.leave != "" {
+						_, err = tx.Exec(ctx, c.leave)
+					} else {
+						_, err = tx.CopyFrom(ctx, pgx.Identifier{"scratch"}, []string{"word"}, pgx.CopyFromRows([][]any{{"kept"}}))
+					}
+					if err != nil {
 						return err
 					}
 					if _, err := tx.Exec(ctx, "select 1/0"); err == nil {

@@ -334,9 +334,9 @@ func lasts(sql string) bool {
 	case "insert", "update", "delete", "merge":
 		return true
 	case "with":
-		return mentions(sql, "insert", "update", "delete", "merge", "advisory_xact_lock")
+		return mentions(sql, "insert", "update", "delete", "merge", "advisory_xact_lock", "lo_open")
 	}
-	return mentions(sql, "advisory_xact_lock")
+	return mentions(sql, "advisory_xact_lock", "lo_open")
 }
 
 // firstWord is the word that sql begins with, in lower case, behind comments of a line; "" if it is not a word.

@@ -57,10 +57,10 @@ var errNotSent = errors.New("not sent")
 
 // prologue returns what has to precede the next statement, or nil. If that begins the transaction, link.beside stays locked
 // until its settle function is called.
-func (t *transaction) prologue() (*prologue, error) {
+func (t *transaction) prologue(ctx context.Context) (*prologue, error) {
 	t.link.beside.Lock()
 	if !t.joined.Load() && t.failed == nil {
-		return t.begin()
+		return t.begin(ctx)
 	}
 	defer t.link.beside.Unlock()
 	if t.failed != nil {
@@ -84,12 +84,12 @@ func (t *transaction) prologue() (*prologue, error) {
 
 // precede is prologue for a statement of a query function's own. One that would end the transaction is refused: if it began
 // another at once ("commit and chain"), nothing would tell that what follows is read in another snapshot.
-func (t *transaction) precede(sql string, args []any, exec bool) (*prologue, error) {
+func (t *transaction) precede(ctx context.Context, sql string, args []any, exec bool) (*prologue, error) {
 	text := t.snapshot.shared.statements.get(sql)
 	if text.ends {
 		return nil, errEndsTransaction
 	}
-	p, err := t.prologue()
+	p, err := t.prologue(ctx)
 	if err == nil {
 		t.dirty = t.dirty || text.leaves || t.snapshot.shared.several(sql, args, exec)
 	}
@@ -98,8 +98,8 @@ func (t *transaction) precede(sql string, args []any, exec bool) (*prologue, err
 
 // begin returns the prologue that begins the transaction. It is called with link.beside held, which the prologue's settle
 // function unlocks.
-func (t *transaction) begin() (*prologue, error) {
-	id, server, exporter, err := t.snapshot.claim(t)
+func (t *transaction) begin(ctx context.Context) (*prologue, error) {
+	id, server, exporter, err := t.snapshot.claim(ctx, t)
 	switch {
 	case err != nil:
 		t.link.beside.Unlock()
@@ -242,7 +242,7 @@ func (t *transaction) whereabouts() string {
 
 // ready sends what has to precede the next statement in a round trip of its own.
 func (t *transaction) ready(ctx context.Context) error {
-	p, err := t.prologue()
+	p, err := t.prologue(ctx)
 	if err != nil || p == nil {
 		return err
 	}
@@ -260,7 +260,7 @@ func (t *transaction) joinBeside() {
 		t.link.beside.Unlock()
 		return
 	}
-	if p, err := t.begin(); err == nil {
+	if p, err := t.begin(t.snapshot.ctx); err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
 		defer cancel()
 		settle := p.settle
@@ -388,7 +388,7 @@ func texts(row [][]byte) []string {
 }
 
 func (t *transaction) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	p, err := t.precede(sql, args, true)
+	p, err := t.precede(ctx, sql, args, true)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
@@ -410,7 +410,7 @@ func (t *transaction) Exec(ctx context.Context, sql string, args ...any) (pgconn
 }
 
 func (t *transaction) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	p, err := t.precede(sql, args, false)
+	p, err := t.precede(ctx, sql, args, false)
 	if err != nil {
 		return failedRows{err}, err
 	}
@@ -427,7 +427,7 @@ func (t *transaction) Query(ctx context.Context, sql string, args ...any) (pgx.R
 }
 
 func (t *transaction) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	p, err := t.precede(sql, args, false)
+	p, err := t.precede(ctx, sql, args, false)
 	if err != nil {
 		return failedRows{err}
 	}
@@ -451,6 +451,7 @@ func (t *transaction) CopyFrom(ctx context.Context, table pgx.Identifier, column
 	if err := t.ready(ctx); err != nil {
 		return 0, err
 	}
+	t.dirty = true // what is copied goes into a temporary table
 	return t.conn.CopyFrom(ctx, table, columns, source)
 }
 
