@@ -138,6 +138,9 @@ func (c *call) borrow() (giveBack func(), err error) {
 	outer, nested := c.parent.Value(poolKey{c.pool}).(*handle)
 	if c.tx != nil && !(nested && outer.exchange != nil && outer.exchange.call.tx == c.tx) {
 		conn := c.tx.Conn()
+		if nested && outer.exchange != nil && outer.exchange.call.tx != nil && conn != nil && outer.exchange.call.tx.Conn() == conn {
+			return nil, errOtherTx
+		}
 		if conn != nil {
 			// Once the transaction has ended, its connection may be somebody else's. An empty batch costs nothing, and says so.
 			// Then each query is told, by the transaction.

@@ -95,6 +95,7 @@ var (
 	errConcurrent = errors.New("fanout: q was used by several goroutines at once; a query function has one connection: hand in several queries instead")
 	errLent       = errors.New("fanout: q was used, or a second nested call was made, while a nested call runs on the query function's connection")
 	errRowsOpen   = errors.New("fanout: the rows of the last statement, or the results of the last batch, are still open; read them to the end or close them before the next statement or a nested call")
+	errOtherTx    = errors.New("fanout: the transaction handed in with Source.On is another one on the connection of the outer call's, where statements of other queries are under way; use that one")
 	errAbandoned  = errors.New("fanout: the query function returned while another goroutine was still running a statement of it")
 	errOpenTx     = errors.New("fanout: the query function left a transaction open on its connection; commit or roll back, or hand the transaction in with Source.On")
 	errGoexit     = errors.New("fanout: the query function ended its goroutine (runtime.Goexit, or t.FailNow in a test)")

@@ -168,6 +168,50 @@ func TestOnDescribesForItselfAlone(t *testing.T) {
 	}
 }
 
+// A nested call in a savepoint would use the connection beside the outer call's lane, where that sends statements of several
+// functions: it is refused, and the transaction goes on.
+func TestOnASavepointOfTheOuterCalls(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 1)
+		src := raw(pool)
+		src.Strategy, src.Partial = s, true
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		savepoint, err := tx.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			var nested error
+			tasks := []fanout.Task[fanout.DBTX]{fanout.Do(func(ctx context.Context, _ fanout.DBTX) error {
+				_, nested = fanout.Collect(ctx, src.On(savepoint), pid)
+				return nil
+			})}
+			for range 10 {
+				tasks = append(tasks, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+					_, err := tx.Exec(ctx, "select 1")
+					return err
+				}))
+			}
+			if err := fanout.Run(inTime(t), src.On(tx), tasks...); err != nil {
+				t.Errorf("%v: %v", s, err)
+			}
+			pipelined := s != fanout.Parallel && s != fanout.Serial
+			if refused := nested != nil && strings.Contains(nested.Error(), "another one on the connection"); refused != pipelined {
+				t.Errorf("%v, nested: %v", s, nested)
+			}
+		}
+		if err := savepoint.Commit(t.Context()); err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+	}
+}
+
 // The connection of a transaction that is over is left alone: it may be somebody else's by now.
 func TestOnAfterTheEnd(t *testing.T) {
 	for _, s := range strategies {

@@ -3,6 +3,7 @@ package fanout
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -20,8 +21,8 @@ import (
 // locked: functions are run as coroutines where that is quicker, and Go ends the program when a locked one is switched.
 type Query[Q, T any] func(ctx context.Context, q Q) ([]T, error)
 
-// Many is the Query of a generated :many method with one argument. With emit_methods_with_params_struct, or more than one
-// parameter in the SQL, that argument is the generated Params struct.
+// Many is the Query of a generated :many method with one argument. Where the SQL has more parameters than sqlc's
+// query_parameter_limit, which is 1 by default, that argument is the generated Params struct.
 func Many[Q, T, A any](method func(Q, context.Context, A) ([]T, error), arg A) Query[Q, T] {
 	mustBeSet(method != nil, "Many", "method")
 	return func(ctx context.Context, q Q) ([]T, error) { return method(q, ctx, arg) }
@@ -74,7 +75,9 @@ func Each[Q, T, A any](method func(Q, context.Context, A) ([]T, error), args ...
 // queries have run. Chunk panics if size is less than 1.
 func Chunk[Q, T, A any](method func(Q, context.Context, []A) ([]T, error), keys []A, size int) []Query[Q, T] {
 	mustBeSet(method != nil, "Chunk", "method")
-	mustBeSet(size >= 1, "Chunk", "size")
+	if size < 1 {
+		panic(fmt.Sprintf("fanout: Chunk: size is %d; it must be 1 or more", size))
+	}
 	var queries []Query[Q, T]
 	for chunk := range slices.Chunk(keys, size) {
 		queries = append(queries, Many(method, chunk))
@@ -82,7 +85,7 @@ func Chunk[Q, T, A any](method func(Q, context.Context, []A) ([]T, error), keys 
 	return queries
 }
 
-// mustBeSet panics unless ok: a nil function or a size below 1 is a mistake in the program, found when it first runs.
+// mustBeSet panics unless ok: a nil function is a mistake in the program, found when it first runs.
 func mustBeSet(ok bool, function, what string) {
 	if !ok {
 		panic("fanout: " + function + ": " + what + " is not set")

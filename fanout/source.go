@@ -56,8 +56,8 @@ type Source[Q any] struct {
 
 	// Observe, if set, is called once for each finished query, in each attempt of its call, with the call's ctx: by one
 	// goroutine at a time for all calls of a Source and its copies, about in the order in which the queries finish. It runs
-	// between two queries of a connection, so it should be quick; a call that it makes through the same Source would wait
-	// for itself for ever.
+	// between two queries of a connection, so it should be quick. It must not wait for a connection of the pool, nor call
+	// through the same Source: all connections may be held by queries that wait to be observed, and it would wait for ever.
 	Observe func(context.Context, Span)
 
 	pool   *pgxpool.Pool
@@ -138,7 +138,11 @@ func mustServe[D any]() {
 // On returns a Source whose calls run inside tx, on its one connection, and see what it has written. The transaction
 // remains the caller's to commit or roll back, also after a failure: PostgreSQL then refuses further statements until it
 // is rolled back, so with Partial the queries after a failing one fail too. Parallel means Serial there, and Snapshot,
-// Limit, AcquireTimeout and Retries do not apply. One call at a time, as for tx itself. On panics if tx is nil.
+// Limit, AcquireTimeout and Retries do not apply. On panics if tx is nil.
+//
+// One call at a time, as for tx itself. While it runs, the transaction is the call's: its query functions use q, and calls
+// inside them src.On(tx) of the same tx. What they send by tx itself, or by a savepoint of it, meets statements of other
+// functions on the connection where the strategy is neither Parallel nor Serial.
 func (s Source[Q]) On(tx pgx.Tx) Source[Q] {
 	mustBeSet(tx != nil, "On", "tx")
 	s.tx = tx

@@ -45,17 +45,20 @@ func lastCut(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
-var errStrayPassword = errors.New("an @ behind the host")
+var errStrayPassword = errors.New("an @ too many")
 
 // checkForStrayPassword refuses a URL like postgres://user:12/34@host/database. It is meant to have the password 12/34,
-// and it parses: as host user, port 12 and database 34@host/database, which would be shown.
+// and it parses: as host user, port 12 and database 34@host/database, which would be shown. So would be the host 34@host of
+// postgres://user:12@34@host/database.
 func checkForStrayPassword(dsn string) error {
 	scheme, rest, ok := strings.Cut(dsn, "://")
 	if !ok || scheme != "postgres" && scheme != "postgresql" {
 		return nil
 	}
-	rest, _, _ = strings.Cut(rest, "?")
-	if host, path, _ := strings.Cut(rest, "/"); !strings.Contains(host, "@") && strings.Contains(path, "@") {
+	rest, parameters, _ := strings.Cut(rest, "?")
+	host, path, _ := strings.Cut(rest, "/")
+	name, _, _ := strings.Cut(parameters, "=")
+	if strings.Count(host, "@") > 1 || strings.Contains(path, "@") || strings.Contains(name, "@") {
 		return errStrayPassword
 	}
 	return nil

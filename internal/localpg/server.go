@@ -113,7 +113,7 @@ func start(ctx context.Context, settings []string, fill func(binaries, *director
 	// Parsed before anything is started, as PG* variables can make any DSN invalid (PGSERVICE, for one).
 	config, err := pgconn.ParseConfig(dsn)
 	if err != nil {
-		return nil, fmt.Errorf("localpg: %w", err)
+		return nil, fmt.Errorf("localpg: with the PG* variables of the environment: %w", err)
 	}
 
 	filling := fill(bin, dir, as)
