@@ -205,7 +205,7 @@ func TestMistakesOfTheProgramPanic(t *testing.T) {
 		"zero Task": {"fanout: Run: task 1 is the zero Task", func() {
 			_ = fanout.Run(t.Context(), src, fanout.Exec((*db.Queries).DeleteA, 1), fanout.Task[*db.Queries]{})
 		}},
-		"chunk size": {"fanout: Chunk: size is not set", func() { fanout.Chunk((*db.Queries).ListAByIDs, []int32{1}, 0) }},
+		"chunk size": {"fanout: Chunk: size is 0; it must be 1 or more", func() { fanout.Chunk((*db.Queries).ListAByIDs, []int32{1}, 0) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() { mention(t, recover(), c.want) }()

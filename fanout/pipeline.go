@@ -193,6 +193,7 @@ func (p *pipeline) unwind(d *driver, v any) {
 	x := p.exchange
 	x.mu.Lock()
 	lost := d.detached
+	d.running = false // no function is: nobody is to take its place before all is done
 	x.mu.Unlock()
 	if v == nil && lost {
 		return
