@@ -9,14 +9,25 @@ import (
 // wins, and within a query the later row. See [Collect] for everything else: Gather is Collect followed by [Merge].
 //
 // The map holds the generated structs as the query functions returned them. No rows give an empty map; an error without
-// any result a nil one.
+// any result a nil one. key is called in one goroutine at a time; where rows are many that begins while queries still run, and
+// rows that others replace are let go of.
 func Gather[Q, T any, K comparable](ctx context.Context, src Source[Q], key func(T) K, queries ...Query[Q, T]) (map[K]T, error) {
 	mustBeSet(key != nil, "Gather", "key")
-	lists, err := collect(ctx, &src, "Gather", queries)
-	if lists == nil {
+	lists := make([][]T, len(queries))
+	call, err := newCollect(ctx, &src, "Gather", queries, lists)
+	if err != nil {
 		return nil, err
 	}
-	return Merge(key, lists...), err
+	m := merging[K, T]{key: key, lists: lists, complete: make([]bool, len(queries))}
+	if !src.Partial && !(src.Snapshot && src.Retries > 0) { // otherwise rows may have to be forgotten
+		call.done = func(i int) {
+			m.add(i, func() { call.group.Go(func() error { m.work(call.ctx); return nil }) })
+		}
+	}
+	if lists, err = collected(call, lists); lists == nil {
+		return nil, err
+	}
+	return m.result(), err
 }
 
 // Collect runs the queries at once and returns the rows of each: list i is what query i returned, whatever order they
@@ -32,24 +43,34 @@ func Gather[Q, T any, K comparable](ctx context.Context, src Source[Q], key func
 // A panic in a query function is passed on as a [*PanicError]. Without queries, Collect returns an empty list and takes
 // no connection. It panics if a query is nil or src was not made by [New].
 func Collect[Q, T any](ctx context.Context, src Source[Q], queries ...Query[Q, T]) ([][]T, error) {
-	return collect(ctx, &src, "Collect", queries)
+	lists := make([][]T, len(queries))
+	call, err := newCollect(ctx, &src, "Collect", queries, lists)
+	if err != nil {
+		return nil, err
+	}
+	return collected(call, lists)
 }
 
-func collect[Q, T any](ctx context.Context, src *Source[Q], function string, queries []Query[Q, T]) ([][]T, error) {
+// newCollect is the call of a Collect, which puts the rows into lists.
+func newCollect[Q, T any](ctx context.Context, src *Source[Q], function string, queries []Query[Q, T], lists [][]T) (*call, error) {
 	mustHaveAll(function, queries)
 	if err := src.check(function); err != nil {
 		return nil, err
 	}
-	lists := make([][]T, len(queries))
-	err := newCall(ctx, src, len(queries), func(ctx context.Context, i int, q Q) (err error) {
+	return newCall(ctx, src, len(queries), func(ctx context.Context, i int, q Q) (err error) {
 		lists[i], err = queries[i](ctx, q)
 		return err
-	}).runAll()
+	}), nil
+}
+
+// collected runs the call, and returns the lists that it has made, nil if it has failed.
+func collected[T any](call *call, lists [][]T) ([][]T, error) {
+	err := call.runAll()
 	if err == nil {
 		return lists, nil
 	}
 	errs, partial := err.(Errors)
-	if !partial || len(errs) == len(queries) {
+	if !partial || len(errs) == len(lists) {
 		return nil, err
 	}
 	for _, e := range errs {

@@ -13,10 +13,14 @@ func Merge[K comparable, T any](key func(T) K, lists ...[]T) map[K]T {
 		sum += len(list)
 	}
 	merged := make(map[K]T, max(longest, min(sum, little)))
+	mergeInto(merged, key, lists...)
+	return merged
+}
+
+func mergeInto[K comparable, T any](merged map[K]T, key func(T) K, lists ...[]T) {
 	for _, list := range lists {
 		for _, row := range list {
 			merged[key(row)] = row
 		}
 	}
-	return merged
 }
