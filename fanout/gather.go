@@ -13,18 +13,14 @@ import (
 // rows that others replace are let go of.
 func Gather[Q, T any, K comparable](ctx context.Context, src Source[Q], key func(T) K, queries ...Query[Q, T]) (map[K]T, error) {
 	mustBeSet(key != nil, "Gather", "key")
-	lists := make([][]T, len(queries))
-	call, err := newCollect(ctx, &src, "Gather", queries, lists)
+	m := newMerging(key, len(queries))
+	call, err := newCollect(ctx, &src, "Gather", queries, m.lists)
 	if err != nil {
 		return nil, err
 	}
-	m := merging[K, T]{key: key, lists: lists, complete: make([]bool, len(queries))}
-	if !src.Partial && !(src.Snapshot && src.Retries > 0) { // otherwise rows may have to be forgotten
-		call.done = func(i int) {
-			m.add(i, func() { call.group.Go(func() error { m.work(call.ctx); return nil }) })
-		}
-	}
-	if lists, err = collected(call, lists); lists == nil {
+	call.done = func(i int) { m.add(i, call) }
+	lists, err := collected(call, m.lists)
+	if lists == nil {
 		return nil, err
 	}
 	return m.result(), err

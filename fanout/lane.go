@@ -97,11 +97,12 @@ func growStackToWait() byte {
 // units are left when all lanes have ended.
 func (l *lane) acquire(ctx context.Context) error {
 	c := l.call
-	if c.takesTurn() {
+	takesTurn := c.takesTurn()
+	if takesTurn {
 		c.shared.turns.ours.Add(1)
 	}
 	res, err := c.pool.Acquire(ctx)
-	if err != nil && c.takesTurn() {
+	if err != nil && takesTurn {
 		c.shared.turns.ours.Add(-1)
 	}
 	c.mu.Lock()

@@ -52,6 +52,11 @@ func TestGatherMergesMany(t *testing.T) {
 					t.Errorf("%v: %d rows, %v; want %d", s, len(got), err, len(want))
 				}
 			}
+			var one, other map[int][2]int
+			if err := fanout.Run(t.Context(), src, fanout.IntoMap(&one, key, queries...), fanout.IntoMap(&other, key, queries...)); err != nil ||
+				!maps.Equal(one, want) || !maps.Equal(other, want) {
+				t.Errorf("%v, by Run: %d and %d rows, %v; want %d", s, len(one), len(other), err, len(want))
+			}
 			// Nested, and with an end before all is merged.
 			boom := errors.New("boom")
 			err = do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
@@ -67,6 +72,13 @@ func TestGatherMergesMany(t *testing.T) {
 			got, err := fanout.Gather(t.Context(), src, key, append(queries, func(context.Context, fanout.DBTX) ([][2]int, error) { return nil, boom })...)
 			if got != nil || !errors.Is(err, boom) {
 				t.Errorf("%v: %d rows, %v", s, len(got), err)
+			}
+			src.Partial = true
+			queries[5] = func(context.Context, fanout.DBTX) ([][2]int, error) { return [][2]int{{-1, 5}}, boom }
+			lists[5] = nil
+			got, err = fanout.Gather(t.Context(), src, key, queries...)
+			if errs := (fanout.Errors{}); !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 5 || !maps.Equal(got, fanout.Merge(key, lists...)) {
+				t.Errorf("%v, in part: %d rows, %v", s, len(got), err)
 			}
 			serves(t, pool)
 		}

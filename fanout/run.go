@@ -34,6 +34,11 @@ func Run[Q any](ctx context.Context, src Source[Q], tasks ...Task[Q]) error {
 	}
 	call := newCall(ctx, &src, len(units), func(ctx context.Context, i int, q Q) error { return units[i].run(ctx, q) })
 	call.locate = func(i int) (int, int) { return units[i].task, units[i].query }
+	call.done = func(i int) {
+		if done := plans[units[i].task].done; done != nil {
+			done(units[i].query, call)
+		}
+	}
 	err := call.runAll()
 	errs, partial := err.(Errors)
 	if err != nil && !partial {
@@ -65,6 +70,7 @@ type Task[Q any] struct {
 // A plan is a Task in one run.
 type plan[Q any] struct {
 	units  []func(ctx context.Context, q Q) error
+	done   func(i int, c *call)  // told of each unit that has succeeded, in call c; nil: nobody asks
 	result func() (write func()) // called when all units have succeeded; write stores the result in the destination
 }
 
@@ -103,16 +109,16 @@ func IntoMap[Q, T any, K comparable](dst *map[K]T, key func(T) K, queries ...Que
 	mustBeSet(key != nil, "IntoMap", "key")
 	mustHaveAll("IntoMap", queries)
 	return Task[Q]{func() plan[Q] {
-		lists := make([][]T, len(queries))
-		p := plan[Q]{units: make([]func(context.Context, Q) error, len(queries))}
+		m := newMerging(key, len(queries))
+		p := plan[Q]{units: make([]func(context.Context, Q) error, len(queries)), done: m.add}
 		for i, query := range queries {
 			p.units[i] = func(ctx context.Context, q Q) (err error) {
-				lists[i], err = query(ctx, q)
+				m.lists[i], err = query(ctx, q)
 				return err
 			}
 		}
 		p.result = func() func() {
-			merged := Merge(key, lists...)
+			merged := m.result()
 			return func() { *dst = merged }
 		}
 		return p
