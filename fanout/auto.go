@@ -1,5 +1,10 @@
 package fanout
 
+import (
+	"slices"
+	"time"
+)
+
 // Auto is Coalesced with an eye on the pool. What is sent together, and how much goes ahead on a connection, follows from
 // measurement in both (see pick and join). How many connections a call takes follows, for Auto, also from what is left of
 // the pool: see Strategy for the law.
@@ -31,12 +36,42 @@ func (x *exchange) room() bool {
 	return free > 0
 }
 
+// shareCheck is how often a lane that has nothing to do looks whether its call's share has shrunk.
+const shareCheck = 10 * time.Millisecond
+
 // surplus reports whether the lane is one more than the call's share, which has shrunk since it was started. It is called
 // with mu held.
 func (p *pipeline) surplus() bool {
 	x := p.exchange
-	n := len(x.lanes)
-	return x.call.auto && x.call.borrowed == nil && n > 1 && x.lanes[n-1] == p && n > x.call.fair()
+	return x.call.auto && x.call.borrowed == nil && slices.Index(x.lanes, p) >= x.call.fair()
+}
+
+// rest waits until the lane is woken, or has become one too many: functions that are busy with something else may leave it
+// idle for long, and nobody who needs its connection could wake it. first says that the lane never is one too many.
+func (p *pipeline) rest(first bool) {
+	x := p.exchange
+	if first || !x.call.auto || x.call.borrowed != nil {
+		<-p.wake
+		return
+	}
+	tick := time.NewTicker(shareCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.wake:
+			return
+		case <-tick.C:
+		}
+		x.mu.Lock()
+		leave := p.idle && p.units == 0 && p.surplus()
+		if leave {
+			p.idle = false
+		}
+		x.mu.Unlock()
+		if leave {
+			return
+		}
+	}
 }
 
 // ran is the strategy by which h's function has run, for its span.

@@ -562,3 +562,85 @@ func (c *wayConn) Close() error {
 	c.once.Do(func() { close(c.closed) })
 	return c.Conn.Close()
 }
+
+// A call whose functions are busy with something else keeps no connections that another call wants.
+func TestAutoGivesBackIdleConnections(t *testing.T) {
+	const conns = 8
+	pool := pgtest.Pool(t, conns)
+	warm(t, pool)
+	src := auto(pool)
+	for range 5 {
+		spansOf(t, src, sleeping(64, 3*time.Millisecond)...)
+	}
+	const working = 400
+	leave := make(chan struct{})
+	var number, done atomic.Int32
+	query := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		if number.Add(1) > working {
+			<-leave
+			return nil, nil
+		}
+		rows, err := sleeping(1, 3*time.Millisecond)[0](ctx, tx)
+		done.Add(1)
+		return rows, err
+	}
+	var call sync.WaitGroup
+	call.Go(func() {
+		if _, err := fanout.Collect(t.Context(), src, repeated(1200, fanout.Query[fanout.DBTX, string](query))...); err != nil {
+			t.Error(err)
+		}
+	})
+	for done.Load() < working {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(50 * time.Millisecond) // the connections are to be at rest by then: not a synchronisation
+	if _, err := fanout.Collect(inTime(t), src, repeated(2, pid)...); err != nil {
+		t.Error(err)
+	}
+	close(leave)
+	call.Wait()
+}
+
+// Behind a statement of which nothing is known goes one other at most, also where it has been described before.
+func TestAutoBehindTheUnknown(t *testing.T) {
+	const quick = 29
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeExec} {
+		t.Run(mode.String(), func(t *testing.T) {
+			dsn := pgtest.DSN(t)
+			pool := pgtest.PoolOn(t, dsn, 10, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode })
+			locker := pgtest.Connect(t, dsn)
+			warm(t, pool)
+			src := auto(pool)
+			known := repeated(quick, statement[string]("select ($1::int + random()::int)::text", 1))
+			for range 20 {
+				spansOf(t, src, known...)
+			}
+			for i := range 5 {
+				// It has only failed so far.
+				text := fmt.Sprintf("select pg_advisory_xact_lock_shared(1)::text as t%d where 1 / $1::int > 0", i)
+				partial := src
+				partial.Partial = true
+				for range 20 {
+					if _, err := fanout.Collect(t.Context(), partial, repeated(10, statement[string](text, 0))...); err == nil {
+						t.Fatal("no error")
+					}
+				}
+				pgtest.Exec(t, locker, "select pg_advisory_lock(1)")
+				var others atomic.Int32
+				queries := []fanout.Query[fanout.DBTX, string]{statement[string](text, 1)}
+				for _, query := range known {
+					queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+						rows, err := query(ctx, tx)
+						if others.Add(1) == quick-1 { // all but one, while it waits
+							pgtest.Exec(t, locker, "select pg_advisory_unlock(1)")
+						}
+						return rows, err
+					})
+				}
+				if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+					t.Fatalf("%v; %d others had ended", err, others.Load())
+				}
+			}
+		})
+	}
+}

@@ -156,6 +156,7 @@ func (c *call) borrow() (giveBack func(), err error) {
 		}
 		if nested {
 			outer.wrote()
+			c.pipelined = c.pipelined && !outer.locksTypes(conn) // which a lane would wait for
 		}
 		c.borrowed, c.borrowedDB = &link{conn: conn}, c.tx
 		return func() {}, nil

@@ -388,3 +388,33 @@ func TestPartialWhereTheConnectionIsBusy(t *testing.T) {
 		})
 	}
 }
+
+// A program may have pgx close connections for errors of its choice. Whatever else was under way fails because the connection
+// is lost, and not by another query's error.
+func TestErrorThatClosesTheConnection(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
+			config.ConnConfig.OnPgError = func(_ *pgconn.PgConn, err *pgconn.PgError) bool {
+				return err.Severity != "FATAL" && err.Code != "22012"
+			}
+		})
+		src := raw(pool)
+		src.Strategy, src.Partial = s, true
+		var queries []fanout.Query[fanout.DBTX, int32]
+		for i := range 10 {
+			queries = append(queries, statement[int32]("select 10 / ($1::int - 4)", i))
+		}
+		for range 4 { // the first may have to learn
+			_, err := fanout.Collect(inTime(t), src, queries...)
+			var errs fanout.Errors
+			if !errors.As(err, &errs) {
+				t.Fatal(err)
+			}
+			for _, e := range errs {
+				if divided := sqlState(e) == "22012"; divided != (e.Index == 4) {
+					t.Errorf("%v, query %d: %v", s, e.Index, e)
+				}
+			}
+		}
+	}
+}

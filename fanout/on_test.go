@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -247,6 +248,44 @@ func TestOnAfterTheEnd(t *testing.T) {
 		close(stop)
 		if err := <-stopped; err != nil {
 			t.Errorf("%v: whoever has the connection: %v", s, err)
+		}
+	}
+}
+
+// Calls inside a transaction, nested twice: one that pipelines, in it one that does not, in it one that would. While the one
+// in the middle runs, the outermost function has the connection's types to itself.
+func TestOnNestedTwice(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	two := statement[int32]("select 1 + $1::int", 1)
+	for _, outer := range strategies {
+		for _, middle := range strategies {
+			for _, inner := range strategies {
+				for _, plain := range []bool{false, true} { // the one in the middle is nested by its ctx alone
+					tx, err := pool.Begin(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					src := raw(pool)
+					a, b, c := src.On(tx), src.On(tx), src.On(tx)
+					if plain {
+						b = src
+					}
+					a.Strategy, b.Strategy, c.Strategy = outer, middle, inner
+					lists, err := fanout.Collect(inTime(t), a, func(ctx context.Context, _ fanout.DBTX) ([]int32, error) {
+						lists, err := fanout.Collect(ctx, b, func(ctx context.Context, _ fanout.DBTX) ([]int32, error) {
+							lists, err := fanout.Collect(ctx, c, two, two)
+							return slices.Concat(lists...), err
+						})
+						return slices.Concat(lists...), err
+					})
+					if err != nil || !slices.Equal(lists[0], []int32{2, 2}) {
+						t.Errorf("%v, %v, %v: %v, %v", outer, middle, inner, lists, err)
+					}
+					if err := tx.Rollback(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+			}
 		}
 	}
 }

@@ -120,6 +120,7 @@ func (p *pipeline) run() error {
 	}
 	p.conn = p.link.conn
 	p.state, p.pid = stateOf(p.conn), p.conn.PgConn().PID()
+	p.state.makeRoom()
 	x.started(p, true)
 	return p.loop(p.driver)
 }
@@ -281,8 +282,9 @@ func (p *pipeline) next() (batch []*request, more bool) {
 			x.summon() // for what this lane cannot send now
 		}
 		p.idle = true
+		first := x.lanes[0] == p
 		x.mu.Unlock()
-		<-p.wake
+		p.rest(first)
 	}
 }
 
@@ -383,7 +385,7 @@ func (p *pipeline) pick() []*request {
 			}
 		}
 		if n := under + len(batch); n > 0 && (n >= maxUnderWay && from == &x.ready && !only || p.toBeDescribed(t, batch) ||
-			from != &p.again && p.overtakes(r, t, only || counted > 0 && cost <= laneWork, batch) ||
+			from != &p.again && (p.overtakes(r, t, only || counted > 0 && cost <= laneWork, batch) || !only && p.behindUnknown(batch)) ||
 			load >= ahead(laneWork, cost) ||
 			!only && (taken >= share || int64(n) >= 2+counted || counted == 0 && p.underWay(t, batch))) {
 			break
@@ -439,6 +441,24 @@ func (p *pipeline) drop(r *request) bool {
 func (p *pipeline) underWay(t *text, batch []*request) bool {
 	same := func(r *request) bool { return r.text == t }
 	return slices.ContainsFunc(p.inflight, same) || slices.ContainsFunc(batch, same)
+}
+
+// behindUnknown reports whether a statement goes already behind one of which nothing is known, and that is executed now.
+func (p *pipeline) behindUnknown(batch []*request) bool {
+	unknown := false
+	for _, r := range p.inflight {
+		if unknown {
+			return true
+		}
+		unknown = r.counted == 0 && !r.described
+	}
+	for _, r := range batch {
+		if unknown {
+			return true
+		}
+		unknown = r.counted == 0 && !p.describes(r, r.text)
+	}
+	return false
 }
 
 // toBeDescribed reports whether a statement of that text must wait for another one to be described on this connection.
@@ -567,12 +587,36 @@ func (p *pipeline) lost(err error) {
 	}
 	p.silence()
 	p.link.sever()
+	if pgErr != nil && pgErr.SeverityUnlocalized == "ERROR" && refusalOf(err) == nil {
+		// Which pgx has been told to close the connection for, by OnPgError. It is nobody else's.
+		p.blame(err)
+		err = errors.New(err.Error())
+	}
 	if pgconn.SafeToRetry(err) {
 		// So it is to what could not be sent now, which has been handed back; not to what was under way before.
 		p.fail(fmt.Errorf("%w: %v", errConnectionLost, err))
 		return
 	}
 	p.fail(fmt.Errorf("%w: %w", errConnectionLost, err))
+}
+
+// blame has the first of what was under way fail by err. If that is several, each of them goes by another lane by itself.
+func (p *pipeline) blame(err error) {
+	x := p.exchange
+	x.mu.Lock()
+	if len(p.inflight) == 0 {
+		x.mu.Unlock()
+		return
+	}
+	first := p.inflight[0]
+	p.inflight = p.inflight[1:]
+	if first.members != nil {
+		p.leaveAlone(first.members)
+		x.mu.Unlock()
+		return
+	}
+	x.mu.Unlock()
+	p.answer(first, fmt.Errorf("%w: %w", errConnectionLost, err))
 }
 
 // handBack makes the requests ready again that are under way from the n-th on, where their functions have sent nothing

@@ -1186,3 +1186,27 @@ func TestPipelinedMemory(t *testing.T) {
 		}
 	}
 }
+
+// Texts that come up once do not keep a Source, or a connection, from learning of those that come later.
+func TestCoalescedAfterManyTexts(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	src := raw(pool)
+	src.Strategy = fanout.Coalesced
+	for i := 0; i < 5000; i += 100 {
+		var queries []fanout.Query[fanout.DBTX, int]
+		for j := range 100 {
+			queries = append(queries, statement[int](fmt.Sprintf("select %d + $1::int", i+j), 1))
+		}
+		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	queries := repeated(30, statement[int]("select $1::int as latest", 1))
+	together := 0
+	for range 5 {
+		together = shared(spansOf(t, src, queries...))
+	}
+	if together == 0 {
+		t.Error("nothing is coalesced")
+	}
+}

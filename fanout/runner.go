@@ -396,6 +396,20 @@ func (h *handle) lockTypes() {
 	}
 }
 
+// locksTypes reports whether h's function, or one that its call is nested in, has locked the types of conn: it waits for the
+// nested call.
+func (h *handle) locksTypes(conn *pgx.Conn) bool {
+	for ; h != nil; h, _ = h.call.parent.Value(poolKey{h.call.pool}).(*handle) {
+		h.mu.Lock()
+		locks := h.decoding && h.link.conn == conn
+		h.mu.Unlock()
+		if locks {
+			return true
+		}
+	}
+	return false
+}
+
 // giveBack ends what reserve began. It is called with mu held.
 func (h *handle) giveBack() {
 	h.alone, h.keeps = false, false

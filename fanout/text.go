@@ -67,7 +67,8 @@ const (
 	// error says so. A connection that has prepared the statement is not told either; a new one had better be.
 	descriptionLasts = time.Minute
 
-	// maxTexts is how many statement texts a Source remembers. Any more are new each time.
+	// maxTexts is how many statement texts a Source remembers. Of more, any one makes way for the next: those that are in
+	// use are soon known again.
 	maxTexts = 4096
 
 	// costNoise is how much longer a statement may seem to take than it does, on average.
@@ -109,12 +110,16 @@ func (t *statements) get(sql string) *text {
 	if other := t.known[sql]; other != nil {
 		return other
 	}
-	if len(t.known) < maxTexts {
-		if t.known == nil {
-			t.known = map[string]*text{}
-		}
-		t.known[sql] = found
+	if t.known == nil {
+		t.known = map[string]*text{}
 	}
+	if len(t.known) == maxTexts {
+		for any := range t.known {
+			delete(t.known, any)
+			break
+		}
+	}
+	t.known[sql] = found
 	return found
 }
 

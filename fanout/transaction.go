@@ -209,8 +209,9 @@ func (t *transaction) imports(id, server string) *prologue {
 			t.failed = ErrSnapshotServer
 		default:
 			t.failed = err
-			if errors.As(err, &pgErr) && (pgErr.Code == "22023" || pgErr.Code == "42704") {
-				t.failed = fmt.Errorf("%w: %w", errSnapshotLost, err) // in the words of older and of newer servers
+			if errors.As(err, &pgErr) && slices.Contains([]string{"22023", "42704", "55000"}, pgErr.Code) {
+				// In the words of older servers, of newer ones, and of one whose exporter is just ending.
+				t.failed = fmt.Errorf("%w: %w", errSnapshotLost, err)
 			}
 		}
 		return t.failed

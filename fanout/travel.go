@@ -34,8 +34,8 @@ type connState struct {
 const (
 	connStateKey = "github.com/sqlc-fanout/sqlc-fanout/fanout"
 
-	// maxDescriptions is how many statements are remembered per connection. Any more cost a round trip each time. pgx's
-	// caches are of this size too.
+	// maxDescriptions is how many statements are remembered per connection: pgx's caches are of this size too. Of more, the
+	// next user of the connection forgets every other; those that come up before cost a round trip each time.
 	maxDescriptions = 512
 )
 
@@ -67,6 +67,24 @@ func (s *connState) drop(sql string) {
 	delete(s.descriptions, sql)
 }
 
+// makeRoom is called when nothing is under way on the connection. Which statements are forgotten is left to chance: those
+// that are in use are soon known again.
+func (s *connState) makeRoom() {
+	if len(s.descriptions) < maxDescriptions {
+		return
+	}
+	for sql := range s.descriptions {
+		if s.drop(sql); len(s.descriptions) == maxDescriptions/2 {
+			break
+		}
+	}
+	s.types.Lock()
+	defer s.types.Unlock()
+	clear(s.fields)
+	clear(s.formats)
+	clear(s.plans)
+}
+
 // canTravel reports whether a statement with these arguments can be sent by travel: in a mode that has messages which can
 // follow others, without pgx's options among the arguments, and if sql cannot be the name of a statement that the user has
 // prepared: pgx does not tell which there are.
@@ -96,6 +114,7 @@ func canTravel(conn *pgx.Conn, sql string, args []any) bool {
 // An error in the prologue keeps the statement from being run. pgx's tracers see the statement, not the prologue.
 func travel(ctx context.Context, conn *pgx.Conn, p *prologue, sql string, args []any) (pgx.Rows, error) {
 	t := &traveller{conn: conn, state: stateOf(conn), sql: sql, ctx: ctx, prologue: p}
+	t.state.makeRoom()
 	returned := false
 	defer func() {
 		if !returned { // the panic of an argument's encoder, or of the tracer
@@ -318,6 +337,10 @@ func outOfDate(err error) bool {
 		return true
 	case "42804", "42846", "42883", "42725", "42P18": // parameters of types that the statement has no longer
 		return true
+	case "42704": // no such type: it has been dropped, and perhaps created anew
+		return true
+	case "XX000": // likewise, in words that are not translated
+		return strings.HasPrefix(pgErr.Message, "cache lookup failed ")
 	}
 	return false
 }

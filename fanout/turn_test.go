@@ -298,3 +298,58 @@ func TestTurnsDoNotWaitForLongCalls(t *testing.T) {
 		})
 	}
 }
+
+// Whichever connections are too many are given back, while one of them is busy for long.
+func TestAutoGivesBackBesideALongStatement(t *testing.T) {
+	const conns = 8
+	dsn := pgtest.DSN(t)
+	pool := pgtest.PoolOn(t, dsn, conns)
+	locker := pgtest.Connect(t, dsn)
+	pgtest.Exec(t, locker, "select pg_advisory_lock(1)")
+	src := New(pool, func(tx DBTX) DBTX { return tx })
+	src.Strategy = Auto
+	short := func(ctx context.Context, tx DBTX) ([]int, error) {
+		_, err := tx.Exec(ctx, "select pg_sleep(0.002)")
+		return nil, err
+	}
+	for range 5 {
+		if _, err := Collect(t.Context(), src, slices.Repeat([]Query[DBTX, int]{short}, 64)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var once, stop atomic.Bool
+	long := make(chan struct{})
+	query := func(ctx context.Context, tx DBTX) ([]int, error) {
+		if stop.Load() {
+			return nil, nil
+		}
+		if _, err := short(ctx, tx); err != nil {
+			return nil, err
+		}
+		x := tx.(*handle).exchange
+		x.mu.Lock()
+		latest := len(x.lanes) == conns && x.lanes[conns-1] == tx.(*handle).pipeline
+		x.mu.Unlock()
+		if latest && once.CompareAndSwap(false, true) {
+			close(long)
+			_, err := tx.Exec(ctx, "select pg_advisory_xact_lock_shared(1)")
+			return nil, err
+		}
+		return nil, nil
+	}
+	var wide sync.WaitGroup
+	wide.Go(func() {
+		if _, err := Collect(t.Context(), src, slices.Repeat([]Query[DBTX, int]{query}, 100_000)...); err != nil {
+			t.Error(err)
+		}
+	})
+	<-long
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := Collect(ctx, src, slices.Repeat([]Query[DBTX, int]{short}, 2)...); err != nil {
+		t.Errorf("another call: %v", err)
+	}
+	stop.Store(true)
+	pgtest.Exec(t, locker, "select pg_advisory_unlock(1)")
+	wide.Wait()
+}
