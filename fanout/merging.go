@@ -9,9 +9,9 @@ import (
 // costs no goroutine, and the lanes nothing to speak of.
 const worthMerging = 8192
 
-// A merging is the map of a Gather, or an IntoMap, in the making. Where rows are many, those of queries that have finished are merged while
-// others run, in a goroutine beside the lanes: as far as their order allows it, since the later query's row wins. The lists
-// are let go of, so that rows which other rows replace are not in memory to the end.
+// A merging is the map of a Gather, or an IntoMap, in the making. Where rows are many, those of queries that have finished
+// are merged while others run, in a goroutine beside the lanes: as far as their order allows it, since the later query's row
+// wins. The lists are let go of, so that rows which other rows replace are not in memory to the end.
 type merging[K comparable, T any] struct {
 	key   func(T) K
 	lists [][]T // by query
@@ -44,7 +44,8 @@ func (m *merging[K, T]) add(i int, c *call) {
 	}
 }
 
-// work merges what can be merged, unless ctx has ended: then nobody wants the map. A query that fails has no list: those behind it are merged at the end.
+// work merges what can be merged, unless ctx has ended: then nobody wants the map. A query that fails has no list: those
+// behind it are merged at the end.
 func (m *merging[K, T]) work(ctx context.Context) {
 	defer func() { _ = recover() }() // of key: it will panic once more
 	for {

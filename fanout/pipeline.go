@@ -282,7 +282,7 @@ func (p *pipeline) next() (batch []*request, more bool) {
 			x.summon() // for what this lane cannot send now
 		}
 		p.idle = true
-		first := x.lanes[0] == p
+		first := slices.Index(x.lanes, p) == 0
 		x.mu.Unlock()
 		p.rest(first)
 	}

@@ -53,8 +53,8 @@ const (
 const maxPlaces = 500
 
 // shapeOf returns what is known of a statement from its text, or nil if its executions cannot be coalesced whatever the
-// catalog says. They cannot if it writes, locks rows or samples tables, if it has no parameter or too many, and if a column somewhere
-// inside it may be named after one: parameters become columns, and these have other names.
+// catalog says. They cannot if it writes, locks rows or samples tables, if it has no parameter or too many, and if a column
+// somewhere inside it may be named after one: parameters become columns, and these have other names.
 func shapeOf(sql string) *shape {
 	list, ok := tokens(sql)
 	if !ok {

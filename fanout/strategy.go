@@ -66,12 +66,13 @@ const (
 	// bandwidth-delay product); a call's only connection up to 100 ms of work more, which no other could do. Work that is
 	// expected to take w is given √(w / 250 µs) connections more each time that none is idle or about to come: the time
 	// that it takes falls with their number, what they cost rises with it, and the sum is least there. Behind a statement
-	// of which nothing is known goes at most one, of another text; the rest, as in slow start, on other connections. Equal
-	// statements are coalesced where they can be and as long as it takes less than running them one by one. And a call
-	// takes no more than its share of the pool, which is the pool's size divided by the number of the Source's calls in
-	// progress. Beyond its first connection it takes only such as nobody waits for, and it leaves one for the next call
-	// while others use the pool: a queue in front of a pool is first come, first served, and whoever takes many connections
-	// stands there many times. A share that shrinks is given back as soon as the functions that have sent something by a connection have returned.
+	// of which nothing is known goes at most one, of another text (in pgx's mode DescribeExec, what has been described with
+	// it); the rest, as in slow start, on other connections. Equal statements are coalesced where they can be and as long as
+	// it takes less than running them one by one. And a call takes no more than its share of the pool, which is the pool's
+	// size divided by the number of the Source's calls in progress. Beyond its first connection it takes only such as
+	// nobody waits for, and it leaves one for the next call while others use the pool: a queue in front of a pool is first
+	// come, first served, and whoever takes many connections stands there many times. A share that shrinks is given back as
+	// soon as the functions that have sent something by a connection have returned.
 	// Where others use the pool, and calls take more than half as long again as one takes that is at work alone, more of
 	// them at once would only make everybody slower: fewer are at work then, though never less than two, or than a third as
 	// many as the pool has connections. Others are known by the connections that somebody else has acquired, or a hook of

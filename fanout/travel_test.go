@@ -401,37 +401,36 @@ func TestSettingBehindAnotherStatement(t *testing.T) {
 // Types that are dropped and created anew, which is how one takes a value out of an enum, have another OID. A connection that
 // has prepared the statement fails once, as with pgx alone, and not for as long as it lives.
 func TestTypesCreatedAnew(t *testing.T) {
-	for _, c := range []struct{ name, before, ddl, sql, arg string }{
-		{"enum of a column", "create type mood as enum ('a', 'b'); create table m (m mood); insert into m values ('a')",
-			"alter table m alter m type text; drop type mood; create type mood as enum ('a'); alter table m alter m type mood using m::mood",
-			"select m::text from m where m = $1", "a"},
-		{"enum", "create type mood as enum ('a', 'b')", "drop type mood; create type mood as enum ('a')", "select $1::mood::text", "a"},
-		{"domain behind a cast", "create domain short as text check (length(value) < 9)",
-			"drop domain short; create domain short as text check (length(value) < 5)", "select $1::text::short::text", "a"},
-		{"text search", "create text search configuration c (copy = pg_catalog.english)",
-			"drop text search configuration c; create text search configuration c (copy = pg_catalog.english)", "select to_tsvector('c', $1::text)::text", "cats"},
-	} {
-		for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
+		pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode })
+		admin := pgtest.Connect(t, pool.Config().ConnString())
+		for _, c := range []struct{ before, ddl, sql, arg string }{
+			{"create type mood as enum ('a', 'b'); create table m (m mood); insert into m values ('a')",
+				"alter table m alter m type text; drop type mood; create type mood as enum ('a'); alter table m alter m type mood using m::mood",
+				"select m::text from m where m = $1", "a"},
+			{"create type size as enum ('a', 'b')", "drop type size; create type size as enum ('a')", "select $1::size::text", "a"},
+			{"create domain short as text check (length(value) < 9)",
+				"drop domain short; create domain short as text check (length(value) < 5)", "select $1::text::short::text", "a"},
+			{"create text search configuration c (copy = pg_catalog.english)",
+				"drop text search configuration c; create text search configuration c (copy = pg_catalog.english)", "select to_tsvector('c', $1::text)::text", "cats"},
+		} {
+			pgtest.Exec(t, admin, c.before)
 			for _, s := range []fanout.Strategy{fanout.Serial, fanout.Pipelined, fanout.Auto} {
 				for _, snapshot := range []bool{false, true} {
-					t.Run(fmt.Sprintf("%s/%v/%v/snapshot=%v", c.name, mode, s, snapshot), func(t *testing.T) {
-						pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode })
-						admin := pgtest.Connect(t, pool.Config().ConnString())
-						pgtest.Exec(t, admin, c.before)
-						src := raw(pool)
-						src.Strategy, src.Snapshot = s, snapshot
-						queries := repeated(3, statement[string](c.sql, c.arg))
+					pool.Reset()
+					src := raw(pool)
+					src.Strategy, src.Snapshot = s, snapshot
+					queries := repeated(3, statement[string](c.sql, c.arg))
+					if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+						t.Fatal(err)
+					}
+					pgtest.Exec(t, admin, c.ddl)
+					_, first := fanout.Collect(inTime(t), src, queries...)
+					for range 3 {
 						if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
-							t.Fatal(err)
+							t.Errorf("%s, %v, %v, snapshot=%v: first %v, then %v", c.sql, mode, s, snapshot, first, err)
 						}
-						pgtest.Exec(t, admin, c.ddl)
-						_, first := fanout.Collect(inTime(t), src, queries...)
-						for range 3 {
-							if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
-								t.Fatalf("first %v, then %v", first, err)
-							}
-						}
-					})
+					}
 				}
 			}
 		}
