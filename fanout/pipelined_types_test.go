@@ -1210,3 +1210,26 @@ func TestCoalescedAfterManyTexts(t *testing.T) {
 		t.Error("nothing is coalesced")
 	}
 }
+
+// A function may have the connection, and with it the types, to itself when more texts have come up than it remembers.
+func TestSnapshotManyTextsOfOneFunction(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Snapshot = s, true
+		if err := fanout.Run(inTime(t), src, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+			for i := range 600 {
+				if _, err := tx.Exec(ctx, fmt.Sprintf("select %d + $1::int", i), 1); err != nil {
+					return err
+				}
+			}
+			if _, err := tx.Exec(ctx, "select set_config('fanout.x', 'y', true)"); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, "select $1::int", 1)
+			return err
+		})); err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+	}
+}

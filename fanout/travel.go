@@ -78,11 +78,12 @@ func (s *connState) makeRoom() {
 			break
 		}
 	}
-	s.types.Lock()
-	defer s.types.Unlock()
 	clear(s.fields)
 	clear(s.formats)
-	clear(s.plans)
+	if s.types.TryLock() { // not if it is for a function that has them to itself
+		clear(s.plans)
+		s.types.Unlock()
+	}
 }
 
 // canTravel reports whether a statement with these arguments can be sent by travel: in a mode that has messages which can
