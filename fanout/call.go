@@ -136,9 +136,13 @@ func (c *call) execute() error {
 // Source.On, or nested in a query function of another call on the same pool, recognised by its ctx.
 func (c *call) borrow() (giveBack func(), err error) {
 	outer, nested := c.parent.Value(poolKey{c.pool}).(*handle)
-	if c.tx != nil && !(nested && outer.exchange != nil && outer.exchange.call.tx == c.tx) {
+	var outerTx pgx.Tx // in which statements of several functions may be under way
+	if nested && outer.exchange != nil {
+		outerTx = outer.exchange.call.tx
+	}
+	if c.tx != nil && c.tx != outerTx {
 		conn := c.tx.Conn()
-		if nested && outer.exchange != nil && outer.exchange.call.tx != nil && conn != nil && outer.exchange.call.tx.Conn() == conn {
+		if conn != nil && outerTx != nil && outerTx.Conn() == conn {
 			return nil, errOtherTx
 		}
 		if conn != nil {

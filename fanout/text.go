@@ -339,7 +339,9 @@ func lasts(sql string) bool {
 	case "insert", "update", "delete", "merge":
 		return true
 	case "with":
-		return mentions(sql, "insert", "update", "delete", "merge", "advisory_xact_lock", "lo_open")
+		if mentions(sql, "insert", "update", "delete", "merge") {
+			return true
+		}
 	}
 	return mentions(sql, "advisory_xact_lock", "lo_open")
 }
