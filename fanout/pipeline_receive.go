@@ -1,0 +1,386 @@
+package fanout
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// receive reads the result of the statement that is executing.
+func (p *pipeline) receive() {
+	x := p.exchange
+	x.mu.Lock()
+	if len(p.inflight) == 0 {
+		x.mu.Unlock()
+		return
+	}
+	r := p.inflight[0]
+	if !r.wanted() {
+		p.interrupt(r)
+	}
+	x.mu.Unlock()
+
+	p.rows.reset()
+	p.runs = p.runs[:0]
+	p.tag = pgconn.CommandTag{}
+	err, lost := p.read(r)
+	now := time.Now()
+	if lost {
+		p.lost(err)
+		return
+	}
+	if refused := refusalOf(err); refused != nil {
+		p.refuse(refused)
+		return
+	}
+	x.mu.Lock()
+	if p.haunted {
+		p.deadline = now.Add(cancelGrace) // the server answers; who knows how long this one has taken
+	}
+	p.inflight = p.inflight[1:] // from now on nobody sends a cancel request for it
+	p.since = now.Sub(epoch)
+	x.mu.Unlock()
+	if p.stopCancelling() {
+		p.haunted = true
+	}
+	aborted := p.spoiled // before r
+	p.learn(r, err, now)
+	p.last, p.busy = now, 0
+	repeat := p.repeat(r, err, aborted)
+	x.mu.Lock()
+	if repeat && r.wanted() && !x.closed {
+		p.again = append(p.again, r)
+		x.mu.Unlock()
+		return
+	}
+	for m := range r.each {
+		if repeat && m.waiting {
+			x.forsake(m) // the call has ended meanwhile
+		}
+	}
+	if r.members != nil && (err != nil || r.described || p.outdated(r)) && !x.closed {
+		p.leaveAlone(r.members)
+		x.mu.Unlock()
+		return
+	}
+	x.mu.Unlock()
+	p.answer(r, err)
+}
+
+// refuse ends a lane whose transaction could not begin, or be brought back.
+func (p *pipeline) refuse(e *prologueError) {
+	for i, r := range p.inflight {
+		if i == 0 {
+			continue // read already
+		}
+		if err, lost := p.read(r); lost {
+			e.err = cmp.Or(e.err, err)
+			break
+		}
+	}
+	p.silence()
+	p.ordinary()
+	if e.prologue.settle != nil {
+		// It may have to ask the server: the connection is free for that now.
+		e.err = e.prologue.settle(nil, e.err)
+	}
+	p.fail(e.err)
+}
+
+// answer tells r's function how it went.
+func (p *pipeline) answer(r *request, err error) {
+	x := p.exchange
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case r.members != nil && err == nil && !r.described: // which it is, if the call has ended meanwhile
+		p.distribute(r)
+	case r.members == nil && !r.abandoned:
+		r.tag = p.tag
+		if p.rows.rows > 0 && r.sent {
+			r.chunks = append(r.chunks, p.rows.exact())
+		}
+	}
+	p.rows.reset()
+	p.tag = pgconn.CommandTag{}
+	for m := range r.each {
+		m.answered, m.writing = true, false
+		if !m.abandoned {
+			m.err = err
+		}
+		x.answer(m, p.driver)
+	}
+	for m := range r.each {
+		p.trace(m)
+	}
+}
+
+// A prologueError is the failure of what precedes a statement: then nothing that follows on the connection counts.
+type prologueError struct {
+	prologue *prologue
+	err      error
+}
+
+func (e *prologueError) Error() string { return e.err.Error() }
+func (e *prologueError) Unwrap() error { return e.err }
+
+// refusalOf is the prologueError that err is, or nil.
+func refusalOf(err error) (refused *prologueError) {
+	if err != nil {
+		errors.As(err, &refused)
+	}
+	return refused
+}
+
+// read reads what the server says to r, up to its Sync. lost says that err is the end of the connection.
+func (p *pipeline) read(r *request) (err error, lost bool) {
+	if !p.probed.IsZero() {
+		if _, err := next[*pgconn.PipelineSync](p.pipe); err != nil {
+			return err, !isServerError(err) || p.conn.IsClosed()
+		}
+		// Functions that have run meanwhile may have kept the lane from seeing the answer.
+		now, sure := time.Now(), p.busy < costNoise/4
+		p.call.shared.trip.observe(now.Sub(p.probed), sure)
+		p.probed = time.Time{}
+		if sure {
+			p.measured = now
+		}
+	}
+	if p.aborted {
+		p.aborted = !r.synced
+		return errSkipped, false
+	}
+	err = p.readGroup(r)
+	if err == nil && !r.synced {
+		return nil, false
+	}
+	p.aborted = !r.synced
+	for {
+		if err != nil && !isServerError(err) && p.conn.IsClosed() {
+			return err, true
+		}
+		results, syncErr := p.pipe.GetResults()
+		switch results.(type) {
+		case *pgconn.PipelineSync:
+			return err, false
+		case nil:
+			if syncErr == nil {
+				return cmp.Or(err, error(errDesync)), true
+			}
+			if !isServerError(syncErr) {
+				return cmp.Or(err, syncErr), true
+			}
+			// A constraint that is checked at the end, or more words of a server that ends the connection.
+			err = cmp.Or(err, syncErr)
+		}
+	}
+}
+
+// errSkipped is of a statement that the server has not run because one before it, with which it shares a Sync, has failed.
+var errSkipped = errors.New("fanout: the statement was skipped")
+
+// errDesync cannot be: it would be a mistake in the package.
+var errDesync = errors.New("fanout: results out of step with requests")
+
+func isServerError(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr)
+}
+
+// readGroup reads r's results, in the order in which write has asked for them.
+func (p *pipeline) readGroup(r *request) error {
+	for range r.stale {
+		if _, err := next[*pgconn.CloseComplete](p.pipe); err != nil {
+			return err
+		}
+	}
+	if r.prologue != nil {
+		ahead := r.prologue
+		rows := make([][]string, len(ahead.statements))
+		var err error
+		for i := range rows {
+			if rows[i], err = p.firstRow(); err != nil {
+				break
+			}
+		}
+		if err == nil && ahead.settle != nil {
+			err = ahead.settle(rows, nil)
+			ahead.settle = nil
+		}
+		if err != nil {
+			return &prologueError{ahead, err}
+		}
+		close(r.arrived)
+	}
+	if r.guarded || r.described {
+		row, err := p.firstRow()
+		if err != nil {
+			return err
+		}
+		if r.described {
+			r.schemas = row[0]
+		} else if r.preparing == "" {
+			r.guarded = false // what fails from here on is the statement itself
+		}
+	}
+	if r.described || r.preparing != "" {
+		description, err := next[*pgconn.StatementDescription](p.pipe)
+		if err != nil {
+			return err
+		}
+		r.guarded = false // what fails from here on is the statement itself
+		if r.described {
+			description.Name, description.SQL = r.preparing, r.sql
+			r.description = description
+			return nil
+		}
+	}
+	reader, err := next[*pgconn.ResultReader](p.pipe)
+	if err != nil {
+		return err
+	}
+	return p.readRows(r, reader)
+}
+
+// firstRow reads a result to the end and returns the values of its first row.
+func (p *pipeline) firstRow() (row []string, err error) {
+	reader, err := next[*pgconn.ResultReader](p.pipe)
+	if err != nil {
+		return nil, err
+	}
+	for reader.NextRow() {
+		if row == nil {
+			row = texts(reader.Values())
+		}
+	}
+	_, err = reader.Close()
+	return row, err
+}
+
+// readRows reads the rows of r's statement. A long result is handed over piece by piece; not yet, if it may turn out that
+// a cancel request for another one has hit it: then it is to be sent again.
+func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error) {
+	if r.members != nil {
+		return p.readJoint(r, reader)
+	}
+	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
+	p.confirm(r)
+	for reader.NextRow() {
+		p.rows.add(reader.Values())
+		if size := len(p.rows.data) + 4*len(p.rows.lengths); size >= chunkSize && (!p.haunted || size >= hauntedSize) {
+			p.hand(r)
+		}
+	}
+	p.tag, err = reader.Close()
+	return err
+}
+
+// kept is a copy of formats that stays as it is. They are mostly those of the execution before.
+func (p *pipeline) kept(sql string, formats []int16) []int16 {
+	if kept := p.state.formats[sql]; slices.Equal(kept, formats) {
+		return kept
+	}
+	kept := slices.Clone(formats)
+	if len(p.state.formats) < maxDescriptions {
+		p.state.formats[sql] = kept
+	}
+	return kept
+}
+
+// fieldsOf keeps the descriptions of r's columns beyond the next result. They are mostly those of the execution before.
+func (p *pipeline) fieldsOf(r *request, fields []pgconn.FieldDescription) []pgconn.FieldDescription {
+	same := func(a, b pgconn.FieldDescription) bool { return a == b }
+	if kept := p.state.fields[r.sql]; slices.EqualFunc(kept, fields, same) {
+		return kept
+	}
+	kept := slices.Clone(fields)
+	if len(p.state.fields) < maxDescriptions {
+		p.state.fields[r.sql] = kept
+	}
+	return kept
+}
+
+// confirm corrects what another connection has told of r's columns by what the server says: they may have been renamed, or
+// have got other types, before this one prepared the statement. Later executions do not ask the server.
+func (p *pipeline) confirm(r *request) {
+	d := r.description
+	if r.plain || d == nil || slices.EqualFunc(r.fields, d.Fields, sameButFormat) {
+		return
+	}
+	fields := slices.Clone(r.fields)
+	for i := range fields {
+		fields[i].Format = 0
+	}
+	if known := r.text.description.Load(); known != nil && slices.Equal(known.fields, d.Fields) {
+		r.text.description.CompareAndSwap(known, &sourceDescription{known.params, fields, known.schemas, known.found})
+	}
+	d.Fields = fields
+}
+
+func sameButFormat(a, b pgconn.FieldDescription) bool {
+	a.Format = b.Format
+	return a == b
+}
+
+// hand hands the rows read so far to r's function, and waits until it has taken those before: a function that is slower
+// than the server does not pile up rows in memory. But others that have sent something behind r do not wait for it longer
+// than stallBound; then its rows do pile up.
+func (p *pipeline) hand(r *request) {
+	x := p.exchange
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r.streamed = true
+	if r.abandoned {
+		p.rows.reset()
+		return
+	}
+	full := p.rows
+	p.rows = chunk{data: make([]byte, 0, chunkSize+chunkSize/4), lengths: make([]int32, 0, len(full.lengths))}
+	r.chunks = append(r.chunks, full)
+	d := &driver{exchange: x} // not the lane's, which has the rest to read
+	x.answer(r, d)
+	x.goDrive(d)
+	began := time.Now()
+	defer func() { r.held += time.Since(began) }()
+	var patience <-chan time.Time // from when there are others, whatever comes meanwhile
+	for r.untaken() > 1 && !r.abandoned && !r.unbounded {
+		p.feeding, p.idle = r, true
+		others := len(p.inflight) > 1 || len(p.again)+len(p.own)+len(x.ready) > 0
+		x.mu.Unlock()
+		if others && patience == nil {
+			if p.timer == nil {
+				p.timer = time.NewTimer(stallBound)
+			} else {
+				p.timer.Reset(stallBound)
+			}
+			patience = p.timer.C
+		}
+		select {
+		case <-p.wake:
+		case <-patience:
+			x.mu.Lock()
+			r.unbounded = true
+			x.mu.Unlock()
+		case <-p.call.ctx.Done():
+			x.mu.Lock()
+			if !r.abandoned {
+				r.abandoned, r.chunks, r.taken = true, nil, 0
+				r.err = cancelled(p.call.ctx, true)
+				p.interrupt(r)
+			}
+			x.mu.Unlock()
+		}
+		x.mu.Lock()
+		p.feeding = nil
+		if !p.idle {
+			select {
+			case <-p.wake:
+			default:
+			}
+		}
+		p.idle = false
+	}
+}

@@ -1,0 +1,49 @@
+package fanout
+
+import "github.com/jackc/pgx/v5"
+
+func (p *pipeline) startTrace(r *request) {
+	if p.state.tracer == nil || r.traced != nil {
+		return
+	}
+	r.traceCtx = p.state.tracer.TraceQueryStart(r.ctx, p.conn, pgx.TraceQueryStartData{SQL: r.sql, Args: r.args})
+	r.traced = p // unless it has panicked
+}
+
+// trace tells pgx's tracer that r has ended. If it panics, that is the call's end, and the connection's, but not of what
+// the lane has to do. By runtime.Goexit it ends the lane too: so it is told when all that it could keep from being done is.
+func (p *pipeline) trace(r *request) {
+	if r.traced == nil {
+		return
+	}
+	r.traced = nil
+	told := false
+	defer func() {
+		if !told {
+			p.doomed = true
+			p.call.fail(unwound(recover()))
+		}
+	}()
+	p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
+	told = true
+}
+
+// tellDropped is trace for what has been dropped.
+func (p *pipeline) tellDropped() {
+	if len(p.dropped) == 0 {
+		return
+	}
+	p.exchange.mu.Lock()
+	defer p.exchange.mu.Unlock()
+	for _, r := range p.dropped {
+		p.trace(r)
+	}
+	p.dropped = nil
+}
+
+// untrace has the tracer told of the end of a request that a lane has sent which is lost, and that no other lane will send.
+func (r *request) untrace() {
+	if r.traced != nil {
+		r.traced.trace(r)
+	}
+}
