@@ -34,8 +34,9 @@ type server struct {
 	prefix    string // of the databases' names
 	serial    int
 	databases map[string]bool // that exist and are ours, the template included
-	recycling bool            // whether a database that a test has not changed goes to the next
+	recycling bool            // whether a database that is as good as new after a test goes to the next
 	spare     []string        // such databases
+	filled    string          // array of the template's tables that have rows
 
 	connecting sync.Mutex     // guards what is below, and is held while it is used
 	conn       *pgconn.PgConn // to admin: a connection for each database would take as long as making it
@@ -92,18 +93,21 @@ func (s *server) open() error {
 	return nil
 }
 
-// applySchema runs the schema's parts on a connection of their own.
+// applySchema runs the schema's parts on a connection of their own, and looks which tables have rows then.
 func (s *server) applySchema(ctx context.Context, dsn string) error {
 	conn, err := pgconn.Connect(ctx, dsn)
 	if err != nil {
 		return err
 	}
-	for _, sql := range s.schema {
-		if _, err = conn.Exec(ctx, sql).ReadAll(); err != nil {
-			break
+	const filledSQL = "select array(select oid from pg_class where relkind in ('r', 'm') and oid >= 16384 and pg_relation_size(oid) > 0)"
+	var result []*pgconn.Result
+	for _, sql := range append(slices.Clone(s.schema), filledSQL) {
+		if result, err = conn.Exec(ctx, sql).ReadAll(); err != nil {
+			return errors.Join(err, conn.Close(ctx))
 		}
 	}
-	return errors.Join(err, conn.Close(ctx))
+	s.filled = string(result[0].Rows[0][0])
+	return conn.Close(ctx)
 }
 
 func (s *server) template() string { return s.prefix + "template" }
@@ -143,10 +147,10 @@ func (s *server) clone() (string, error) {
 	}
 }
 
-// release ends a test's use of a database: it is dropped, unless it is as good as new. Most are, and to look takes a tenth
-// of the time of dropping one and making another.
+// release ends a test's use of a database: it is dropped, unless it is as good as new, or can be made so. Most are, and to
+// look takes a tenth of the time of dropping one and making another.
 func (s *server) release(name string) error {
-	if !s.recycling || !s.untouched(name) {
+	if !s.recycling || !s.renewed(name) {
 		return s.drop(name)
 	}
 	s.mu.Lock()
@@ -155,24 +159,57 @@ func (s *server) release(name string) error {
 	return nil
 }
 
-// untouched reports whether nobody but the server itself is connected to the database any more, and nobody has ever
+// untouchedSQL has a row if nobody but the server itself is connected to the database any more, and nobody has ever
 // inserted, updated or deleted a row there, in a table or in the catalog, not even in a transaction that was rolled back; nor
 // taken a value of a sequence, which an insert that fails can do and write nothing; nor given the database settings. The
 // statistics of a session are complete as soon as pg_stat_activity does not have it any more.
-func (s *server) untouched(name string) bool {
+const untouchedSQL = `select from pg_stat_database d
+	where datname = current_database() and tup_inserted + tup_updated + tup_deleted = 0
+		and not exists (select from pg_stat_activity
+			where datid = d.datid and pid <> pg_backend_pid() and backend_type <> 'autovacuum worker')
+		and not exists (select from pg_sequences where last_value is not null)
+		and not exists (select from pg_db_role_setting where setdatabase = d.datid)`
+
+// emptySQL empties the tables of a database in which nothing else has ever been changed, and fails in any other; or if they
+// are among those, %s, that were not empty at first; or if somebody is connected to it. To the planner too an emptied table is
+// as good as a new one.
+const emptySQL = `do $$
+	begin
+		if exists (select from pg_stat_sys_tables t join pg_class c on c.oid = t.relid
+				where t.schemaname !~ '^pg_toast' and not c.relisshared and n_tup_ins + n_tup_upd + n_tup_del > 0)
+			or exists (select from pg_stat_user_tables where n_tup_ins + n_tup_upd + n_tup_del > 0 and relid = any ('%s'))
+			or exists (select from pg_stat_activity
+				where datname = current_database() and pid <> pg_backend_pid() and backend_type <> 'autovacuum worker') then
+			raise 'more than rows of tables that were empty';
+		end if;
+		execute (select 'truncate ' || string_agg(relid::regclass::text, ', ') || ' restart identity' from pg_stat_user_tables
+			where n_tup_ins + n_tup_upd + n_tup_del > 0);
+		perform pg_stat_force_next_flush();
+	end
+	$$`
+
+// renewed reports whether a database is as good as new, once the rows are gone that there were in its tables.
+func (s *server) renewed(name string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
 	defer cancel()
 	conn, err := pgconn.Connect(ctx, s.dsn(name))
 	if err != nil {
 		return false
 	}
-	result, err := conn.Exec(ctx, `select from pg_stat_database d
-		where datname = current_database() and tup_inserted + tup_updated + tup_deleted = 0
-			and not exists (select from pg_stat_activity
-				where datid = d.datid and pid <> pg_backend_pid() and backend_type <> 'autovacuum worker')
-			and not exists (select from pg_sequences where last_value is not null)
-			and not exists (select from pg_db_role_setting where setdatabase = d.datid)`).ReadAll()
-	return errors.Join(err, conn.Close(ctx)) == nil && len(result[0].Rows) == 1
+	defer conn.Close(ctx)
+	untouched := func() bool {
+		result, err := conn.Exec(ctx, untouchedSQL).ReadAll()
+		return err == nil && len(result[0].Rows) == 1
+	}
+	if untouched() {
+		return true
+	}
+	for _, sql := range []string{fmt.Sprintf(emptySQL, s.filled), "select pg_stat_reset()"} { // to empty them is a change, too
+		if _, err := conn.Exec(ctx, sql).ReadAll(); err != nil {
+			return false
+		}
+	}
+	return untouched()
 }
 
 // drop drops a database, and ends the sessions in it.
