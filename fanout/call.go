@@ -18,9 +18,9 @@ import (
 // one query function to run. Lanes, each with one connection, take units from a common counter until none is left. The
 // call is not generic: what is typed stays in the closure run.
 //
-// Units are taken in order, and only by a lane that has its connection already. So a call makes progress as soon as it
-// has one connection, whatever happens to the other lanes' requests for one; and those requests end, by stopAcquiring,
-// the moment the last unit is taken.
+// Units are taken in order, and only by a lane that has its connection already; in a Pipelined call by runners, which begin
+// with the first connection. So a call makes progress as soon as it has one connection, whatever happens to the other lanes'
+// requests for one; and those requests end, by unneeded, the moment that nothing is left for them.
 type call struct {
 	parent       context.Context // the caller's
 	pool         *pgxpool.Pool
@@ -73,7 +73,7 @@ type call struct {
 	noConn    error          // the first failure to get one while units were waiting
 	first     *Error         // of the unit whose failure ends the call
 	panicked  *PanicError    // the first panic, whatever has failed before it
-	taken     []*transaction // of the lanes that have had a unit
+	taken     []*transaction // of the lanes that have had a unit, or a statement to send
 	lanes     []*lane        // all there are
 
 	restarting bool // the attempt has failed, and there will be another one
@@ -333,11 +333,13 @@ func (c *call) unneeded(stop context.CancelCauseFunc) {
 	stop(errNotNeeded)
 }
 
-// lastNoConn is why no connection was to be had, where that has happened.
-func (c *call) lastNoConn() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.noConn
+// noOther is why nothing runs any more when connections have been lost, and no other was to be had. It is called with mu held.
+func (c *call) noOther() error {
+	err := fmt.Errorf("fanout: %w, and there is no other", errConnectionLost)
+	if c.noConn != nil {
+		err = fmt.Errorf("%w: %w", err, c.noConn)
+	}
+	return err
 }
 
 // takes notes that a lane's transaction has something to send.
@@ -443,10 +445,7 @@ func (c *call) unstarted() error {
 	} else if err == nil && c.snapshot != nil && c.snapshot.gone() {
 		err = errSnapshotLost
 	} else if err == nil {
-		err = fmt.Errorf("fanout: %w, and there is no other", errConnectionLost)
-		if c.noConn != nil {
-			err = fmt.Errorf("%w: %w", err, c.noConn)
-		}
+		err = c.noOther()
 	}
 	if c.startAgain(err) {
 		return err

@@ -24,8 +24,7 @@ type joint struct {
 	pure       bool   // the text does nothing but read
 	text       *text  // the rewritten statement; nil: the text is not to be coalesced
 	prefix     string // of the columns that its parameters are
-	why        string
-	ordered    bool // by columns of the original that have the names of then
+	ordered    bool   // by columns of the original that have the names of then
 	parameters []parameter
 	arrays     []uint32           // types of the rewritten statement's parameters
 	original   *sourceDescription // for which this holds
@@ -132,7 +131,7 @@ func (p *pipeline) join(r *request, j *joint, d time.Duration) *request {
 	if len(members) == 1 {
 		return members[0]
 	}
-	g := &request{text: j.text, sql: j.text.sql, joint: j, members: members, ctx: members[0].ctx, counted: counted}
+	g := &request{text: j.text, sql: j.text.sql, joint: j, members: members, counted: counted}
 	g.cost = jointBase + time.Duration(len(members))*cost
 	for _, m := range members {
 		m.group = g
@@ -198,7 +197,7 @@ func (p *pipeline) unproven() *text {
 func (p *pipeline) prove(t *text) {
 	defer t.proving.Store(false)
 	d := p.state.descriptions[t.sql]
-	j := &joint{found: time.Now(), why: "its text", original: &sourceDescription{params: d.ParamOIDs, fields: d.Fields}}
+	j := &joint{found: time.Now(), original: &sourceDescription{params: d.ParamOIDs, fields: d.Fields}}
 	s := shapeOf(t.sql)
 	if s == nil || s.highest != len(d.ParamOIDs) { // which would mean that the server reads it differently
 		t.joint.Store(j)
@@ -212,20 +211,15 @@ func (p *pipeline) prove(t *text) {
 	}
 	switch {
 	case late && isServerError(err):
-		j.why = "the catalog does not answer in time" // it would not answer the next one either
+		// It would not answer the next one in time either.
 	case err != nil && !tells(err):
 		p.failed = true // another lane may ask
 		return
-	case err != nil:
-		j.why = err.Error()
-	case !found.pure:
-		j.why = found.why
+	case err != nil, !found.pure:
 	case found.parameters == nil:
 		j.pure = true
-		j.why = "a parameter's type"
 	default:
 		j.pure = true
-		j.why = ""
 		j.parameters = found.parameters
 		for _, parameter := range found.parameters {
 			j.arrays = append(j.arrays, parameter.array)
@@ -292,12 +286,12 @@ func (j *joint) expected(t *text) (cost time.Duration, counted int64) {
 }
 
 // fits reports whether the rewritten statement, now that it is described, has the columns of the original.
-func (p *pipeline) fits(g *request) bool {
+func (g *request) fits() bool {
 	fields := g.description.Fields
 	if len(fields) > 0 && slices.EqualFunc(fields[1:], g.joint.original.fields, sameType) {
 		return true
 	}
-	g.members[0].text.refute("the types of its columns")
+	g.members[0].text.refute()
 	return false
 }
 
@@ -348,14 +342,14 @@ func (g *request) learnJoint(took, each time.Duration) {
 	case known < 4 || n*joint <= most || took <= most:
 		t.trust()
 	case g.text.sureOf(8) && t.tried():
-		t.refute("coalesced, it takes longer")
+		t.refute()
 	}
 }
 
 // refute notes that t is not to be coalesced after all, for as long as a proof would have lasted.
-func (t *text) refute(why string) {
+func (t *text) refute() {
 	j := *t.joint.Load()
-	j.text, j.why = nil, why
+	j.text = nil
 	t.joint.Store(&j)
 }
 
@@ -363,7 +357,7 @@ func (t *text) refute(why string) {
 // anew.
 func (t *text) rename() {
 	if t.renamed.Add(1) > maxRenamed {
-		t.refute("the names of its columns")
+		t.refute()
 		return
 	}
 	j := *t.joint.Load()
@@ -419,7 +413,7 @@ func (p *pipeline) buildJoint(g *request) bool {
 		p.exchange.mu.Unlock()
 	}
 	for k := range j.parameters {
-		p.endArray(a, k, j, len(members))
+		a.end(k, j, len(members))
 	}
 	return len(members) > 0
 }
@@ -590,9 +584,9 @@ func (p *pipeline) sameAsText(arg any, text []byte) bool {
 // arrayHeader is the length of what precedes the elements of a one-dimensional array in binary form.
 const arrayHeader = 20
 
-// endArray makes the k-th array of n elements complete: elements in binary form by their header, others by rewriting them
+// end makes the k-th array of n elements complete: elements in binary form by their header, others by rewriting them
 // as the array's text form.
-func (p *pipeline) endArray(a *arrays, k int, j *joint, n int) {
+func (a *arrays) end(k int, j *joint, n int) {
 	array := a.values[k]
 	if !a.known[k] || a.format[k] == pgtype.BinaryFormatCode {
 		element := j.original.params[k]
@@ -636,7 +630,7 @@ type jointRun struct{ member, rows, data, lengths int }
 // readJoint reads the rows of g's statement, each of which begins with the number of the execution that it belongs to.
 func (p *pipeline) readJoint(g *request, reader *pgconn.ResultReader) error {
 	g.fields = p.fieldsOf(g, reader.FieldDescriptions())
-	p.confirm(g)
+	g.confirm()
 	p.runs = p.runs[:0]
 	for reader.NextRow() {
 		values := reader.Values()

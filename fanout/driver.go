@@ -61,7 +61,7 @@ func (d *driver) detach() {
 	d.runnable, d.next = nil, 0
 	if p := d.lane; p != nil {
 		p.driver = successor
-		if p.ended {
+		if p.broken != nil {
 			x.loose = append(x.loose, successor)
 		}
 		x.call.group.Go(func() error { return p.loop(successor) })
@@ -97,13 +97,6 @@ func (x *exchange) goDrive(d *driver) {
 		d.drive()
 		return nil
 	})
-}
-
-// lookAfter adds the driver of a lane that has ended otherwise.
-func (x *exchange) lookAfter(d *driver) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.loose = append(x.loose, d)
 }
 
 // watch sees to it that drivers are looked after. It is called with mu held.

@@ -3,7 +3,6 @@ package fanout
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -20,8 +19,7 @@ import (
 // Functions are coroutines: whoever has an answer for one runs it on, in his own goroutine, until it parks again. That
 // gathers what they ask for by itself, and costs a tenth of waking a goroutine for each. See driver.
 type exchange struct {
-	call  *call
-	ahead int // the most functions that run at once
+	call *call
 
 	mu       sync.Mutex
 	ready    []*request    // first requests, that any lane may pick up, in the order of the call's units
@@ -38,7 +36,7 @@ type exchange struct {
 	stop     context.CancelCauseFunc // ends the waits of starting lanes
 	over     error                   // why there is no lane any more
 	closed   bool                    // the call's ctx has ended
-	loose    []*driver               // that are not a lane's
+	loose    []*driver               // that are not those of lanes
 	loads    []time.Duration         // memory for share
 	watched  bool                    // the drivers are looked after
 
@@ -48,7 +46,7 @@ type exchange struct {
 
 const (
 	// stallBound is how long, to within as much again, others wait for a function that is busy with something else. The
-	// package's doc names it.
+	// doc of Pipelined gives an idea of it.
 	stallBound = time.Millisecond
 
 	// aheadPerLane is how many functions run ahead for each lane that the call may have.
@@ -87,7 +85,7 @@ var errNotNeeded = errors.New("no connection is needed any more")
 
 // runPipelined runs the units by at most width lanes.
 func (c *call) runPipelined(width int) {
-	x := &exchange{call: c, ahead: min(c.n, aheadPerLane*width), spare: width}
+	x := &exchange{call: c, spare: width}
 	c.exchange = x
 	x.callbacks.Add(1)
 	x.unwatch = context.AfterFunc(c.ctx, x.close)
@@ -121,7 +119,8 @@ func (x *exchange) begin() {
 		return
 	}
 	x.began = true
-	x.live, x.unborn = x.ahead, x.ahead
+	x.live = min(x.call.n, aheadPerLane*x.call.width())
+	x.unborn = x.live
 }
 
 // bear has d start some more query functions, and reports whether there were any. Not all at once: the server is to have
@@ -135,7 +134,7 @@ func (x *exchange) bear(d *driver) bool {
 	}
 	n = min(n, x.unborn)
 	x.unborn -= n
-	d.runnable = append(d.runnable, newRunners(n, x.call, x)...)
+	d.runnable = append(d.runnable, newRunners(n, x.call)...)
 	return n > 0
 }
 
@@ -191,8 +190,8 @@ func (x *exchange) offer(r *request) {
 	}
 }
 
-// answer has r's function go on, if it waits, with what d drives. It is called with mu held.
-func (x *exchange) answer(r *request, d *driver) {
+// answer has r's function go on, if it waits, with what d drives. It is called with the exchange's mu held.
+func (d *driver) answer(r *request) {
 	if r.waiting {
 		r.waiting = false
 		d.runnable = append(d.runnable, r.handle.runner)
@@ -259,7 +258,7 @@ func (x *exchange) reckon() {
 // share is the part of what is ready that p may take, so that all lanes end at the same time, those included that are
 // about to come; but not so little that they had better not. It is called with mu held.
 func (x *exchange) share(p *pipeline) time.Duration {
-	least := time.Duration(laneWork)
+	least := laneWork
 	if !p.state.ran {
 		least += freshWork
 	}
@@ -362,6 +361,7 @@ func (x *exchange) remove(p *pipeline) {
 	if i := slices.Index(x.lanes, p); i >= 0 {
 		x.lanes = slices.Delete(x.lanes, i, i+1)
 		x.leaving++
+		x.loose = append(x.loose, p.driver) // which has functions to run on
 	}
 }
 
@@ -370,15 +370,14 @@ func (x *exchange) missing() {
 	if !x.began || len(x.lanes)+x.starting+x.leaving > 0 || x.over != nil {
 		return
 	}
-	x.over = fmt.Errorf("fanout: %w, and there is no other", errConnectionLost)
-	if err := x.call.lastNoConn(); err != nil {
-		x.over = fmt.Errorf("%w: %w", x.over, err)
-	}
+	x.call.mu.Lock()
+	x.over = x.call.noOther()
+	x.call.mu.Unlock()
 	d := &driver{exchange: x}
 	for _, r := range x.ready {
 		r.answered, r.err = true, errUnsent{x.over}
 		r.untrace()
-		x.answer(r, d)
+		d.answer(r)
 	}
 	x.goDrive(d)
 	x.ready, x.work, x.unknown = nil, 0, 0
@@ -455,7 +454,7 @@ func (x *exchange) close() {
 	d := &driver{exchange: x}
 	for _, r := range waiting {
 		x.forsake(r)
-		x.answer(r, d)
+		d.answer(r)
 	}
 	x.goDrive(d)
 	for _, p := range x.lanes {
@@ -483,7 +482,7 @@ func (x *exchange) abandon(r *request) {
 	}
 	d := &driver{exchange: x}
 	x.forsake(r)
-	x.answer(r, d)
+	d.answer(r)
 	x.goDrive(d)
 }
 
@@ -491,7 +490,7 @@ func (x *exchange) abandon(r *request) {
 func (x *exchange) dismiss(r *request, d *driver) {
 	if r.waiting && (x.closed || r.late) {
 		x.forsake(r)
-		x.answer(r, d)
+		d.answer(r)
 	}
 }
 

@@ -101,7 +101,9 @@ func TestPartialWithNothingLeft(t *testing.T) {
 
 func TestScanError(t *testing.T) {
 	eachStrategy(t, 2, 1, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[*db.Queries]) {
-		_, err := fanout.Collect(t.Context(), raw(pool), statement[int]("-- name: Text :one\nselect 'not a number'::text"))
+		raw := raw(pool)
+		raw.Strategy = src.Strategy
+		_, err := fanout.Collect(t.Context(), raw, statement[int]("-- name: Text :one\nselect 'not a number'::text"))
 		var scan pgx.ScanArgError
 		if e := asError(t, err); e.Name != "Text" || !errors.As(err, &scan) {
 			t.Errorf("%v", err)

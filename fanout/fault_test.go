@@ -74,6 +74,15 @@ func (w *wire) disarm() {
 	w.dead.Store(false)
 }
 
+// cutAll closes the sockets of all connections.
+func (w *wire) cutAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := range w.conns {
+		_ = c.Conn.Close()
+	}
+}
+
 // thaw ends what waits on frozen connections, by closing them: pgx's clean-up, and the pings of pgxpool's, for which it
 // keeps a place in the pool for up to 15 seconds.
 func (w *wire) thaw() {

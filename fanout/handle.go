@@ -43,7 +43,7 @@ type handle struct {
 
 	*supervision // of the statement; nil until there is one on a connection that the function has to itself
 
-	// What the spans and errors say. Written in the steps above, under mu.
+	// What the spans and errors say. Written by who has the use of the connection.
 	name       string
 	sent       bool // something of a statement may have reached the server
 	statements int

@@ -33,7 +33,7 @@ func (c *call) join() {
 	room := runnersPerLane*x.call.width() - x.live
 	c.runners = min(c.n, joinedRunners, max(1, room))
 	x.live += c.runners
-	x.runOn(outer.driver, newRunners(c.runners, c, x)...)
+	x.runOn(outer.driver, newRunners(c.runners, c)...)
 	x.mu.Unlock()
 	outer.park()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 )
@@ -315,11 +314,7 @@ func (l *lane) interrupted(v any) {
 		c.group.Go(heir.run)
 		return
 	}
-	p, ok := v.(*PanicError)
-	if !ok { // else it comes from a nested call
-		p = &PanicError{Value: v, Stack: debug.Stack()}
-	}
-	c.fail(p)
+	c.fail(unwound(v))
 	if h := l.now.Load(); h != nil {
 		if abandoned := h.finishUnwound(); abandoned != nil {
 			<-abandoned

@@ -15,7 +15,8 @@ import (
 
 // A pipeline is a lane of a Pipelined call: one goroutine with one connection, on which statements of several query
 // functions are under way at once. Each is followed by a Sync of its own, which makes it the transaction that it would be
-// if it had been sent alone, and keeps its error from the others.
+// if it had been sent alone, and keeps its error from the others; but quick ones that only read may share a Sync, see
+// mayShareSync.
 type pipeline struct {
 	lane
 	exchange *exchange
@@ -42,7 +43,6 @@ type pipeline struct {
 	ended     bool            // it only waits for functions to run on
 	prepared  map[string]bool // in a transaction of the caller's: statements, by this call; false while that is under way
 	conn      *pgx.Conn       // the link's; its type map serves functions that still decode when the lane has ended
-	pid       uint32
 	state     *connState
 	dropped   []*request       // that nobody waits for any more, of which the tracer is to be told
 	batch     []*request       // to be written now, and what is written of it; nil once that is under way
@@ -83,7 +83,7 @@ func (p *pipeline) run() error {
 		return nil
 	}
 	p.conn = p.link.conn
-	p.state, p.pid = stateOf(p.conn), p.conn.PgConn().PID()
+	p.state = stateOf(p.conn)
 	p.state.makeRoom()
 	x.started(p, true)
 	return p.loop(p.driver)
@@ -125,7 +125,6 @@ func (p *pipeline) loop(d *driver) error {
 		p.tellDropped()
 		if !more {
 			p.ended = true // when the functions that this concerns have run on
-			p.exchange.lookAfter(d)
 			continue
 		}
 		p.send(batch)
@@ -177,8 +176,11 @@ func (p *pipeline) unwind(d *driver, v any) {
 
 // unwound is the error of a goroutine that a panic with value v has ended, or with v nil runtime.Goexit.
 func unwound(v any) error {
-	if v == nil {
+	switch v := v.(type) {
+	case nil:
 		return errGoexit
+	case *PanicError: // of a nested call
+		return v
 	}
 	return &PanicError{Value: v, Stack: debug.Stack()}
 }
@@ -278,12 +280,12 @@ func (p *pipeline) dispensable() bool {
 func (p *pipeline) grant(r *request) {
 	p.owner = r.handle
 	r.handle.link, r.handle.db = p.link, p.db
-	r.answered, r.granted = true, true
+	r.answered = true
 	if r.abandoned {
 		p.owner = nil
 		return
 	}
-	p.exchange.answer(r, p.driver)
+	p.driver.answer(r)
 }
 
 // fail ends the lane: what is under way gets err, and so does what has not been sent, since its function has sent something
@@ -304,7 +306,7 @@ func (p *pipeline) fail(err error) {
 		}
 		r.answered = true
 		ended = append(ended, r)
-		x.answer(r, p.driver)
+		p.driver.answer(r)
 	}
 	for _, sent := range p.inflight {
 		for r := range sent.each {
@@ -430,7 +432,7 @@ func (p *pipeline) quieten() {
 		p.link.absorb(p.deadline)
 		p.haunted = false
 		if p.link.closed() {
-			p.fail(fmt.Errorf("%w", errConnectionLost))
+			p.fail(errConnectionLost)
 		}
 	}
 	p.spoiled = false

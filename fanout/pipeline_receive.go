@@ -24,7 +24,6 @@ func (p *pipeline) receive() {
 	x.mu.Unlock()
 
 	p.rows.reset()
-	p.runs = p.runs[:0]
 	p.tag = pgconn.CommandTag{}
 	err, lost := p.read(r)
 	now := time.Now()
@@ -72,10 +71,7 @@ func (p *pipeline) receive() {
 
 // refuse ends a lane whose transaction could not begin, or be brought back.
 func (p *pipeline) refuse(e *prologueError) {
-	for i, r := range p.inflight {
-		if i == 0 {
-			continue // read already
-		}
+	for _, r := range p.inflight[1:] { // the first has been read
 		if err, lost := p.read(r); lost {
 			e.err = cmp.Or(e.err, err)
 			break
@@ -111,7 +107,7 @@ func (p *pipeline) answer(r *request, err error) {
 		if !m.abandoned {
 			m.err = err
 		}
-		x.answer(m, p.driver)
+		p.driver.answer(m)
 	}
 	for m := range r.each {
 		p.trace(m)
@@ -135,7 +131,7 @@ func refusalOf(err error) (refused *prologueError) {
 	return refused
 }
 
-// read reads what the server says to r, up to its Sync. lost says that err is the end of the connection.
+// read reads what the server says to r, up to its Sync if it has one. lost says that err is the end of the connection.
 func (p *pipeline) read(r *request) (err error, lost bool) {
 	if !p.probed.IsZero() {
 		if _, err := next[*pgconn.PipelineSync](p.pipe); err != nil {
@@ -168,7 +164,7 @@ func (p *pipeline) read(r *request) (err error, lost bool) {
 			return err, false
 		case nil:
 			if syncErr == nil {
-				return cmp.Or(err, error(errDesync)), true
+				return cmp.Or(err, errDesync), true
 			}
 			if !isServerError(syncErr) {
 				return cmp.Or(err, syncErr), true
@@ -199,13 +195,7 @@ func (p *pipeline) readGroup(r *request) error {
 	}
 	if r.prologue != nil {
 		ahead := r.prologue
-		rows := make([][]string, len(ahead.statements))
-		var err error
-		for i := range rows {
-			if rows[i], err = p.firstRow(); err != nil {
-				break
-			}
-		}
+		rows, err := ahead.read(p.pipe)
 		if err == nil && ahead.settle != nil {
 			err = ahead.settle(rows, nil)
 			ahead.settle = nil
@@ -216,7 +206,7 @@ func (p *pipeline) readGroup(r *request) error {
 		close(r.arrived)
 	}
 	if r.guarded || r.described {
-		row, err := p.firstRow()
+		row, err := readFirst(p.pipe)
 		if err != nil {
 			return err
 		}
@@ -245,9 +235,9 @@ func (p *pipeline) readGroup(r *request) error {
 	return p.readRows(r, reader)
 }
 
-// firstRow reads a result to the end and returns the values of its first row.
-func (p *pipeline) firstRow() (row []string, err error) {
-	reader, err := next[*pgconn.ResultReader](p.pipe)
+// readFirst reads a result to the end and returns the values of its first row.
+func readFirst(from *pgconn.Pipeline) (row []string, err error) {
+	reader, err := next[*pgconn.ResultReader](from)
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +257,7 @@ func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error)
 		return p.readJoint(r, reader)
 	}
 	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
-	p.confirm(r)
+	r.confirm()
 	for reader.NextRow() {
 		p.rows.add(reader.Values())
 		if size := len(p.rows.data) + 4*len(p.rows.lengths); size >= chunkSize && (!p.haunted || size >= hauntedSize) {
@@ -305,7 +295,7 @@ func (p *pipeline) fieldsOf(r *request, fields []pgconn.FieldDescription) []pgco
 
 // confirm corrects what another connection has told of r's columns by what the server says: they may have been renamed, or
 // have got other types, before this one prepared the statement. Later executions do not ask the server.
-func (p *pipeline) confirm(r *request) {
+func (r *request) confirm() {
 	d := r.description
 	if r.plain || d == nil || slices.EqualFunc(r.fields, d.Fields, sameButFormat) {
 		return
@@ -341,7 +331,7 @@ func (p *pipeline) hand(r *request) {
 	p.rows = chunk{data: make([]byte, 0, chunkSize+chunkSize/4), lengths: make([]int32, 0, len(full.lengths))}
 	r.chunks = append(r.chunks, full)
 	d := &driver{exchange: x} // not the lane's, which has the rest to read
-	x.answer(r, d)
+	d.answer(r)
 	x.goDrive(d)
 	began := time.Now()
 	defer func() { r.held += time.Since(began) }()
@@ -367,9 +357,7 @@ func (p *pipeline) hand(r *request) {
 		case <-p.call.ctx.Done():
 			x.mu.Lock()
 			if !r.abandoned {
-				r.abandoned, r.chunks, r.taken = true, nil, 0
-				r.err = cancelled(p.call.ctx, true)
-				p.interrupt(r)
+				x.forsake(r)
 			}
 			x.mu.Unlock()
 		}

@@ -14,7 +14,7 @@ const maxRepeats = 10
 // undone it. aborted says that one in front of it has aborted the transaction.
 func (p *pipeline) repeat(r *request, err error, aborted bool) bool {
 	if err == nil && r.described && r.members != nil {
-		return p.fits(r)
+		return r.fits()
 	}
 	if err == nil {
 		return r.described
@@ -49,7 +49,7 @@ func (p *pipeline) repeatFailed(r *request, err error, aborted bool) bool {
 		r.repeats++
 		return true
 	case r.members != nil && r.described && tells(err):
-		r.members[0].text.refute(pgErr.Message)
+		r.members[0].text.refute()
 	}
 	return false
 }

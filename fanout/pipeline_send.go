@@ -5,7 +5,6 @@ import (
 	"errors"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -102,7 +101,6 @@ func (p *pipeline) send(batch []*request) {
 	p.inflight = append(p.inflight, p.sending...)
 	d := &driver{exchange: x} // not the lane's, which has results to wait for
 	for _, sent := range p.sending {
-		sent.sent = true
 		for r := range sent.each {
 			r.sent, r.writing = true, false
 			x.dismiss(r, d)
@@ -124,7 +122,7 @@ func (p *pipeline) send(batch []*request) {
 // quarters of a batch behind the first, functions go on with their rows while the server is at work on the rest; but it takes
 // as long to send as for a few statements, which a short batch would not make up for.
 func mostTogether(batch []*request) time.Duration {
-	most := time.Duration(laneWork / 2)
+	most := laneWork / 2
 	if len(batch) < worthSync {
 		return most
 	}
@@ -135,7 +133,8 @@ func mostTogether(batch []*request) time.Duration {
 	return min(most, work*3/4)
 }
 
-// write puts one request's messages into the connection's buffer: what has to precede it, itself and a Sync.
+// write puts one request's messages into the connection's buffer: what has to precede it, itself and,
+// unless others of its text may share it, a Sync.
 func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	defer func() {
 		if v := recover(); v != nil { // of an argument's encoder
@@ -230,10 +229,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		p.pipe.SendFlushRequest() // as in travel
 	}
 	if r.described || r.guarded {
-		if s.mode == pgx.QueryExecModeCacheStatement && len(s.descriptions) < maxDescriptions {
-			s.prepared++
-			r.preparing = "fanout_" + strconv.Itoa(s.prepared)
-		}
+		r.preparing = s.newName()
 	}
 	switch {
 	case r.described:

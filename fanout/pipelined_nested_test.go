@@ -259,12 +259,12 @@ func TestNestedCtxEnds(t *testing.T) {
 							return slices.Concat(lists...), err
 						}
 						query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-							own, cancel := ctx, context.CancelFunc(func() {})
-							if !whole {
-								own, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
-							}
-							defer cancel()
 							for _, nested := range []fanout.Source[fanout.DBTX]{src, inner} {
+								own, cancel := ctx, context.CancelFunc(func() {})
+								if !whole {
+									own, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
+								}
+								defer cancel()
 								queries := repeated(20, sleep)
 								queries[3] = deep
 								_, err := fanout.Collect(own, nested, queries...)

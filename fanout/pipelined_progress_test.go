@@ -11,6 +11,8 @@ import (
 	"runtime/metrics"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -306,6 +308,47 @@ func TestPipelinedBusyFunctionBeforeDescribed(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+}
+
+// A function that is busy with the loss of its connection does not hold up the others that had something under way there.
+func TestPipelinedBusyFunctionAfterALoss(t *testing.T) {
+	w := &wire{}
+	pool := pgtest.Pool(t, 1, w.attach)
+	src := pipelined(pool)
+	src.Partial = true
+	locked := statement[int]("select 1 from (select pg_advisory_xact_lock($1)) l", 1)
+	for range 3 { // to learn that it is quick
+		if _, err := fanout.Collect(inTime(t), src, repeated(5, locked)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	monitor := pgtest.Connect(t, pool.Config().ConnString()) // not by w
+	pgtest.Exec(t, monitor, "select pg_advisory_lock(1)")
+	var monitoring sync.WaitGroup
+	monitoring.Go(func() {
+		for pgtest.QueryRow[int](t, monitor, "select count(*)::int from pg_locks where locktype = 'advisory' and not granted") == 0 {
+		}
+		w.cutAll()
+		pgtest.Exec(t, monitor, "select pg_advisory_unlock(1)")
+	})
+	through := make(chan struct{})
+	var lost atomic.Int32
+	_, err := fanout.Collect(inTime(t), src, repeated(5, func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+		list, err := locked(ctx, tx)
+		switch {
+		case err == nil:
+		case lost.Add(1) == 1:
+			return nil, errors.Join(err, after(ctx, through))
+		case lost.Load() == 5:
+			close(through)
+		}
+		return list, err
+	})...)
+	monitoring.Wait()
+	if lost.Load() != 5 || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%d functions have lost the connection: %v", lost.Load(), err)
+	}
+	serves(t, pool)
 }
 
 // The catalog may be locked, by who maintains it. To look at it is given up then, without costing a connection, or any query;

@@ -419,7 +419,7 @@ func (s *shape) proofArgs(params []uint32) [][]byte {
 		switch {
 		case c.operand == anyOperand:
 			targets = append(targets, c.target...)
-		case c.operand == parameterOperand && c.number <= len(params) && params[c.number-1] >= firstNormalOID:
+		case c.operand == parameterOperand && params[c.number-1] >= firstNormalOID:
 			parameterTargets = append(parameterTargets, c.target...)
 		default:
 			literalTargets = append(literalTargets, c.target...)

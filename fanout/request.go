@@ -14,28 +14,27 @@ import (
 // change, and the lane alone touches what it notes for itself.
 type request struct {
 	handle *handle
-	ctx    context.Context // for tracers, and for the arguments' encoders
+	ctx    context.Context // whose end ends the wait; for tracers, too
 
 	// What is asked for: a statement, or with text nil a lane.
 	text *text
 	sql  string
 	args []any
 
-	abandoned bool      // nobody waits for it any more
-	spared    bool      // but it is not to be cancelled
-	answered  bool      // there will be nothing more
-	granted   bool      // answered by a lane
-	writing   bool      // a lane is reading its arguments: until then the function must not go on, which may change them
-	late      bool      // its own ctx has ended meanwhile
-	watched   bool      // the exchange has been told of the end of a ctx, or may yet be
-	waiting   bool      // the function waits, for the answer or for more rows
-	chunks    []chunk   // rows that have come in
-	taken     int       // of these, by the function
-	sent      bool      // something of it may have reached the server
-	sentAt    time.Time // for the last time
-	values    [][]byte  // of the row that is being read: memory that the next request has use for
-	err       error     // the answer, with fields and tag
-	panicked  any       // instead: an argument's encoder has panicked
+	abandoned bool        // nobody waits for it any more
+	spared    bool        // but it is not to be cancelled
+	answered  bool        // there will be nothing more
+	writing   bool        // a lane is reading its arguments: until then the function must not go on, which may change them
+	late      bool        // its own ctx has ended meanwhile
+	watched   bool        // the exchange has been told of the end of a ctx, or may yet be
+	waiting   bool        // the function waits, for the answer or for more rows
+	chunks    []chunk     // rows that have come in
+	taken     int         // of these, by the function
+	sent      bool        // something of it may have reached the server
+	sentAt    time.Time   // for the last time
+	values    [][]byte    // of the row that is being read: memory that the next request has use for
+	err       error       // the answer, with fields and tag
+	panicked  *PanicError // instead: an argument's encoder has panicked
 	fields    []pgconn.FieldDescription
 	tag       pgconn.CommandTag
 

@@ -48,7 +48,7 @@ func transient(err error) bool {
 
 // executeRetrying is execute, as often as Source.Retries allows. Whole calls start again only if they cannot have written
 // anything: snapshot calls, read only by the server's word, and calls that have not had a connection. In other calls,
-// runLane repeats single units that have sent nothing.
+// runUnit repeats single units that have sent nothing.
 func (c *call) executeRetrying() error {
 	c.waitsFrom = time.Now()
 	for c.attempt = 1; ; c.attempt++ {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -32,11 +31,11 @@ type runner struct {
 	rows   bufferedRows
 }
 
-// newRunners are n runners of units of c: the call that x is of, or one that has joined it.
-func newRunners(n int, c *call, x *exchange) []*runner {
+// newRunners are n runners of units of c.
+func newRunners(n int, c *call) []*runner {
 	all, runners := make([]runner, n), make([]*runner, n)
 	for i := range runners {
-		all[i].exchange, all[i].call = x, c
+		all[i].exchange, all[i].call = c.exchange, c
 		runners[i] = &all[i]
 	}
 	return runners
@@ -151,7 +150,7 @@ func (w *runner) end(h *handle, err error) (again bool) {
 	// The connection can be looked at only by who has it to himself. Otherwise it tells no more than its process id.
 	w.link, w.transaction = &w.none, nil
 	if p != nil {
-		h.pid = p.pid
+		h.pid = p.conn.PgConn().PID()
 	}
 	if alone {
 		w.link, w.transaction = p.link, p.transaction
@@ -190,11 +189,7 @@ func (w *runner) interrupted(v any) {
 		w.exchange.replace(w)
 		return
 	}
-	p, ok := v.(*PanicError)
-	if !ok {
-		p = &PanicError{Value: v, Stack: debug.Stack()}
-	}
-	c.fail(p)
+	c.fail(unwound(v))
 	if h == nil {
 		return
 	}
@@ -224,7 +219,7 @@ func (x *exchange) replace(w *runner) {
 	if w.call.outer != nil {
 		w.call.runners++
 	}
-	x.runOn(w.driver, newRunners(1, w.call, x)...)
+	x.runOn(w.driver, newRunners(1, w.call)...)
 	w.driver.detach()
 }
 
@@ -281,7 +276,7 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 	switch {
 	case err != nil:
 		return nil, nil, err
-	case r.granted:
+	case r.text == nil: // a lane has been granted, not a result
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.alone, underWay = true, true
@@ -302,17 +297,7 @@ func (h *handle) shares(t *text, args []any, exec bool) bool {
 	if h.mayChangeSession(t, args, exec) && h.state == idle {
 		h.keeps = true
 	}
-	switch {
-	case h.keeps, t.sql == "", t.leaves && h.exchange.call.wantSnapshot:
-		return false
-	case len(args) == 0:
-		return true
-	}
-	switch args[0].(type) {
-	case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID, pgx.QueryRewriter:
-		return false
-	}
-	return true
+	return !h.keeps && t.sql != "" && !(t.leaves && h.exchange.call.wantSnapshot) && !hasOptions(args)
 }
 
 // mayChangeSession reports whether t, sent with these arguments, may change the session or have a transaction of its own.

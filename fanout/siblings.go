@@ -28,7 +28,6 @@ const answerPatience = 100 * time.Millisecond
 // A process id alone does not say whose it is: behind a pooler or on another server, it may be anybody's. So the server is
 // to compare what it has at its end of a connection with what is at this end, and to leave alone what does not match.
 type siblings struct {
-	shared   *shared
 	lane     *lane           // with beside of its link held
 	ctx      context.Context // ends with the statements' grace
 	deadline time.Time       // when that is
@@ -51,7 +50,7 @@ func (c *call) claimSiblings(l *lane) *siblings {
 	if !l.link.beside.TryLock() {
 		return nil
 	}
-	s := &siblings{shared: c.shared, lane: l, deadline: time.Now().Add(cancelGrace)}
+	s := &siblings{lane: l, deadline: time.Now().Add(cancelGrace)}
 	if s.fit() {
 		c.mu.Lock()
 		for _, other := range c.lanes {
@@ -152,7 +151,7 @@ func (s *siblings) ask() (reached map[uint32]bool, err error) {
 	reached = map[uint32]bool{}
 	for _, row := range results[len(results)-1].Rows {
 		if string(row[0]) != "t" {
-			s.shared.behindPooler.Store(true)
+			s.lane.call.shared.behindPooler.Store(true)
 		}
 		if pid, err := strconv.ParseUint(string(row[1]), 10, 32); err == nil && string(row[2]) == "t" {
 			reached[uint32(pid)] = true
@@ -175,7 +174,7 @@ func (s *siblings) statement() string {
 	var backends []string
 	for _, v := range s.running {
 		at, ok := whereIs(v.handle.link.conn)
-		if ok && at.server == own.server && (at.port > 0 || !s.shared.severalHosts) {
+		if ok && at.server == own.server && (at.port > 0 || !s.lane.call.shared.severalHosts) {
 			backends = append(backends, fmt.Sprintf("(%d, %d)", at.pid, at.port))
 		}
 	}
@@ -248,8 +247,9 @@ func (s *siblings) await(wait time.Duration) bool {
 				again = true
 			}
 		}
-		if s.ctx.Err() != nil {
+		if s.ctx.Err() != nil && v.hold() {
 			v.sever()
+			v.handle.watchers.Done()
 		}
 	}
 	return again

@@ -135,22 +135,13 @@ func newText(sql string) *text {
 }
 
 // observe adds n executions that have taken d each, on average: one observation.
-func (t *text) observe(d time.Duration, n int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.note(d, n, byItself)
-}
+func (t *text) observe(d time.Duration, n int) { t.atMost(d, n, byItself) }
 
-// atMost adds executions that have taken d each, with something else.
+// atMost adds executions that have taken d each, with something else. What was in less company than all before replaces
+// that; of what was in more only counts that it has not taken long, unless it has taken even less.
 func (t *text) atMost(d time.Duration, n int, with company) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.note(d, n, with)
-}
-
-// note is atMost with mu held. What was in less company than all before replaces that; of what was in more only counts that
-// it has not taken long, unless it has taken even less.
-func (t *text) note(d time.Duration, n int, with company) {
 	t.apart, t.trial = t.apart+n, max(0, t.trial-n)
 	switch {
 	case t.observed == 0 || with < t.with:
@@ -316,7 +307,7 @@ func (s *shared) several(sql string, args []any, exec bool) bool {
 	return takes && mayBeSeveral(sql)
 }
 
-// isQuery reports whether sql begins like a statement that mostly leaves both as they were.
+// isQuery reports whether sql begins like a statement that mostly leaves the session and its transaction as they were.
 func isQuery(sql string) bool {
 	switch firstWord(sql) {
 	case "select", "insert", "update", "delete", "with", "values", "merge", "table":

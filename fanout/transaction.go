@@ -356,6 +356,18 @@ func (t *transaction) end() error {
 	return err
 }
 
+// read reads the first row of each of the statements, which have been sent.
+func (p *prologue) read(from *pgconn.Pipeline) ([][]string, error) {
+	rows := make([][]string, len(p.statements))
+	for i := range rows {
+		var err error
+		if rows[i], err = readFirst(from); err != nil {
+			return nil, err
+		}
+	}
+	return rows, nil
+}
+
 // run sends the prologue alone.
 func (p *prologue) run(ctx context.Context, conn *pgx.Conn) error {
 	rows, err := sendAlone(ctx, conn, p.statements)
@@ -428,23 +440,7 @@ func (t *transaction) Query(ctx context.Context, sql string, args ...any) (pgx.R
 }
 
 func (t *transaction) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	p, err := t.precede(ctx, sql, args, false)
-	if err != nil {
-		return failedRows{err}
-	}
-	if p == nil {
-		return t.conn.QueryRow(ctx, sql, args...)
-	}
-	if !canTravel(t.conn, sql, args) {
-		if err := p.run(ctx, t.conn); err != nil {
-			return failedRows{err}
-		}
-		return t.conn.QueryRow(ctx, sql, args...)
-	}
-	rows, err := travel(ctx, t.conn, p, sql, args)
-	if err != nil {
-		return failedRows{err}
-	}
+	rows, _ := t.Query(ctx, sql, args...) // which say what err would
 	return firstRow{rows}
 }
 

@@ -19,9 +19,9 @@ import (
 type connState struct {
 	mode         pgx.QueryExecMode
 	tracer       pgx.QueryTracer
-	standby      bool                                    // that is a hot standby
 	ran          bool                                    // something, by a pipelined lane
 	server       string                                  // the one it leads to; "" where that is not known, or may change
+	standby      bool                                    // that is a hot standby
 	descriptions map[string]*pgconn.StatementDescription // of statements, prepared unless their name is ""
 	prepared     int                                     // statements ever prepared, for their names
 	stale        []string                                // names of prepared statements to be deallocated
@@ -55,6 +55,15 @@ func stateOf(conn *pgx.Conn) *connState {
 	}
 	data[connStateKey] = state
 	return state
+}
+
+// newName is the name under which another statement is to be prepared; "" if none is.
+func (s *connState) newName() string {
+	if s.mode != pgx.QueryExecModeCacheStatement || len(s.descriptions) >= maxDescriptions {
+		return ""
+	}
+	s.prepared++
+	return "fanout_" + strconv.Itoa(s.prepared)
 }
 
 // drop forgets a statement's description, which is out of date. Whoever has been told it is to see that what was prepared
@@ -98,14 +107,19 @@ func canTravel(conn *pgx.Conn, sql string, args []any) bool {
 	if !strings.ContainsAny(sql, " \t\r\n(") {
 		return false
 	}
+	return !hasOptions(args)
+}
+
+// hasOptions reports whether pgx's options are among the arguments.
+func hasOptions(args []any) bool {
 	if len(args) == 0 {
-		return true
+		return false
 	}
 	switch args[0].(type) {
 	case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID, pgx.QueryRewriter:
-		return false
+		return true
 	}
-	return true
+	return false
 }
 
 // travel sends a statement behind its prologue, in one round trip; in two if the connection has not seen the statement
@@ -171,11 +185,7 @@ func (t *traveller) send(args []any) error {
 	// in the way of somebody who waits for the exporter, who would wait for this lane to have joined.
 	t.pipeline.SendFlushRequest()
 	if !described {
-		name := ""
-		if t.state.mode == pgx.QueryExecModeCacheStatement && len(t.state.descriptions) < maxDescriptions {
-			t.state.prepared++
-			name = "fanout_" + strconv.Itoa(t.state.prepared)
-		}
+		name := t.state.newName()
 		t.pipeline.SendPrepare(name, t.sql, nil)
 		if err := t.pipeline.Sync(); err != nil {
 			return err
@@ -265,20 +275,9 @@ func (t *traveller) readPrologue() error {
 		}
 	}
 	t.state.stale = nil
-	rows := make([][]string, len(t.prologue.statements))
-	for i := range rows {
-		reader, err := next[*pgconn.ResultReader](t.pipeline)
-		if err != nil {
-			return err
-		}
-		for reader.NextRow() {
-			if rows[i] == nil {
-				rows[i] = texts(reader.Values())
-			}
-		}
-		if _, err := reader.Close(); err != nil {
-			return err
-		}
+	rows, err := t.prologue.read(t.pipeline)
+	if err != nil {
+		return err
 	}
 	return t.settle(rows, nil)
 }
