@@ -293,6 +293,24 @@ func TestAcquireTimeoutBoundsRetries(t *testing.T) {
 	}
 }
 
+// Nor do the pauses between attempts go beyond it.
+func TestAcquireTimeoutBoundsPauses(t *testing.T) {
+	pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) {
+		c.ConnConfig.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") }
+	})
+	src := raw(pool)
+	src.Retries, src.AcquireTimeout = 1000, 1600*time.Millisecond // the pauses are of a second or so by then
+	start := time.Now()
+	for range 2 {
+		if _, err := fanout.Collect(inTime(t), src, pid); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+	}
+	if late := time.Since(start) - 2*src.AcquireTimeout; late > 800*time.Millisecond {
+		t.Errorf("two calls have taken %v longer", late)
+	}
+}
+
 // A hook of the pool is not interrupted because the connection that it prepares has turned out not to be needed: as long as
 // the pool has places left.
 func TestHooksAreNotInterrupted(t *testing.T) {
@@ -323,6 +341,28 @@ func TestHooksAreNotInterrupted(t *testing.T) {
 			if n := interrupted.Load(); n > 0 {
 				t.Errorf("%v: %d of %d hooks were interrupted", s, n, hooked.Load())
 			}
+		}
+	}
+}
+
+// The pool's BeforeClose is called for each connection, also for one that the call has taken out of the pool.
+func TestBeforeCloseOfALostConnection(t *testing.T) {
+	for _, s := range strategies {
+		var open atomic.Int32
+		pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) {
+			c.AfterConnect = func(context.Context, *pgx.Conn) error { open.Add(1); return nil }
+			c.BeforeClose = func(*pgx.Conn) { open.Add(-1) }
+		})
+		src := raw(pool)
+		src.Strategy = s
+		if _, err := fanout.Collect(inTime(t), src, repeated(2, statement[bool]("select pg_terminate_backend(pg_backend_pid())"))...); err == nil {
+			t.Errorf("%v: no error", s)
+		}
+		pool.Close()
+		for ctx := inTime(t); open.Load() != 0 && ctx.Err() == nil; time.Sleep(time.Millisecond) {
+		}
+		if n := open.Load(); n != 0 {
+			t.Errorf("%v: BeforeClose was not called for %d connections", s, n)
 		}
 	}
 }

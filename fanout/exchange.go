@@ -33,6 +33,7 @@ type exchange struct {
 	starting int                     // lanes that wait for a connection
 	leaving  int                     // lanes that pick up nothing any more, and still have their connections
 	spare    int                     // lanes that may be started
+	sealed   bool                    // but not any more: they could not have the call's snapshot
 	stop     context.CancelCauseFunc // ends the waits of starting lanes
 	over     error                   // why there is no lane any more
 	closed   bool                    // the call's ctx has ended
@@ -214,7 +215,7 @@ func (x *exchange) summon() {
 			p.wakeUp() // that waits for a function to take its rows: no longer than others can wait
 		} // else somebody has it to himself; two such lanes would wake each other for ever
 	}
-	if !x.began || x.spare == 0 || x.call.ctx.Err() != nil {
+	if !x.began || x.spare == 0 || x.sealed || x.call.ctx.Err() != nil {
 		return
 	}
 	if x.starting > 0 || !x.room() {
@@ -275,7 +276,7 @@ func (x *exchange) share(p *pipeline) time.Duration {
 		}
 	}
 	coming := x.starting // which may have their connections
-	if x.spare > 0 && x.room() {
+	if x.spare > 0 && !x.sealed && x.room() {
 		coming += min(x.spare, int(x.call.pool.Stat().IdleConns()))
 	}
 	for range coming {
@@ -333,6 +334,7 @@ func (x *exchange) started(p *pipeline, ok bool) {
 	} // else another one would fail too
 	x.missing()
 	x.summon()
+	x.releaseExporter()
 }
 
 // left is called by a lane that has ended.
@@ -345,6 +347,33 @@ func (x *exchange) left(p *pipeline) {
 	x.revive()
 	x.missing()
 	x.summon()
+	x.releaseExporter()
+}
+
+// releaseExporter has the lane that has exported the call's snapshot look whether it is needed any more. It is called with mu
+// held.
+func (x *exchange) releaseExporter() {
+	if x.call.snapshot == nil {
+		return
+	}
+	for _, p := range x.lanes {
+		p.wakeUp()
+	}
+}
+
+// seal is called when p leaves. If it has exported the call's snapshot, and functions still run, those lanes that go on have
+// imported it or do so now, and no other lane is started. It is called with mu held.
+func (x *exchange) seal(p *pipeline) {
+	if x.live == 0 || p.transaction == nil {
+		return
+	}
+	if exporter, _ := x.call.snapshot.exportedBy(p.transaction); !exporter {
+		return
+	}
+	x.sealed = true
+	for _, other := range x.lanes {
+		x.call.takes(other.transaction)
+	}
 }
 
 // revive starts a lane where functions are left and no lane is. It is called with mu held.

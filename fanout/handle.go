@@ -121,6 +121,8 @@ func (h *handle) begin(ctx context.Context, name string, n int) (context.Context
 	if err := h.refusal(); err != nil {
 		return nil, err
 	}
+	h.name = name
+	h.statements += n
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("fanout: the statement was not sent: %w", err)
 	}
@@ -129,11 +131,9 @@ func (h *handle) begin(ctx context.Context, name string, n int) (context.Context
 		h.rest()
 		return nil, err
 	}
-	h.name = name
-	if h.statements == 0 && h.call.observe != nil {
+	if h.call.observe != nil && h.started.IsZero() {
 		h.started = time.Now()
 	}
-	h.statements += n
 	return h.supervise(ctx), nil
 }
 

@@ -121,7 +121,7 @@ func (l *lane) acquire(ctx context.Context) error {
 			c.timer.Stop()
 		}
 	}
-	l.use(&link{conn: res.Conn(), res: res}, res.Conn())
+	l.use(&link{conn: res.Conn(), res: res, beforeClose: c.shared.beforeClose}, res.Conn())
 	return nil
 }
 

@@ -29,11 +29,14 @@ const (
 type link struct {
 	conn *pgx.Conn // nil for a pgx.Tx that is not on a connection of pgx: then pgx's way of cancelling is left to it
 
+	beforeClose func(*pgx.Conn) // the pool's hook
+
 	// beside is held for round trips that are not a statement of the lane's query function: another lane may make them.
 	beside sync.Mutex
 
-	mu  sync.Mutex
-	res *pgxpool.Conn // nil once released or severed, and for the caller's own transaction
+	mu      sync.Mutex
+	res     *pgxpool.Conn // nil once released or severed, and for the caller's own transaction
+	severed bool          // and not released since
 }
 
 // cancel has the server end the statement that is running, and returns when ended is closed. If that does not happen
@@ -92,6 +95,7 @@ func (l *link) sever() {
 	if l.res != nil {
 		l.res.Hijack()
 		l.res = nil
+		l.severed = true
 	}
 	_ = l.conn.PgConn().Conn().Close()
 }
@@ -105,7 +109,8 @@ func (l *link) destroy() {
 	_ = l.conn.Close(ctx)
 }
 
-// release gives the connection back. The pool destroys one that is closed, busy or in a transaction.
+// release gives the connection back. The pool destroys one that is closed, busy or in a transaction. The hook for one that
+// has been severed runs only now, when nobody uses it any more, and as in the pool, in the background.
 func (l *link) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -113,6 +118,10 @@ func (l *link) release() {
 		l.res.Release()
 		l.res = nil
 	}
+	if l.severed && l.beforeClose != nil {
+		go l.beforeClose(l.conn)
+	}
+	l.severed = false
 }
 
 // pooled reports whether the connection is a lane's own, to give back or to destroy.

@@ -238,3 +238,29 @@ func TestFinishedOfTheQueryThatFailed(t *testing.T) {
 		})
 	}
 }
+
+// A statement that is refused because its ctx has ended is named and counted: the error must not blame the one before.
+func TestNameOfAStatementThatWasNotSent(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy = s
+		var span fanout.Span
+		src.Observe = func(_ context.Context, s fanout.Span) { span = s }
+		for _, statements := range []int{1, 2} {
+			_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				if statements == 2 {
+					if _, err := statement[int32]("-- name: Succeeds :one\nselect 1")(ctx, tx); err != nil {
+						return nil, err
+					}
+				}
+				ctx, cancel := context.WithCancel(ctx)
+				cancel()
+				return statement[int32]("-- name: IsNotSent :one\nselect 2")(ctx, tx)
+			})
+			if e := asError(t, err); e.Name != "IsNotSent" || !errors.Is(err, context.Canceled) || span.Statements != statements {
+				t.Errorf("%v: name %q, %d statements: %v", s, e.Name, span.Statements, err)
+			}
+		}
+	}
+}

@@ -236,6 +236,7 @@ func (p *pipeline) next() (batch []*request, more bool) {
 				}
 				p.broken = errLeft
 				x.remove(p)
+				x.seal(p)
 				x.mu.Unlock()
 				return nil, false
 			}
@@ -256,8 +257,9 @@ func (p *pipeline) next() (batch []*request, more bool) {
 
 var errLeft = errors.New("fanout: the lane has ended")
 
-// dispensable reports whether the call can do without this lane from now on. The one that exports a call's snapshot stays
-// until the end, because any other may yet have to import. It is called with mu held.
+// dispensable reports whether the call can do without this lane from now on. The one that has exported the call's snapshot
+// stays as long as any may yet have to import; not until the end, since somebody else's DDL may wait for a table that it has
+// read, and a function of another lane behind that. It is called with mu held.
 func (p *pipeline) dispensable() bool {
 	x := p.exchange
 	switch {
@@ -272,8 +274,11 @@ func (p *pipeline) dispensable() bool {
 	case p.transaction == nil:
 		return true
 	}
-	exporter, _ := p.call.snapshot.exportedBy(p.transaction)
-	return !exporter
+	if exporter, _ := p.call.snapshot.exportedBy(p.transaction); !exporter {
+		return true
+	}
+	leaves := func(other *pipeline) bool { return other != p && other.units == 0 }
+	return x.drained && len(x.ready) == 0 && x.starting == 0 && !slices.ContainsFunc(x.lanes, leaves)
 }
 
 // grant gives the connection to one function until it is given back.

@@ -26,7 +26,9 @@ func transient(err error) bool {
 	if errors.Is(err, errSnapshotLost) {
 		return true // perhaps because the server did not answer in time, which is no deadline of the caller's
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	var connectErr *pgconn.ConnectError
+	connecting := errors.As(err, &connectErr) // which a timeout of the connection's own may have ended, not of the caller's
+	if errors.Is(err, context.Canceled) || !connecting && errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
 	if errors.Is(err, errConnectionLost) {
@@ -42,8 +44,7 @@ func transient(err error) bool {
 		}
 		return false
 	}
-	var connectErr *pgconn.ConnectError
-	return errors.As(err, &connectErr)
+	return connecting
 }
 
 // executeRetrying is execute, as often as Source.Retries allows. Whole calls start again only if they cannot have written
@@ -57,12 +58,24 @@ func (c *call) executeRetrying() error {
 			return err
 		}
 		c.earlier = append(c.earlier, err)
-		pause(c.parent, c.attempt) // if ctx ends, the next attempt says so
-		if c.connected {
-			c.waitsFrom = time.Now()
-		}
+		c.pause()
 		c.next, c.connected, c.noConn, c.first, c.taken, c.lanes = 0, false, nil, nil, nil, nil
 		c.ctx, c.snapshot, c.exchange, c.restarting = nil, nil, nil, false
+	}
+}
+
+// pause waits before the call's next attempt. If ctx ends meanwhile, or there is no time left to wait for a connection, the
+// attempt says so.
+func (c *call) pause() {
+	ctx := c.parent
+	if c.timeout > 0 && !c.connected {
+		within, cancel := context.WithDeadline(ctx, c.waitsFrom.Add(c.timeout))
+		defer cancel()
+		ctx = within
+	}
+	pause(ctx, c.attempt)
+	if c.connected {
+		c.waitsFrom = time.Now()
 	}
 }
 

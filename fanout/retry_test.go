@@ -3,9 +3,11 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -438,5 +440,29 @@ func TestRefusedLogInIsNotTriedAgain(t *testing.T) {
 	src.Retries = 2
 	if _, err := fanout.Collect(t.Context(), src, pid); err == nil || strings.Contains(err.Error(), "attempt") || sqlState(err) != "3D000" {
 		t.Error(err)
+	}
+}
+
+// A server that does not answer, so that pgx's connect_timeout ends the attempt, cannot be reached any more than one that
+// refuses.
+func TestRetriesAfterConnectTimeout(t *testing.T) {
+	for _, s := range strategies {
+		var dials atomic.Int32
+		pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) {
+			c.ConnConfig.ConnectTimeout = 100 * time.Millisecond
+			dial := c.ConnConfig.DialFunc
+			c.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if dials.Add(1) == 1 {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				return dial(ctx, network, addr)
+			}
+		})
+		src := raw(pool)
+		src.Strategy, src.Retries = s, 3
+		if _, err := fanout.Collect(inTime(t), src, pid, pid); err != nil {
+			t.Errorf("%v: after %d dials: %v", s, dials.Load(), err)
+		}
 	}
 }

@@ -334,12 +334,12 @@ func (h *handle) start(ctx context.Context, t *text, args []any, exec bool) (sha
 	if err := h.refusal(); err != nil {
 		return false, err
 	}
+	h.name = t.name
+	h.statements++
 	if err := ctx.Err(); err != nil {
 		return false, fmt.Errorf("fanout: the statement was not sent: %w", err)
 	}
 	h.state = running
-	h.name = t.name
-	h.statements++
 	return true, nil
 }
 

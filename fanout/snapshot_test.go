@@ -871,3 +871,40 @@ func TestSnapshotKeepsWhatAFailedStatementHasNotDone(t *testing.T) {
 		}
 	}
 }
+
+// A lane that has nothing left to do does not stay in its transaction while another one works: somebody's DDL waits for what it
+// has read, a function of the other lane would wait behind that, and the three of them for ever.
+func TestSnapshotBesideWaitingDDL(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 2)
+		ddl, monitor := pgtest.Connect(t, pool.Config().ConnString()), pgtest.Connect(t, pool.Config().ConnString())
+		src := raw(pool)
+		src.Strategy, src.Snapshot = s, true
+		sleeps := statement[string]("select pg_sleep($1)::text", 0.1)
+		for range 3 { // both connections are there, and it is known to be slow
+			if _, err := fanout.Collect(inTime(t), src, repeated(2, sleeps)...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var altering sync.WaitGroup
+		_, err := fanout.Collect(inTime(t), src,
+			statement[int64]("select count(*) from a"),
+			func(ctx context.Context, tx fanout.DBTX) ([]int64, error) {
+				if _, err := sleeps(ctx, tx); err != nil {
+					return nil, err
+				}
+				altering.Go(func() { pgtest.Exec(t, ddl, "alter table a add column more int") })
+				for patience := time.Now().Add(100 * time.Millisecond); time.Now().Before(patience); {
+					if pgtest.QueryRow[int](t, monitor, "select count(*)::int from pg_locks where not granted") > 0 {
+						break
+					}
+				}
+				return statement[int64]("select count(*) from a")(ctx, tx)
+			})
+		if err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+		altering.Wait()
+		serves(t, pool)
+	}
+}

@@ -72,9 +72,10 @@ type shared struct {
 	observing sync.Mutex  // held while Observe runs
 	notCitus  atomic.Bool // a snapshot call has found the server without the extension
 
-	severalHosts bool        // the pool's connections need not all lead to one server
-	hooks        bool        // somebody else may use a connection while it is in the pool
-	simple       bool        // the pool's connections take several statements in one, also with arguments
+	severalHosts bool // the pool's connections need not all lead to one server
+	hooks        bool // somebody else may use a connection while it is in the pool
+	simple       bool // the pool's connections take several statements in one, also with arguments
+	beforeClose  func(*pgx.Conn)
 	behindPooler atomic.Bool // the backend at work for a connection has been found to be not the one that it names
 
 	calls      atomic.Int64 // in progress, with connections of their own
@@ -108,6 +109,7 @@ func New[Q, D any](pool *pgxpool.Pool, newQueries func(D) Q) Source[Q] {
 		maxConns:     int(pool.Stat().MaxConns()),
 		severalHosts: severalHosts(config),
 		hooks:        hooks(config),
+		beforeClose:  config.BeforeClose,
 		simple:       config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol,
 	}
 	s.turns.init(s.maxConns, func() int64 { return pool.Stat().AcquireCount() })

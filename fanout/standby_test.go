@@ -85,6 +85,35 @@ func tornUnlessSnapshot(t *testing.T, src fanout.Source[fanout.DBTX], calls int)
 	}
 }
 
+// The transaction that waits for the others on a standby is not ended for being idle.
+func TestSnapshotOnAStandbyThatEndsIdleTransactions(t *testing.T) {
+	_, standby := servers(t)
+	for _, s := range strategies {
+		pool := pgtest.PoolOn(t, standby.DSN(), 2, func(c *pgxpool.Config) {
+			c.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "300"
+		})
+		src := raw(pool)
+		src.Strategy, src.Snapshot = s, true
+		for range 2 {
+			exported := make(chan struct{})
+			_, err := fanout.Collect(inTime(t), src,
+				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+					defer close(exported)
+					return statement[string]("select 'quick'")(ctx, tx)
+				},
+				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+					if s != fanout.Serial {
+						_ = after(ctx, exported)
+					}
+					return statement[string]("select pg_sleep($1)::text", 0.7)(ctx, tx)
+				})
+			if err != nil {
+				t.Errorf("%v: %v", s, err)
+			}
+		}
+	}
+}
+
 // Money moves on the primary, and the calls are made on the standby. It tells the primary which rows it needs still: or a
 // standby that waits for the exporter before it removes rows does not wait for who has imported meanwhile.
 func TestSnapshotOnAStandby(t *testing.T) {

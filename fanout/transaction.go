@@ -322,20 +322,40 @@ func (t *transaction) leave(others []*transaction) error {
 	joining.Wait()
 	s.withdraw()
 	if standby {
-		for _, other := range others {
-			if other == t {
-				continue
-			}
-			select {
-			case <-other.left:
-			case <-s.ctx.Done():
-			}
-		}
+		t.stay(others)
 	}
 	if err := t.end(); err != nil && standby {
 		return err
 	}
 	return nil
+}
+
+// stay waits until the others have left. The transaction is idle meanwhile, by no fault of a query function's: the server is
+// not to end it for that. It is called with link.beside held.
+func (t *transaction) stay(others []*transaction) {
+	prepared := false
+	for _, other := range others {
+		select {
+		case <-other.left:
+			continue
+		default:
+		}
+		if other == t {
+			continue
+		}
+		if !prepared && t.link.status() != 0 {
+			sql := "set local idle_in_transaction_session_timeout = 0"
+			if t.link.status() == 'E' {
+				sql = rollBackTo + ";" + sql
+			}
+			_, _ = t.link.exec(time.Now().Add(cancelGrace), sql) // if it fails, so will end
+		}
+		prepared = true
+		select {
+		case <-other.left:
+		case <-t.snapshot.ctx.Done():
+		}
+	}
 }
 
 // end commits, or rolls back what has failed, and returns an error if the transaction was not there until then. It is called
