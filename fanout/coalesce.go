@@ -187,8 +187,8 @@ func (p *pipeline) unproven() *text {
 		return nil // another lane begins the transaction
 	}
 	defer p.link.beside.Unlock()
-	if p.link.status() == 'E' || t.proving.Swap(true) { // the next statement brings the transaction back
-		return nil
+	if p.link.status() == 'E' || p.transaction != nil && p.transaction.dirty || t.proving.Swap(true) {
+		return nil // the next statement brings the transaction back, or sets a savepoint first
 	}
 	return t
 }
@@ -203,11 +203,10 @@ func (p *pipeline) prove(t *text) {
 		t.joint.Store(j)
 		return
 	}
-	result, late := p.askProof(s.proofArgs(j.original.params))
-	err := result.Err
+	rows, late, err := p.askProof(s.proofArgs(j.original.params))
 	var found proof
-	if err == nil && len(result.Rows) == 1 {
-		found, err = readProof(texts(result.Rows[0]))
+	if err == nil && len(rows) == 1 {
+		found, err = readProof(texts(rows[0]))
 	}
 	switch {
 	case late && isServerError(err):
@@ -237,7 +236,10 @@ func (p *pipeline) prove(t *text) {
 
 // askProof asks the catalog, which somebody may have locked. Meanwhile functions wait for what they could have without: after
 // proofPatience, or when the call ends, the server is to end it as any other statement. late says that it came to that.
-func (p *pipeline) askProof(args [][]byte) (result *pgconn.Result, late bool) {
+//
+// It is not to be compiled, which can take seconds that nothing can interrupt, where a setting makes the planner's guesses
+// high: enable_nestloop, say.
+func (p *pipeline) askProof(args [][]byte) (rows [][][]byte, late bool, err error) {
 	ctx, stop := context.WithTimeout(p.call.ctx, proofPatience)
 	defer stop()
 	ended, cancelled := make(chan struct{}), make(chan struct{})
@@ -248,15 +250,24 @@ func (p *pipeline) askProof(args [][]byte) (result *pgconn.Result, late bool) {
 		deadline = time.Now().Add(cancelGrace)
 		p.link.cancel(ended, deadline)
 	})
-	result = p.conn.PgConn().ExecParams(context.Background(), proofSQL, args, nil, nil, nil).Read()
+	batch := new(pgconn.Batch)
+	batch.ExecParams("select pg_catalog.set_config('jit', 'off', true)", nil, nil, nil, nil) // until the transaction ends
+	batch.ExecParams(proofSQL, args, nil, nil, nil)
+	if p.transaction != nil && p.link.status() == 'T' {
+		batch.ExecParams(rollBackTo, nil, nil, nil, nil)
+	}
+	results, err := p.conn.PgConn().ExecBatch(context.Background(), batch).ReadAll()
+	if err == nil {
+		rows = results[1].Rows
+	}
 	close(ended)
 	p.link.beside.Unlock()
 	if unwatch() {
-		return result, false
+		return rows, false, err
 	}
 	<-cancelled
 	p.link.absorb(deadline)
-	return result, p.call.ctx.Err() == nil
+	return rows, p.call.ctx.Err() == nil, err
 }
 
 // tells reports whether err says something of what the server was asked for. Otherwise it has come of the connection, a

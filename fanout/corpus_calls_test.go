@@ -433,3 +433,30 @@ func TestCorpusProperty(t *testing.T) {
 	})
 	serves(t, pool)
 }
+
+// Where a setting makes the planner's guesses high, the look at the catalog is not compiled, which takes seconds; nor is the
+// setting for that anything that a function of the call sees.
+func TestCoalescedWhereThePlannerGuessesHigh(t *testing.T) {
+	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
+		config.ConnConfig.RuntimeParams["enable_nestloop"] = "off"
+		config.ConnConfig.RuntimeParams["jit"] = "on"
+	})
+	for _, snapshot := range []bool{false, true} {
+		src := raw(pool)
+		src.Strategy, src.Snapshot = fanout.Coalesced, snapshot
+		query := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			if _, err := statement[int](fmt.Sprintf("select $1::int + 1 -- %v", snapshot), 1)(ctx, tx); err != nil {
+				return nil, err
+			}
+			return statement[string]("select current_setting('jit')")(ctx, tx)
+		}
+		queries := repeated(5, fanout.Query[fanout.DBTX, string](query))
+		for range 3 {
+			lists, err := fanout.Collect(inTime(t), src, queries...)
+			if err != nil || lists[4][0] != "on" {
+				t.Errorf("snapshot=%v: %v, %v", snapshot, lists, err)
+			}
+		}
+		coalesces(t, fmt.Sprintf("snapshot=%v", snapshot), src, queries)
+	}
+}
