@@ -166,7 +166,7 @@ func (r *request) wanted() bool {
 // is called with mu held.
 func (p *pipeline) unproven() *text {
 	x := p.exchange
-	if len(p.inflight) > 0 || p.doomed || p.spoiled || p.failed {
+	if len(p.inflight) > 0 || p.doomed || p.spoiled || p.unable {
 		return nil
 	}
 	queue := p.own
@@ -212,7 +212,7 @@ func (p *pipeline) prove(t *text) {
 	case late && isServerError(err):
 		// It would not answer the next one in time either.
 	case err != nil && !tells(err):
-		p.failed = true // another lane may ask
+		p.unable = true // another lane may ask
 		return
 	case err != nil, !found.pure:
 	case found.parameters == nil:
@@ -378,13 +378,13 @@ func (t *text) rename() {
 
 // An arrays is the arguments of several executions as arrays, one for each parameter.
 type arrays struct {
-	values  [][]byte
-	formats []int16
-	null    []bool // holds a NULL
-	format  []int16
-	known   []bool // format is
-	results []int16
-	bytes   int // of all values
+	values   [][]byte
+	formats  []int16
+	null     []bool  // holds a NULL
+	elements []int16 // their formats
+	known    []bool  // which of these are
+	results  []int16
+	bytes    int // of all values
 }
 
 // buildJoint encodes the arguments of g's members. Those that cannot be encoded as the others are, are left for being sent
@@ -435,12 +435,12 @@ func (p *pipeline) encodeJoint(members []*request, j *joint) (encoded, left, res
 	a := &p.arrays
 	n := len(j.parameters)
 	*a = arrays{
-		values:  resized(a.values, n),
-		formats: resized(a.formats, n),
-		null:    resized(a.null, n),
-		format:  resized(a.format, n),
-		known:   resized(a.known, n),
-		results: a.results[:0],
+		values:   resized(a.values, n),
+		formats:  resized(a.formats, n),
+		null:     resized(a.null, n),
+		elements: resized(a.elements, n),
+		known:    resized(a.known, n),
+		results:  a.results[:0],
 	}
 	for k := range n {
 		a.values[k] = append(a.values[k][:0], make([]byte, arrayHeader)...)
@@ -467,7 +467,7 @@ func (p *pipeline) encodeJoint(members []*request, j *joint) (encoded, left, res
 // hold any, but an array may of which nothing else is known.
 func (a *arrays) unlikeFirst(n int) (unlike []bool) {
 	for k, array := range a.values {
-		if !a.known[k] || a.format[k] == pgtype.BinaryFormatCode || !a.null[k] {
+		if !a.known[k] || a.elements[k] == pgtype.BinaryFormatCode || !a.null[k] {
 			continue
 		}
 		first := false
@@ -553,7 +553,7 @@ func (p *pipeline) addToArrays(a *arrays, j *joint, description *pgconn.Statemen
 		if cast || oid == pgtype.TextOID || oid == pgtype.VarcharOID {
 			b.ParamFormats[k] = pgtype.BinaryFormatCode // of a text, which is the same
 		}
-		if a.known[k] && b.ParamFormats[k] != a.format[k] {
+		if a.known[k] && b.ParamFormats[k] != a.elements[k] {
 			return false
 		}
 	}
@@ -564,7 +564,7 @@ func (p *pipeline) addToArrays(a *arrays, j *joint, description *pgconn.Statemen
 			continue
 		}
 		if !a.known[k] {
-			a.known[k], a.format[k] = true, b.ParamFormats[k]
+			a.known[k], a.elements[k] = true, b.ParamFormats[k]
 		}
 		a.values[k] = binary.BigEndian.AppendUint32(a.values[k], uint32(len(value)))
 		a.values[k] = append(a.values[k], value...)
@@ -599,7 +599,7 @@ const arrayHeader = 20
 // as the array's text form.
 func (a *arrays) end(k int, j *joint, n int) {
 	array := a.values[k]
-	if !a.known[k] || a.format[k] == pgtype.BinaryFormatCode {
+	if !a.known[k] || a.elements[k] == pgtype.BinaryFormatCode {
 		element := j.original.params[k]
 		if j.parameters[k].cast != "" {
 			element = pgtype.TextOID

@@ -65,7 +65,7 @@ type pipeline struct {
 	tag       pgconn.CommandTag
 	last      time.Time     // when the last result had come in
 	busy      time.Duration // since then, with functions
-	failed    bool          // to find out whether a text can be coalesced, for a reason that says nothing of the text
+	unable    bool          // to find out whether a text can be coalesced, for a reason that says nothing of the text
 	spoiled   bool          // an error has aborted the transaction of a snapshot call: what is under way will fail
 	haunted   bool          // a cancel request may yet come to bear on what is under way
 	deadline  time.Time     // of what follows a cancel request

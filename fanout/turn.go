@@ -130,12 +130,12 @@ func (t *turns) wait(ctx context.Context, patience time.Duration) {
 		if time.Now().After(t.look) {
 			t.look = time.Now().Add(aloneLasts) // calls are too long for one to be alone: nobody else is to wait for that
 		}
-		t.call()
+		t.admitWaiting()
 	}
 }
 
-// call lets in as many of those that wait as may be at work. It is called with mu held.
-func (t *turns) call() {
+// admitWaiting lets in as many of those that wait as may be at work. It is called with mu held.
+func (t *turns) admitWaiting() {
 	for len(t.waiting) > 0 && t.admits() {
 		t.admit()
 		close(t.waiting[0])
@@ -221,7 +221,7 @@ func (t *turns) end(mine *turn) {
 		t.width = min(max(t.width, leastTurns*float64(t.most), 2), float64(t.most))
 	}
 	t.working--
-	t.call()
+	t.admitWaiting()
 }
 
 // An average moves with what is added to it.
