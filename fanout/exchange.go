@@ -357,7 +357,9 @@ func (x *exchange) releaseExporter() {
 		return
 	}
 	for _, p := range x.lanes {
-		p.wakeUp()
+		if exporter, _ := x.call.snapshot.exportedBy(p.transaction); exporter {
+			p.wakeUp()
+		}
 	}
 }
 

@@ -94,22 +94,20 @@ func TestSnapshotOnAStandbyThatEndsIdleTransactions(t *testing.T) {
 		})
 		src := raw(pool)
 		src.Strategy, src.Snapshot = s, true
-		for range 2 {
-			exported := make(chan struct{})
-			_, err := fanout.Collect(inTime(t), src,
-				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-					defer close(exported)
-					return statement[string]("select 'quick'")(ctx, tx)
-				},
-				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-					if s != fanout.Serial {
-						_ = after(ctx, exported)
-					}
-					return statement[string]("select pg_sleep($1)::text", 0.7)(ctx, tx)
-				})
-			if err != nil {
-				t.Errorf("%v: %v", s, err)
-			}
+		exported := make(chan struct{})
+		_, err := fanout.Collect(inTime(t), src,
+			func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				defer close(exported)
+				return statement[string]("select 'quick'")(ctx, tx)
+			},
+			func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				if s != fanout.Serial {
+					_ = after(ctx, exported)
+				}
+				return statement[string]("select pg_sleep($1)::text", 0.7)(ctx, tx)
+			})
+		if err != nil {
+			t.Errorf("%v: %v", s, err)
 		}
 	}
 }
