@@ -187,8 +187,8 @@ func (p *pipeline) unproven() *text {
 		return nil // another lane begins the transaction
 	}
 	defer p.link.beside.Unlock()
-	if p.link.status() == 'E' || p.transaction != nil && p.transaction.dirty || t.proving.Swap(true) {
-		return nil // the next statement brings the transaction back, or sets a savepoint first
+	if p.link.status() == 'E' || t.proving.Swap(true) { // the next statement brings the transaction back
+		return nil
 	}
 	return t
 }
@@ -234,6 +234,13 @@ func (p *pipeline) prove(t *text) {
 	t.joint.Store(j)
 }
 
+const (
+	notCompiled    = "select pg_catalog.set_config('jit', 'off', true)"
+	proofSavepoint = "savepoint fanout_proof"
+	proofRollBack  = "rollback to savepoint fanout_proof"
+	proofRelease   = "release savepoint fanout_proof"
+)
+
 // askProof asks the catalog, which somebody may have locked. Meanwhile functions wait for what they could have without: after
 // proofPatience, or when the call ends, the server is to end it as any other statement. late says that it came to that.
 //
@@ -250,15 +257,24 @@ func (p *pipeline) askProof(args [][]byte) (rows [][][]byte, late bool, err erro
 		deadline = time.Now().Add(cancelGrace)
 		p.link.cancel(ended, deadline)
 	})
-	batch := new(pgconn.Batch)
-	batch.ExecParams("select pg_catalog.set_config('jit', 'off', true)", nil, nil, nil, nil) // until the transaction ends
-	batch.ExecParams(proofSQL, args, nil, nil, nil)
+	// Until the transaction ends, or in that of a snapshot, until it is rolled back to here.
+	before, after := []string{notCompiled}, []string(nil)
 	if p.transaction != nil && p.link.status() == 'T' {
-		batch.ExecParams(rollBackTo, nil, nil, nil, nil)
+		before, after = []string{proofSavepoint, notCompiled}, []string{proofRollBack, proofRelease}
+	}
+	batch := new(pgconn.Batch)
+	for _, sql := range before {
+		batch.ExecParams(sql, nil, nil, nil, nil)
+	}
+	batch.ExecParams(proofSQL, args, nil, nil, nil)
+	for _, sql := range after {
+		batch.ExecParams(sql, nil, nil, nil, nil)
 	}
 	results, err := p.conn.PgConn().ExecBatch(context.Background(), batch).ReadAll()
 	if err == nil {
-		rows = results[1].Rows
+		rows = results[len(before)].Rows
+	} else if len(after) > 0 && p.link.status() == 'E' {
+		_, _ = p.link.exec(time.Now().Add(cancelGrace), strings.Join(after, ";"))
 	}
 	close(ended)
 	p.link.beside.Unlock()

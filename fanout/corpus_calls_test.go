@@ -460,3 +460,47 @@ func TestCoalescedWhereThePlannerGuessesHigh(t *testing.T) {
 		coalesces(t, fmt.Sprintf("snapshot=%v", snapshot), src, queries)
 	}
 }
+
+// The look at the catalog leaves alone what a function of the database has left in a snapshot's transaction.
+func TestCoalescedProofUndoesNothing(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	for _, sql := range []string{
+		"create function use_tenant() returns text language plpgsql as $$ begin return set_config('app.tenant', 'acme', true); end $$",
+		"create function items() returns text language plpgsql as $$ declare c refcursor := 'items'; begin open c for select 'item'; return c; end $$",
+		"create function guard() returns text language plpgsql as $$ begin perform pg_advisory_xact_lock_shared(1); return 'ok'; end $$",
+	} {
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range [][3]string{
+		{"select use_tenant()", "select current_setting('app.tenant', true)", "acme"},
+		{"select items()", "fetch first from items", "item"},
+		{"select guard()", "select count(*)::text from pg_locks where locktype = 'advisory'", "1"},
+	} {
+		for _, s := range strategies {
+			src := raw(pool)
+			src.Strategy, src.Snapshot = s, true
+			leaves := func(ctx context.Context, tx fanout.DBTX) error {
+				if _, err := statement[string](c[0])(ctx, tx); err != nil {
+					return err
+				}
+				for range 2 { // to be described, and then looked up
+					if _, err := fanout.Collect(ctx, src, repeated(5, statement[int]("select $1::int + 1", 1))...); err != nil {
+						return err
+					}
+				}
+				list, err := statement[string](c[1])(ctx, tx)
+				if err == nil && (len(list) != 1 || list[0] != c[2]) {
+					err = fmt.Errorf("%v, want %s", list, c[2])
+				}
+				return err
+			}
+			for range 2 {
+				if err := do(t, src, leaves); err != nil {
+					t.Errorf("%v: %s: %v", s, c[1], err)
+				}
+			}
+		}
+	}
+}

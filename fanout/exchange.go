@@ -34,6 +34,7 @@ type exchange struct {
 	leaving  int                     // lanes that pick up nothing any more, and still have their connections
 	spare    int                     // lanes that may be started
 	sealed   bool                    // but not any more: they could not have the call's snapshot
+	nesting  int                     // functions that have no lane, and wait for a nested call that has joined
 	stop     context.CancelCauseFunc // ends the waits of starting lanes
 	over     error                   // why there is no lane any more
 	closed   bool                    // the call's ctx has ended
@@ -350,14 +351,30 @@ func (x *exchange) left(p *pipeline) {
 	x.releaseExporter()
 }
 
+// settled reports whether each function that still runs has a lane that it goes on with, other than p, which has exported the
+// call's snapshot; or waits for a nested call. Nobody will have to import any more. It is called with mu held.
+func (x *exchange) settled(p *pipeline) bool {
+	if !x.drained || len(x.ready) > 0 || x.starting > 0 {
+		return false
+	}
+	settled := x.nesting
+	for _, other := range x.lanes {
+		if other != p && other.units == 0 {
+			return false // it leaves too
+		}
+		settled += other.units
+	}
+	return settled >= x.live
+}
+
 // releaseExporter has the lane that has exported the call's snapshot look whether it is needed any more. It is called with mu
 // held.
 func (x *exchange) releaseExporter() {
-	if x.call.snapshot == nil {
+	if x.call.snapshot == nil || !x.drained {
 		return
 	}
 	for _, p := range x.lanes {
-		if exporter, _ := x.call.snapshot.exportedBy(p.transaction); exporter {
+		if exporter, _ := x.call.snapshot.exportedBy(p.transaction); exporter && p.idle && x.settled(p) {
 			p.wakeUp()
 		}
 	}
@@ -429,6 +446,7 @@ func (x *exchange) leave(w *runner) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.live--
+	x.releaseExporter()
 	if w.call.outer != nil {
 		x.leaveJoined(w)
 		return

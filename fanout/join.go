@@ -34,8 +34,18 @@ func (c *call) join() {
 	c.runners = min(c.n, joinedRunners, max(1, room))
 	x.live += c.runners
 	x.runOn(outer.driver, newRunners(c.runners, c)...)
+	alone := c.outer.pipeline == nil
+	if alone {
+		x.nesting++
+		x.releaseExporter()
+	}
 	x.mu.Unlock()
 	outer.park()
+	if alone {
+		x.mu.Lock()
+		x.nesting--
+		x.mu.Unlock()
+	}
 }
 
 // leaveJoined has the outer function go on when w was the last runner of its nested call. It is called with mu held.

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"sync/atomic"
@@ -109,6 +110,8 @@ func (l *lane) acquire(ctx context.Context) error {
 	if err != nil {
 		if cause := context.Cause(c.acquireCtx); cause == errAcquireTimeout {
 			err = cause
+		} else if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			err = errNoAnswer{err}
 		}
 		if c.noConn == nil && (c.next < c.n || c.exchange != nil) && context.Cause(ctx) != errNotNeeded {
 			c.noConn = err

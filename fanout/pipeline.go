@@ -277,8 +277,7 @@ func (p *pipeline) dispensable() bool {
 	if exporter, _ := p.call.snapshot.exportedBy(p.transaction); !exporter {
 		return true
 	}
-	leaves := func(other *pipeline) bool { return other != p && other.units == 0 }
-	return x.drained && len(x.ready) == 0 && x.starting == 0 && !slices.ContainsFunc(x.lanes, leaves)
+	return x.settled(p)
 }
 
 // grant gives the connection to one function until it is given back.

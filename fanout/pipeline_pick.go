@@ -117,6 +117,7 @@ func (p *pipeline) pick() []*request {
 	}
 	if len(x.ready) == 0 {
 		x.unneeded() // lanes that have no connection yet
+		x.releaseExporter()
 	}
 	return batch
 }

@@ -21,14 +21,20 @@ const (
 // errConnectionLost marks the failure of a unit whose connection is gone.
 var errConnectionLost = errors.New("the connection was lost")
 
+// errNoAnswer marks the failure to open a connection that pgx's connect_timeout has ended, which is no deadline of the caller's.
+type errNoAnswer struct{ error }
+
+func (e errNoAnswer) Unwrap() error { return e.error }
+
 // transient reports whether another attempt may well succeed, for reasons that lie in time and not in the query.
 func transient(err error) bool {
 	if errors.Is(err, errSnapshotLost) {
 		return true // perhaps because the server did not answer in time, which is no deadline of the caller's
 	}
-	var connectErr *pgconn.ConnectError
-	connecting := errors.As(err, &connectErr) // which a timeout of the connection's own may have ended, not of the caller's
-	if errors.Is(err, context.Canceled) || !connecting && errors.Is(err, context.DeadlineExceeded) {
+	if errors.As(err, new(errNoAnswer)) {
+		return true
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
 	if errors.Is(err, errConnectionLost) {
@@ -44,7 +50,8 @@ func transient(err error) bool {
 		}
 		return false
 	}
-	return connecting
+	var connectErr *pgconn.ConnectError
+	return errors.As(err, &connectErr)
 }
 
 // executeRetrying is execute, as often as Source.Retries allows. Whole calls start again only if they cannot have written

@@ -466,3 +466,25 @@ func TestRetriesAfterConnectTimeout(t *testing.T) {
 		}
 	}
 }
+
+// But a function's own deadline for a connection to somewhere else is no reason to run a call again.
+func TestRetriesNotForADeadlineElsewhere(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	config := pool.Config().ConnConfig.Copy()
+	config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Snapshot, src.Retries = s, true, 3
+		runs := 0
+		err := do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
+			runs++
+			own, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+			defer cancel()
+			_, err := pgx.ConnectConfig(own, config)
+			return err
+		})
+		if runs != 1 || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v: %d runs: %v", s, runs, err)
+		}
+	}
+}

@@ -908,3 +908,80 @@ func TestSnapshotBesideWaitingDDL(t *testing.T) {
 		serves(t, pool)
 	}
 }
+
+// But it stays for functions that have sent nothing yet: they are to have connections of their own.
+func TestSnapshotWhileFunctionsAreBusy(t *testing.T) {
+	pool := pgtest.Pool(t, 8)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Snapshot = s, true
+		sleeps := statement[string]("select pg_sleep($1)::text", 0.1)
+		for range 3 { // the connections are there, and it is known to be slow
+			if _, err := fanout.Collect(inTime(t), src, repeated(8, sleeps)...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		queries := repeated(8, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			time.Sleep(50 * time.Millisecond) // at something else; the others have sent theirs meanwhile
+			return sleeps(ctx, tx)
+		})
+		queries[0], queries[1] = statement[string]("select 'quick'"), sleeps
+		if n := len(perBackend(spansOf(t, src, queries...))); n < 4 && s != fanout.Serial {
+			t.Errorf("%v: eight functions have run on %d connections", s, n)
+		}
+	}
+	serves(t, pool)
+}
+
+// And they have the snapshot also if a connection is lost that another function has used.
+func TestSnapshotOfOthersAfterALoss(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 3)
+		src := raw(pool)
+		src.Strategy, src.Snapshot, src.Partial = s, true, true
+		sleeps := statement[string]("select pg_sleep($1)::text", 0.1)
+		for range 3 {
+			if _, err := fanout.Collect(inTime(t), src, repeated(3, sleeps)...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for try := 0; ; try++ {
+			exported, lost := make(chan struct{}), make(chan struct{})
+			pids := [3]uint32{}
+			src.Observe = func(_ context.Context, s fanout.Span) { pids[s.Index] = s.PID }
+			lists, err := fanout.Collect(inTime(t), src,
+				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+					defer close(exported)
+					if _, err := statement[string]("select 'quick'")(ctx, tx); err != nil || s == fanout.Serial {
+						return nil, err
+					}
+					exported <- struct{}{}
+					return sleeps(ctx, tx)
+				},
+				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+					defer close(lost)
+					<-exported
+					if _, err := sleeps(ctx, tx); err != nil {
+						return nil, err
+					}
+					return statement[string]("select pg_terminate_backend(pg_backend_pid())::text")(ctx, tx)
+				},
+				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+					if s != fanout.Serial {
+						<-lost
+						time.Sleep(20 * time.Millisecond)
+					}
+					return statement[string]("select 'fine'")(ctx, tx)
+				})
+			if pids[0] == pids[1] && s != fanout.Serial && try < 20 {
+				continue // it was the exporter's that was lost
+			}
+			var errs fanout.Errors
+			if !errors.As(err, &errs) || len(errs) != 1 && s != fanout.Serial {
+				t.Errorf("%v: %v %v", s, lists, err)
+			}
+			break
+		}
+		serves(t, pool)
+	}
+}
