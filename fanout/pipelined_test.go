@@ -1097,3 +1097,36 @@ func TestPipelinedArgumentThatCannotBeEncoded(t *testing.T) {
 		})
 	}
 }
+
+// What rows say of their columns stays as it is when they have been read, although the connection is at work for another
+// function then.
+func TestPipelinedFieldsAfterTheEnd(t *testing.T) {
+	src := pipelined(pgtest.Pool(t, 1))
+	read, through := make(chan struct{}), make(chan struct{})
+	err := fanout.Run(inTime(t), src,
+		fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+			rows, err := tx.Query(ctx, "select 1 as mine", pgx.QueryExecModeExec) // by itself
+			if err != nil {
+				return err
+			}
+			for rows.Next() {
+			}
+			close(read)
+			if err := after(ctx, through); err != nil {
+				return err
+			}
+			if fields := rows.FieldDescriptions(); len(fields) != 1 || fields[0].Name != "mine" {
+				t.Errorf("%v", fields)
+			}
+			return rows.Err()
+		}),
+		fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+			defer close(through)
+			_ = after(ctx, read)
+			_, err := tx.Exec(ctx, "select 2 as others, 3 as theirs")
+			return err
+		}))
+	if err != nil {
+		t.Error(err)
+	}
+}

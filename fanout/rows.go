@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -24,7 +25,8 @@ type rows struct {
 
 	read   int
 	closed bool
-	err    error // once closed
+	fields []pgconn.FieldDescription // once closed, where the connection may be at work for others by then
+	err    error                     // once closed
 	batch  bool  // of a batch, whose other results are still to come: the connection stays in use
 	left   bool  // likewise, and not read to the end when the next result was asked for
 }
@@ -70,6 +72,9 @@ func (r *rows) close() {
 	}
 	r.closed = true
 	r.Rows.Close()
+	if r.passesOn() {
+		r.fields = slices.Clone(r.Rows.FieldDescriptions()) // pgx has one place for those of all of a connection's results
+	}
 	r.handle.count(r.read)
 	r.err = r.Rows.Err()
 	if r.batch {
@@ -77,6 +82,21 @@ func (r *rows) close() {
 	} else {
 		r.err = r.handle.end(r.err)
 	}
+}
+
+// passesOn reports whether the connection is the function's only until the rows are closed.
+func (r *rows) passesOn() bool {
+	_, buffered := r.Rows.(*bufferedRows) // which have nothing in common with others
+	return r.handle.exchange != nil && !buffered
+}
+
+func (r *rows) FieldDescriptions() []pgconn.FieldDescription {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed && r.passesOn() {
+		return r.fields
+	}
+	return r.Rows.FieldDescriptions()
 }
 
 func (r *rows) Err() error {
