@@ -27,8 +27,8 @@ type rows struct {
 	closed bool
 	fields []pgconn.FieldDescription // once closed, where the connection may be at work for others by then
 	err    error                     // once closed
-	batch  bool  // of a batch, whose other results are still to come: the connection stays in use
-	left   bool  // likewise, and not read to the end when the next result was asked for
+	batch  bool                      // of a batch, whose other results are still to come: the connection stays in use
+	left   bool                      // likewise, and not read to the end when the next result was asked for
 }
 
 // errNextResult is of a result of a batch that is read too late: pgx would read what is read now.
