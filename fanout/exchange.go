@@ -374,7 +374,7 @@ func (x *exchange) releaseExporter() {
 		return
 	}
 	for _, p := range x.lanes {
-		if exporter, _ := x.call.snapshot.exportedBy(p.transaction); exporter && p.idle && x.settled(p) {
+		if p.exports() && p.idle && x.settled(p) {
 			p.wakeUp()
 		}
 	}
@@ -383,10 +383,7 @@ func (x *exchange) releaseExporter() {
 // seal is called when p leaves. If it has exported the call's snapshot, and functions still run, those lanes that go on have
 // imported it or do so now, and no other lane is started. It is called with mu held.
 func (x *exchange) seal(p *pipeline) {
-	if x.live == 0 || p.transaction == nil {
-		return
-	}
-	if exporter, _ := x.call.snapshot.exportedBy(p.transaction); !exporter {
+	if x.live == 0 || !p.exports() {
 		return
 	}
 	x.sealed = true

@@ -271,13 +271,17 @@ func (p *pipeline) dispensable() bool {
 		return true
 	case len(x.lanes) == 1 || (len(x.ready) > 0 || !x.drained) && !p.surplus():
 		return false
-	case p.transaction == nil:
-		return true
 	}
-	if exporter, _ := p.call.snapshot.exportedBy(p.transaction); !exporter {
-		return true
+	return !p.exports() || x.settled(p)
+}
+
+// exports reports whether the lane has exported the call's snapshot, or is about to.
+func (p *pipeline) exports() bool {
+	if p.transaction == nil {
+		return false
 	}
-	return x.settled(p)
+	exporter, _ := p.call.snapshot.exportedBy(p.transaction)
+	return exporter
 }
 
 // grant gives the connection to one function until it is given back.

@@ -872,6 +872,18 @@ func TestSnapshotKeepsWhatAFailedStatementHasNotDone(t *testing.T) {
 	}
 }
 
+// connectedAndSlow returns a query that takes its time, and is known to, once the pool has conns connections open.
+func connectedAndSlow(t *testing.T, src fanout.Source[fanout.DBTX], conns int) fanout.Query[fanout.DBTX, string] {
+	t.Helper()
+	sleeps := statement[string]("select pg_sleep($1)::text", 0.1)
+	for range 3 {
+		if _, err := fanout.Collect(inTime(t), src, repeated(conns, sleeps)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return sleeps
+}
+
 // A lane that has nothing left to do does not stay in its transaction while another one works: somebody's DDL waits for what it
 // has read, a function of the other lane would wait behind that, and the three of them for ever.
 func TestSnapshotBesideWaitingDDL(t *testing.T) {
@@ -880,12 +892,7 @@ func TestSnapshotBesideWaitingDDL(t *testing.T) {
 		ddl, monitor := pgtest.Connect(t, pool.Config().ConnString()), pgtest.Connect(t, pool.Config().ConnString())
 		src := raw(pool)
 		src.Strategy, src.Snapshot = s, true
-		sleeps := statement[string]("select pg_sleep($1)::text", 0.1)
-		for range 3 { // both connections are there, and it is known to be slow
-			if _, err := fanout.Collect(inTime(t), src, repeated(2, sleeps)...); err != nil {
-				t.Fatal(err)
-			}
-		}
+		sleeps := connectedAndSlow(t, src, 2)
 		var altering sync.WaitGroup
 		_, err := fanout.Collect(inTime(t), src,
 			statement[int64]("select count(*) from a"),
@@ -915,12 +922,7 @@ func TestSnapshotWhileFunctionsAreBusy(t *testing.T) {
 	for _, s := range strategies {
 		src := raw(pool)
 		src.Strategy, src.Snapshot = s, true
-		sleeps := statement[string]("select pg_sleep($1)::text", 0.1)
-		for range 3 { // the connections are there, and it is known to be slow
-			if _, err := fanout.Collect(inTime(t), src, repeated(8, sleeps)...); err != nil {
-				t.Fatal(err)
-			}
-		}
+		sleeps := connectedAndSlow(t, src, 8)
 		queries := repeated(8, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 			time.Sleep(50 * time.Millisecond) // at something else; the others have sent theirs meanwhile
 			return sleeps(ctx, tx)
@@ -939,12 +941,7 @@ func TestSnapshotOfOthersAfterALoss(t *testing.T) {
 		pool := pgtest.Pool(t, 3)
 		src := raw(pool)
 		src.Strategy, src.Snapshot, src.Partial = s, true, true
-		sleeps := statement[string]("select pg_sleep($1)::text", 0.1)
-		for range 3 {
-			if _, err := fanout.Collect(inTime(t), src, repeated(3, sleeps)...); err != nil {
-				t.Fatal(err)
-			}
-		}
+		sleeps := connectedAndSlow(t, src, 3)
 		for try := 0; ; try++ {
 			exported, lost := make(chan struct{}), make(chan struct{})
 			pids := [3]uint32{}
