@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -130,64 +131,92 @@ func TestCalibrate(t *testing.T) {
 	}
 }
 
-// fake is a runner whose calls take as long as they are told, and no time.
+// fake is a runner whose calls take as long as they are told: in a bubble, where the clock stands still while anything runs.
 func fake(name string, took time.Duration, d digest, err error) *runner {
-	return &runner{contender: contender{name: name}, run: func(context.Context, []int32, bool) (time.Duration, digest, error) { return took, d, err }}
+	return &runner{contender: contender{name: name}, run: func(context.Context, []int32, bool) (time.Duration, digest, error) {
+		time.Sleep(took)
+		return took, d, err
+	}}
 }
 
 // Runners that are slow, fail or differ are told apart.
 func TestRounds(t *testing.T) {
 	same := digest{1, 1}
-	c := course{draw: func() []int32 { return nil }, budget: 10 * time.Millisecond}
-	quick, slow, bad := fake("quick", time.Millisecond, same, nil), fake("slow", 3*time.Second, same, nil), fake("bad", 0, digest{}, errors.New("no"))
-	far := fake("far behind", 500*time.Millisecond, same, nil) // and so no claim rests on it
-	if err := c.rounds(t.Context(), []*runner{far, quick, slow, bad}); err != nil {
-		t.Fatal(err)
+	for _, test := range []struct {
+		name   string
+		budget time.Duration
+		turns  int // of the quick one, at least
+		most   int
+	}{
+		{"time is left when each has made a call", 4 * time.Second, minShortTurns + 1, 100},
+		{"the time is up by then", 3 * time.Second, minShortTurns, minShortTurns},
+		{"it has been up for long", time.Second, 1, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := course{draw: func() []int32 { return nil }, budget: test.budget}
+				quick, slow, bad := fake("quick", time.Millisecond, same, nil), fake("slow", 3*time.Second, same, nil), fake("bad", 0, digest{}, errors.New("no"))
+				far := fake("far behind", 500*time.Millisecond, same, nil) // and so no claim rests on it
+				if err := c.rounds(t.Context(), []*runner{far, quick, slow, bad}); err != nil {
+					t.Fatal(err)
+				}
+				if n := len(quick.took); n < test.turns || n > test.most || quick.took[0] != 1 || quick.note != "" {
+					t.Errorf("%d turns, %+v", n, quick)
+				}
+				for _, r := range []*runner{far, slow} {
+					if len(r.took) != 1 || r.note != "one call" {
+						t.Errorf("%+v", r)
+					}
+				}
+				if len(bad.took) != 0 || bad.note != "failed: no" {
+					t.Errorf("%+v", bad)
+				}
+			})
+		})
 	}
-	if len(far.took) != 1 || far.note != "one call" {
-		t.Errorf("%+v", far)
-	}
-	if len(quick.took) < minTurns || len(slow.took) != 1 || slow.note != "one call" || len(bad.took) != 0 || bad.note != "failed: no" {
-		t.Errorf("%+v %+v %+v", quick, slow, bad)
-	}
-	if err := c.rounds(t.Context(), []*runner{fake("a", 1, same, nil), fake("b", 1, digest{2, 1}, nil)}); err == nil {
-		t.Error("different rows, no error")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		c := course{draw: func() []int32 { return nil }, budget: time.Second}
+		if err := c.rounds(t.Context(), []*runner{fake("a", 1, same, nil), fake("b", 1, digest{2, 1}, nil)}); err == nil {
+			t.Error("different rows, no error")
+		}
+	})
 }
 
 // In a round all have the same arguments, call by call, and connections are renewed before each call if they are to be.
 func TestRoundsDraws(t *testing.T) {
 	for _, renewed := range []bool{false, true} {
-		drawn, renewals, calls := int32(0), 0, 0
-		c := course{draw: func() []int32 { drawn++; return []int32{drawn} }, budget: 20 * time.Millisecond}
-		if renewed {
-			c.renew = func() error { renewals++; return nil }
-		}
-		seen := map[string]map[int32]bool{}
-		recorder := func(name string) *runner {
-			seen[name] = map[int32]bool{}
-			return &runner{contender: contender{name: name}, run: func(_ context.Context, draws []int32, _ bool) (time.Duration, digest, error) {
-				calls++
-				seen[name][draws[0]] = true
-				time.Sleep(time.Millisecond)
-				return time.Millisecond, digest{}, nil
-			}}
-		}
-		if err := c.rounds(t.Context(), []*runner{recorder("a"), recorder("b")}); err != nil {
-			t.Fatal(err)
-		}
-		common := 0
-		for draw := range seen["a"] {
-			if seen["b"][draw] {
-				common++
+		synctest.Test(t, func(t *testing.T) {
+			drawn, renewals, calls := int32(0), 0, 0
+			c := course{draw: func() []int32 { drawn++; return []int32{drawn} }, budget: 100 * time.Millisecond}
+			if renewed {
+				c.renew = func() error { renewals++; return nil }
 			}
-		}
-		if common < minTurns || !renewed && common < len(seen["a"])/2 {
-			t.Errorf("of %d and %d arguments %d are the same", len(seen["a"]), len(seen["b"]), common)
-		}
-		if renewed && renewals != calls {
-			t.Errorf("%d renewals for %d calls", renewals, calls)
-		}
+			seen := map[string]map[int32]bool{}
+			recorder := func(name string) *runner {
+				seen[name] = map[int32]bool{}
+				return &runner{contender: contender{name: name}, run: func(_ context.Context, draws []int32, _ bool) (time.Duration, digest, error) {
+					calls++
+					seen[name][draws[0]] = true
+					time.Sleep(time.Millisecond)
+					return time.Millisecond, digest{}, nil
+				}}
+			}
+			if err := c.rounds(t.Context(), []*runner{recorder("a"), recorder("b")}); err != nil {
+				t.Fatal(err)
+			}
+			common := 0
+			for draw := range seen["a"] {
+				if seen["b"][draw] {
+					common++
+				}
+			}
+			if common < minShortTurns || common < len(seen["a"])/2 {
+				t.Errorf("of %d and %d arguments %d are the same", len(seen["a"]), len(seen["b"]), common)
+			}
+			if renewed && renewals != calls {
+				t.Errorf("%d renewals for %d calls", renewals, calls)
+			}
+		})
 	}
 }
 
