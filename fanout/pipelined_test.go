@@ -1130,3 +1130,36 @@ func TestPipelinedFieldsAfterTheEnd(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Rows that have failed before there were any, or of a statement without one, can be closed.
+func TestRowsWithoutAResult(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy = s
+		fails := fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+			b := &pgx.Batch{}
+			b.Queue("select 1 / $1::int", 0)
+			b.Queue("select 2")
+			results := tx.SendBatch(ctx, b)
+			for range 3 { // as a generated :batchmany method goes on
+				rows, err := results.Query()
+				mention(t, err, "division by zero")
+				rows.Close()
+			}
+			return results.Close()
+		})
+		mention(t, fanout.Run(inTime(t), src, fails), "division by zero")
+		empty := fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+			rows, err := tx.Query(ctx, ";", pgx.QueryExecModeSimpleProtocol)
+			if err == nil {
+				rows.Close()
+				err = rows.Err()
+			}
+			return err
+		})
+		if err := fanout.Run(inTime(t), src, empty, empty); err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+	}
+}

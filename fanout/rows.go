@@ -72,8 +72,8 @@ func (r *rows) close() {
 	}
 	r.closed = true
 	r.Rows.Close()
-	if r.passesOn() {
-		r.fields = slices.Clone(r.Rows.FieldDescriptions()) // pgx has one place for those of all of a connection's results
+	if r.passesOn() && (r.read > 0 || r.Rows.CommandTag().String() != "") { // pgx panics if asked where there is no result
+		r.fields = slices.Clone(r.Rows.FieldDescriptions()) // it has one place for those of all of a connection's results
 	}
 	r.handle.count(r.read)
 	r.err = r.Rows.Err()
