@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -158,11 +156,13 @@ func outsiderOf(t *testing.T, src fanout.Source[fanout.DBTX]) *pgx.Conn {
 
 // Over TCP, where the server compares ports.
 func TestFailureEndsSiblingsOverTCP(t *testing.T) {
-	address := "127.0.0.1"
-	if runtime.GOOS == "linux" { // where this is any address's own port
-		address = fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(250), 1+rand.IntN(250), 1+rand.IntN(250))
+	free, err := net.Listen("tcp", "127.0.0.1:0") // somebody's own server may have the usual port
+	if err != nil {
+		t.Fatal(err)
 	}
-	s, err := localpg.Start(t.Context(), "listen_addresses="+address)
+	address := free.Addr().(*net.TCPAddr)
+	_ = free.Close()
+	s, err := localpg.Start(t.Context(), "listen_addresses="+address.IP.String(), fmt.Sprintf("port=%d", address.Port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestFailureEndsSiblingsOverTCP(t *testing.T) {
 		t.Fatal(err)
 	}
 	var dialled atomic.Int32
-	pool := pgtest.PoolOn(t, s.DSN(), 6, func(config *pgxpool.Config) { config.ConnConfig.Host = address }, dials(&dialled))
+	pool := pgtest.PoolOn(t, s.DSN(), 6, func(config *pgxpool.Config) { config.ConnConfig.Host = address.IP.String() }, dials(&dialled))
 	endsSiblingsByOneStatement(t, pool, outsider(t, pool), &dialled, raw(pool), fails)
 }
 

@@ -64,8 +64,8 @@ func chooseBase(ctx context.Context, bin binaries, as *account) (string, error) 
 		} else if !info.IsDir() {
 			return "", baseError(base, syscall.ENOTDIR)
 		}
-		// Ten digits are the most that os.MkdirTemp appends.
-		socket := filepath.Join(base, namePrefix+"0123456789", "data", ".s.PGSQL."+strconv.Itoa(port))
+		// Ten digits are the most that os.MkdirTemp appends, and a port has five.
+		socket := filepath.Join(base, namePrefix+"0123456789", "data", ".s.PGSQL.65535")
 		if len(socket) > maxSocketPath || strings.Contains(base, ",") {
 			continue
 		}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,8 +19,8 @@ import (
 )
 
 const (
-	// port is only a part of the socket's name: the server does not listen on TCP, so no other server is in its way.
-	port = 5432
+	// defaultPort is only a part of the socket's name: the server does not listen on TCP, so no other server is in its way.
+	defaultPort = "5432"
 
 	// startTimeout bounds a start whose ctx has no deadline. The usual start takes half a second.
 	startTimeout = time.Minute
@@ -43,8 +42,8 @@ type Server struct {
 }
 
 // Start starts a server and returns once it accepts connections. Each setting is a "name=value" for the server's
-// configuration, such as "wal_level=logical"; a later one overrides an earlier one and the defaults. The port and the
-// socket directory are not to be changed.
+// configuration, such as "wal_level=logical"; a later one overrides an earlier one and the defaults. The socket directory
+// is not to be changed; the port need not be, unless the server is told to listen on TCP.
 //
 // ctx bounds the start only; the server runs until Stop. When Start fails it leaves neither a process nor a file, and the
 // error carries the end of the server's log where there is one. It returns ErrNotFound where no server is installed.
@@ -74,9 +73,14 @@ func StartStandby(ctx context.Context, primary *Server, settings ...string) (*Se
 
 // start does what Start promises, with the cluster made by the command that fill returns.
 func start(ctx context.Context, settings []string, fill func(binaries, *directory, *account) *exec.Cmd) (_ *Server, err error) {
+	port := defaultPort
 	for _, s := range settings {
-		if name, _, ok := strings.Cut(s, "="); !ok || name == "" {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok || name == "" {
 			return nil, fmt.Errorf("localpg: setting %q is not of the form name=value", s)
+		}
+		if name == "port" {
+			port = value
 		}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("no server after %v", startTimeout))
@@ -109,7 +113,7 @@ func start(ctx context.Context, settings []string, fill func(binaries, *director
 		}
 	}()
 
-	dsn := dsn(dir.data())
+	dsn := dsn(dir.data(), port)
 	// Parsed before anything is started, as PG* variables can make any DSN invalid (PGSERVICE, for one).
 	config, err := pgconn.ParseConfig(dsn)
 	if err != nil {
@@ -121,7 +125,7 @@ func start(ctx context.Context, settings []string, fill func(binaries, *director
 		return nil, dir.withLog(fmt.Errorf("localpg: %s: %w", filepath.Base(filling.Path), err))
 	}
 	// A copy of a running server has the lock of its socket. This one's socket does not exist yet, nor does its lock.
-	if err := os.RemoveAll(filepath.Join(dir.data(), ".s.PGSQL."+strconv.Itoa(port)+".lock")); err != nil {
+	if err := os.RemoveAll(filepath.Join(dir.data(), ".s.PGSQL."+port+".lock")); err != nil {
 		return nil, fmt.Errorf("localpg: %w", err)
 	}
 	if err := dir.log.Truncate(0); err != nil { // what it says of a success would only hide what follows
@@ -196,7 +200,7 @@ func postgresArgs(data string, settings []string) []string {
 	args := []string{"-D", data}
 	defaults := []string{
 		"listen_addresses=",
-		"port=" + strconv.Itoa(port),
+		"port=" + defaultPort,
 		// A list, in which a name may be quoted as an identifier is.
 		`unix_socket_directories="` + strings.ReplaceAll(data, `"`, `""`) + `"`,
 		"fsync=off",
@@ -214,10 +218,10 @@ func postgresArgs(data string, settings []string) []string {
 	return args
 }
 
-func dsn(socketDir string) string {
+func dsn(socketDir, port string) string {
 	query := url.Values{
 		"host":                 {socketDir},
-		"port":                 {strconv.Itoa(port)},
+		"port":                 {port},
 		"sslmode":              {"disable"},
 		"target_session_attrs": {"any"},
 	}.Encode()
