@@ -30,7 +30,7 @@
 // pg_cancel_backend, where the server confirms that it is PostgreSQL itself at the other end. A server that has not
 // ended a statement one second after its ctx ended is given up: the connection is taken out of the pool and closed, and
 // the statement fails. The same happens if a function that has the connection to itself has not closed the statement's
-// rows by then.
+// rows by then. And pgx closes the connection of a batch if an argument cannot be encoded, unless its first statement's.
 //
 // # Inside a query function
 //

@@ -257,7 +257,8 @@ func (h *handle) explain(err error) error {
 func (h *handle) rest() {
 	h.state = idle
 	h.open = nil
-	if h.alone && !h.keeps && h.keepsTransaction() {
+	// One that is lost stays the function's, too: others would fail by it before the function can say why.
+	if h.alone && !h.keeps && (h.keepsTransaction() || h.link.closed()) {
 		h.keeps = true
 	}
 	if h.decoding {

@@ -1131,8 +1131,8 @@ func TestPipelinedFieldsAfterTheEnd(t *testing.T) {
 	}
 }
 
-// Rows that have failed before there were any, or of a statement without one, can be closed.
-func TestRowsWithoutAResult(t *testing.T) {
+// Rows that have failed before there were any, or of a statement that has none, can be closed, and say what columns there are.
+func TestRowsWithoutRows(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
 	for _, s := range strategies {
 		src := raw(pool)
@@ -1150,6 +1150,19 @@ func TestRowsWithoutAResult(t *testing.T) {
 			return results.Close()
 		})
 		mention(t, fanout.Run(inTime(t), src, fails), "division by zero")
+		midway := fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+			rows, err := tx.Query(ctx, "select 1 / i as d from generate_series(0, 2) i where i >= $1", pgx.QueryExecModeExec, 0)
+			if err != nil {
+				return err
+			}
+			for rows.Next() {
+			}
+			if fields := rows.FieldDescriptions(); len(fields) != 1 || fields[0].Name != "d" {
+				t.Errorf("%v: %v", s, fields)
+			}
+			return rows.Err()
+		})
+		mention(t, fanout.Run(inTime(t), src, midway), "division by zero")
 		empty := fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 			rows, err := tx.Query(ctx, ";", pgx.QueryExecModeSimpleProtocol)
 			if err == nil {

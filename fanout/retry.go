@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -25,6 +26,13 @@ var errConnectionLost = errors.New("the connection was lost")
 type errNoAnswer struct{ error }
 
 func (e errNoAnswer) Unwrap() error { return e.error }
+
+// unencoded reports whether err is of a batch with an argument that cannot be encoded. Where that is not in its first statement,
+// pgx closes the connection because of it.
+func unencoded(err error) bool {
+	var batch pgx.ErrPreprocessingBatch
+	return errors.As(err, &batch) && strings.Contains(batch.Error(), "(build)") // and not of the server, or of the network
+}
 
 // transient reports whether another attempt may well succeed, for reasons that lie in time and not in the query.
 func transient(err error) bool {

@@ -443,6 +443,78 @@ func TestRefusedLogInIsNotTriedAgain(t *testing.T) {
 	}
 }
 
+// What cannot be encoded is the fault of its function alone, not of the connection, which pgx closes because of it where others
+// of the same batch can be.
+func TestBatchThatCannotBeEncoded(t *testing.T) {
+	bad := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+		if _, err := statement[int]("select $1::int", 1)(ctx, tx); err != nil {
+			return nil, err
+		}
+		b := &pgx.Batch{}
+		b.Queue("-- name: Bad :batchexec\nselect $1::int2", 1)
+		b.Queue("-- name: Bad :batchexec\nselect $1::int2", 100_000)
+		err := tx.SendBatch(ctx, b).Close()
+		time.Sleep(2 * time.Millisecond) // as who logs it
+		return nil, err
+	}
+	good := func(ctx context.Context, tx fanout.DBTX) (rows []int, err error) {
+		for i := 0; i < 3 && err == nil; i++ {
+			rows, err = statement[int]("-- name: Good :many\nselect $1::int", i)(ctx, tx)
+		}
+		return rows, err
+	}
+	pool := pgtest.Pool(t, 1)
+	for _, s := range strategies {
+		for _, snapshot := range []bool{false, true} {
+			src := raw(pool)
+			src.Strategy, src.Snapshot, src.Retries = s, snapshot, 3
+			_, err := fanout.Collect(inTime(t), src, bad, good, good, good)
+			if e := asError(t, err); e.Index != 0 || e.Name != "Bad" {
+				t.Errorf("%v, snapshot=%v: %v", s, snapshot, err)
+			}
+			mention(t, err, "greater than maximum value for int2")
+			if text := err.Error(); strings.Contains(text, "lost") || strings.Contains(text, "attempt") {
+				t.Errorf("%v, snapshot=%v: %v", s, snapshot, err)
+			}
+		}
+	}
+}
+
+// A snapshot call starts again when a connection is lost that a function has to itself for one statement only.
+func TestRetriesAfterALostStatementByItself(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	admin := pgtest.Connect(t, dsn)
+	for _, batch := range []bool{false, true} {
+		for _, s := range strategies {
+			src := raw(pgtest.PoolOn(t, dsn, 1))
+			src.Strategy, src.Snapshot, src.Retries = s, true, 1
+			attempt := 0
+			lists, err := fanout.Collect(inTime(t), src,
+				func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+					attempt++
+					pids, err := statement[int]("select pg_backend_pid()")(ctx, tx)
+					if err != nil {
+						return nil, err
+					}
+					if attempt == 1 {
+						pgtest.Exec(t, admin, "select pg_terminate_backend($1, 1000)", pids[0])
+					}
+					if !batch {
+						return statement[int]("select $1::int", pgx.QueryExecModeExec, 5)(ctx, tx)
+					}
+					b := &pgx.Batch{}
+					b.Queue("select $1::int", 5)
+					results := tx.SendBatch(ctx, b)
+					rows, err := results.Query()
+					return []int{5}, errors.Join(err, rows.Err(), results.Close())
+				}, statement[int]("select 1"))
+			if err != nil || attempt != 2 || lists[0][0] != 5 {
+				t.Errorf("batch=%v, %v: %v, attempt %d: %v", batch, s, lists, attempt, err)
+			}
+		}
+	}
+}
+
 // A server that does not answer, so that pgx's connect_timeout ends the attempt, cannot be reached any more than one that
 // refuses.
 func TestRetriesAfterConnectTimeout(t *testing.T) {

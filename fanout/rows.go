@@ -72,8 +72,10 @@ func (r *rows) close() {
 	}
 	r.closed = true
 	r.Rows.Close()
-	if r.passesOn() && (r.read > 0 || r.Rows.CommandTag().String() != "") { // pgx panics if asked where there is no result
-		r.fields = slices.Clone(r.Rows.FieldDescriptions()) // it has one place for those of all of a connection's results
+	// pgx has one place for the columns of all of a connection's results. Of ";" alone, by the simple protocol, there is none,
+	// and then it panics.
+	if r.passesOn() && (r.read > 0 || r.Rows.Err() != nil || r.Rows.CommandTag().String() != "") {
+		r.fields = slices.Clone(r.Rows.FieldDescriptions())
 	}
 	r.handle.count(r.read)
 	r.err = r.Rows.Err()
@@ -235,8 +237,12 @@ func (b *batchResults) Exec() (pgconn.CommandTag, error) {
 func (b *batchResults) Query() (pgx.Rows, error) {
 	b.leave()
 	pgxRows, err := b.BatchResults.Query()
+	if err != nil {
+		err = b.handle.explain(err)
+		return failedRows{err}, err
+	}
 	b.rows = &rows{Rows: pgxRows, handle: b.handle, batch: true}
-	return b.rows, b.handle.explain(err)
+	return b.rows, nil
 }
 
 func (b *batchResults) QueryRow() pgx.Row {

@@ -982,3 +982,22 @@ func TestSnapshotOfOthersAfterALoss(t *testing.T) {
 		serves(t, pool)
 	}
 }
+
+// Connections that print numbers differently lead to one server all the same.
+func TestSnapshotOnConnectionsWithSettings(t *testing.T) {
+	var opened atomic.Int32
+	pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) {
+		c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, fmt.Sprintf("set extra_float_digits = %d", opened.Add(1)%2))
+			return err
+		}
+	})
+	warm(t, pool)
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Snapshot = s, true
+		if _, err := fanout.Collect(inTime(t), src, repeated(2, statement[string]("select pg_sleep(0.1)::text"))...); err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+	}
+}

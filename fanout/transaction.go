@@ -40,7 +40,7 @@ const (
 	rollBackTo  = "rollback to savepoint fanout"
 	commitSQL   = "commit"
 	exportSQL   = "select pg_catalog.pg_export_snapshot()"
-	identifySQL = "select pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::text, pg_catalog.pg_backend_pid()::text, pg_catalog.pg_is_in_recovery()::text"
+	identifySQL = "select (pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) operator(pg_catalog.*) 1000000::pg_catalog.float8)::pg_catalog.int8::pg_catalog.text, pg_catalog.pg_backend_pid()::text, pg_catalog.pg_is_in_recovery()::text"
 	citusSQL    = "select 1 from pg_catalog.pg_extension where extname = 'citus'"
 )
 
