@@ -32,6 +32,7 @@ type handle struct {
 	pipeline *pipeline // the lane that its statements go by, once the first has; guarded by the exchange's mu
 	alone    bool      // it has the connection to itself
 	keeps    bool      // until it returns
+	lost     bool      // it has had one to itself, and given it back closed
 	decoding bool      // it holds the lock of the connection's type map, which pgx uses now
 	pid      uint32    // of that lane's backend
 
@@ -225,6 +226,9 @@ func (h *handle) settled(err error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sent = h.sent || err == nil || !pgconn.SafeToRetry(err)
+	if h.alone && err != nil && h.link.closed() {
+		h.tellOthers(err)
+	}
 	h.rest()
 	return err
 }
@@ -257,8 +261,7 @@ func (h *handle) explain(err error) error {
 func (h *handle) rest() {
 	h.state = idle
 	h.open = nil
-	// One that is lost stays the function's, too: others would fail by it before the function can say why.
-	if h.alone && !h.keeps && (h.keepsTransaction() || h.link.closed()) {
+	if h.alone && !h.keeps && h.keepsTransaction() {
 		h.keeps = true
 	}
 	if h.decoding {
@@ -266,6 +269,7 @@ func (h *handle) rest() {
 		h.pipeline.state.types.Unlock()
 	}
 	if h.alone && !h.keeps {
+		h.lost = h.lost || h.link.closed()
 		h.giveBack()
 	}
 	if h.quiet != nil {

@@ -238,7 +238,7 @@ func (l *lane) settle(err error) (again bool) {
 		if abandoned != nil {
 			free = nil
 		}
-		if abandoned == nil && l.link.closed() && !unencoded(err) {
+		if abandoned == nil && (h.lost || l.link.closed()) && !unencoded(err) {
 			err = fmt.Errorf("%w: %w", errConnectionLost, err)
 		}
 		err = c.failUnit(free, h.unit, h.name, afterEarlier(err, l.earlier))

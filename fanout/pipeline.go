@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type pipeline struct {
 	units    int           // whose functions have sent something by this lane and still run
 	owner    *handle       // has the connection to itself
 	used     bool          // somebody had
+	lostBy   error         // what others are told if he has lost it
 	broken   error         // why nothing can be sent any more
 	doomed   bool          // the connection is not to be used again
 	inflight []*request    // sent, in this order
@@ -208,7 +210,7 @@ func (p *pipeline) next() (batch []*request, more bool) {
 			if p.used && !p.reusable() {
 				x.mu.Unlock()
 				if !p.rollBack() {
-					p.fail(errConnectionLost)
+					p.fail(cmp.Or(p.lostBy, errConnectionLost))
 					return nil, false
 				}
 				x.mu.Lock()

@@ -713,3 +713,50 @@ func TestNestedRetries(t *testing.T) {
 	}
 	serves(t, pool)
 }
+
+// What a nested call has asked for goes by another lane if the one of the function that it is nested in is lost meanwhile.
+// That one is given back, though the nested call's function would have kept the connection.
+func TestNestedByAnotherLane(t *testing.T) {
+	src := pipelined(pgtest.Pool(t, 2))
+	src.Snapshot, src.Partial = true, true
+	pid := statement[int32]("-- name: PID :one\nselect pg_backend_pid()")
+	for range 20 {
+		_, _ = fanout.Collect(inTime(t), src, pid, pid, pid) // so that it is known to be quick, and two go together
+	}
+	for attempt := range 20 {
+		var outer, killer []int32
+		asks := make(chan struct{})
+		_, err := fanout.Collect(inTime(t), src,
+			func(ctx context.Context, tx fanout.DBTX) (_ []int32, err error) {
+				if outer, err = pid(ctx, tx); err != nil {
+					return nil, err
+				}
+				if err := after(ctx, asks); err != nil {
+					return nil, err
+				}
+				time.Sleep(50 * time.Millisecond)
+				_, err = fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					_, err := tx.Exec(ctx, "set local work_mem = '1MB'")
+					return nil, err
+				})
+				return nil, err
+			},
+			func(ctx context.Context, tx fanout.DBTX) (_ []int32, err error) {
+				killer, err = pid(ctx, tx)
+				close(asks)
+				if err != nil {
+					return nil, err
+				}
+				return statement[int32]("select pg_terminate_backend(pg_backend_pid())::int from pg_sleep(0.2)")(ctx, tx)
+			},
+			statement[int32]("select 1 from pg_sleep(0.4)"))
+		if errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		if len(outer) > 0 && slices.Equal(outer, killer) {
+			t.Logf("%d: %v", attempt, err)
+			return
+		}
+	}
+	t.Error("they never had the same lane")
+}

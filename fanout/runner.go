@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -159,14 +160,14 @@ func (w *runner) end(h *handle, err error) (again bool) {
 		w.link, w.transaction = nil, nil
 		if alone && kept && !again && w.call.outer != nil && w.call.n == 1 {
 			h.handUp() // what it has left in the session is the outer function's
-			return
+		} else {
+			defer x.quit(h)
 		}
 		h.mu.Lock()
-		if h.alone {
+		defer h.mu.Unlock()
+		if h.alone { // also if the outer function goes by another lane
 			h.giveBack()
 		}
-		h.mu.Unlock()
-		x.quit(h)
 	}()
 	return w.settle(err)
 }
@@ -393,6 +394,23 @@ func (h *handle) locksTypes(conn *pgx.Conn) bool {
 		}
 	}
 	return false
+}
+
+// tellOthers has those that wait behind h's function for the connection, which it has lost, fail by the cause: they may come to
+// their ends before the function does. It is called with mu held.
+func (h *handle) tellOthers(err error) {
+	x := h.exchange
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	who := "another query"
+	if h.name != "" {
+		who += " (" + h.name + ")"
+	}
+	cause := fmt.Errorf("%w by %s: %v", errConnectionLost, who, err)
+	if unencoded(err) {
+		cause = errors.New(cause.Error()) // another attempt would come to the same
+	}
+	h.pipeline.lostBy = cause
 }
 
 // giveBack ends what reserve began. It is called with mu held.
