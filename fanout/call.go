@@ -168,7 +168,7 @@ func (c *call) borrow() (giveBack func(), err error) {
 	if !nested {
 		return func() {}, nil
 	}
-	joined, err := outer.lend(c.joins(outer.exchange))
+	joined, err := outer.lend(c.parent, c.joins(outer.exchange))
 	if err != nil {
 		return nil, err
 	}

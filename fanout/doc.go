@@ -39,8 +39,9 @@
 // the connection that the function already holds, one query after the other, and needs no other connection; if both
 // calls are Pipelined, its statements travel with those of other functions. Limit, AcquireTimeout and Retries do not
 // apply to it. A nested call made with another ctx is not recognised, and waits for a connection like everybody else;
-// so does whatever a function asks the pool for by itself, which can be a deadlock. Functions must not wait for one
-// another: the others may not have started.
+// so does whatever a function asks the pool for by itself, which can be a deadlock. So can calls on two pools, nested in
+// each other in both orders, where a function has its connection to itself. Functions must not wait for one another: the
+// others may not have started.
 //
 // Functions are coroutines, where a call is Pipelined or has one connection. So none may be locked to its thread
 // (runtime.LockOSThread) when it returns, nor, if the call is Pipelined, Coalesced or Auto, while it asks for a statement:

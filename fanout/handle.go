@@ -223,12 +223,12 @@ func (h *handle) end(err error) error {
 
 // settled is the step back to idle after a statement, about which the function is told err.
 func (h *handle) settled(err error) error {
+	if err != nil {
+		h.tellOthers(err)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sent = h.sent || err == nil || !pgconn.SafeToRetry(err)
-	if h.alone && err != nil && h.link.closed() {
-		h.tellOthers(err)
-	}
 	h.rest()
 	return err
 }
@@ -277,9 +277,9 @@ func (h *handle) rest() {
 	}
 }
 
-// lend takes the connection for a nested call, or says why it cannot be had. In a Pipelined call, a nested one that joins
-// gets none to itself, unless the function has it already.
-func (h *handle) lend(joins bool) (joined bool, err error) {
+// lend takes the connection for a nested call with this ctx, or says why it cannot be had. In a Pipelined call, a nested one
+// that joins gets none to itself, unless the function has it already.
+func (h *handle) lend(ctx context.Context, joins bool) (joined bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.refusal(); err != nil {
@@ -289,7 +289,7 @@ func (h *handle) lend(joins bool) (joined bool, err error) {
 	if joins && !h.alone && !h.keeps {
 		return true, nil
 	}
-	if err := h.reserve(h.ctx.Context); err != nil {
+	if err := h.reserve(ctx); err != nil {
 		h.rest()
 		return false, err
 	}

@@ -34,18 +34,17 @@ func (c *call) join() {
 	c.runners = min(c.n, joinedRunners, max(1, room))
 	x.live += c.runners
 	x.runOn(outer.driver, newRunners(c.runners, c)...)
-	alone := c.outer.pipeline == nil
-	if alone {
+	if c.outer.pipeline == nil {
 		x.nesting++
 		x.releaseExporter()
 	}
 	x.mu.Unlock()
 	outer.park()
-	if alone {
-		x.mu.Lock()
+	x.mu.Lock()
+	if c.outer.pipeline == nil {
 		x.nesting--
-		x.mu.Unlock()
 	}
+	x.mu.Unlock()
 }
 
 // leaveJoined has the outer function go on when w was the last runner of its nested call. It is called with mu held.
@@ -97,6 +96,7 @@ func (h *handle) handUp() {
 	}
 	if outer.pipeline == nil {
 		outer.pipeline = p
+		x.nesting-- // the outer function is one of the lane's units now
 	} else {
 		p.units--
 	}

@@ -760,3 +760,75 @@ func TestNestedByAnotherLane(t *testing.T) {
 	}
 	t.Error("they never had the same lane")
 }
+
+// A nested call waits no longer than its own ctx for the connection, which another function has to itself.
+func TestNestedWaitEndsWithItsCtx(t *testing.T) {
+	for _, s := range pipelining {
+		for _, strategy := range []fanout.Strategy{fanout.Serial, fanout.Parallel} {
+			src := raw(pgtest.Pool(t, 1))
+			src.Strategy = s
+			nested := src
+			nested.Strategy = strategy
+			kept, over := make(chan struct{}), make(chan struct{})
+			_, err := fanout.Collect(inTime(t), src,
+				func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+					if _, err := tx.Exec(ctx, "set work_mem = '1MB'"); err != nil {
+						return nil, err
+					}
+					close(kept)
+					return nil, after(ctx, over)
+				},
+				func(ctx context.Context, _ fanout.DBTX) ([]int, error) {
+					defer close(over)
+					if err := after(ctx, kept); err != nil {
+						return nil, err
+					}
+					own, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+					defer cancel()
+					if _, err := fanout.Collect(own, nested, statement[int]("select 1")); !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("%v: %v", s, err)
+					}
+					return nil, ctx.Err()
+				})
+			if err != nil {
+				t.Errorf("%v, nested %v: %v", s, strategy, err)
+			}
+		}
+	}
+}
+
+// Who fails because a nested call has lost the connection is told why.
+func TestNestedLostToOthers(t *testing.T) {
+	for _, s := range pipelining {
+		src := raw(pgtest.Pool(t, 1))
+		src.Strategy = s
+		nested := src
+		nested.Strategy = fanout.Serial
+		lost := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+			b := &pgx.Batch{}
+			b.Queue("-- name: Bad :batchexec\nselect $1::int2", 1)
+			b.Queue("-- name: Bad :batchexec\nselect $1::int2", 100_000)
+			return nil, tx.SendBatch(ctx, b).Close()
+		}
+		ended := make(chan struct{})
+		_, err := fanout.Collect(inTime(t), src,
+			func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+				if _, err := statement[int]("select 1")(ctx, tx); err != nil {
+					return nil, err
+				}
+				_, err := fanout.Collect(ctx, nested, lost)
+				<-ended
+				return nil, err
+			},
+			func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+				defer close(ended)
+				for {
+					if _, err := statement[int]("select 1")(ctx, tx); err != nil {
+						return nil, err
+					}
+				}
+			})
+		mention(t, err, "by another query (Bad)")
+		mention(t, err, "greater than maximum value for int2")
+	}
+}

@@ -396,21 +396,32 @@ func (h *handle) locksTypes(conn *pgx.Conn) bool {
 	return false
 }
 
-// tellOthers has those that wait behind h's function for the connection, which it has lost, fail by the cause: they may come to
-// their ends before the function does. It is called with mu held.
+// tellOthers has those fail by the cause that wait for the connection which h's function, or that of a call that it is nested in,
+// has to itself, if it has been lost: they may come to their ends before the function does.
 func (h *handle) tellOthers(err error) {
-	x := h.exchange
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	who := "another query"
-	if h.name != "" {
-		who += " (" + h.name + ")"
+	h.mu.Lock()
+	uses := h.alone || h.exchange == nil // elsewhere others may be using it now
+	h.mu.Unlock()
+	for owner := h; uses && owner != nil; owner = owner.call.lender {
+		owner.mu.Lock()
+		lost := owner.alone && owner.link.closed()
+		owner.mu.Unlock()
+		if !lost {
+			continue
+		}
+		who := "another query"
+		if h.name != "" {
+			who += " (" + h.name + ")"
+		}
+		cause := fmt.Errorf("%w by %s: %v", errConnectionLost, who, err)
+		if unencoded(err) {
+			cause = errors.New(cause.Error()) // another attempt would come to the same
+		}
+		x := owner.exchange
+		x.mu.Lock()
+		owner.pipeline.lostBy = cause
+		x.mu.Unlock()
 	}
-	cause := fmt.Errorf("%w by %s: %v", errConnectionLost, who, err)
-	if unencoded(err) {
-		cause = errors.New(cause.Error()) // another attempt would come to the same
-	}
-	h.pipeline.lostBy = cause
 }
 
 // giveBack ends what reserve began. It is called with mu held.
