@@ -810,23 +810,24 @@ func TestNestedLostToOthers(t *testing.T) {
 			b.Queue("-- name: Bad :batchexec\nselect $1::int2", 100_000)
 			return nil, tx.SendBatch(ctx, b).Close()
 		}
-		ended := make(chan struct{})
+		begun, ended := make(chan struct{}), make(chan struct{})
 		_, err := fanout.Collect(inTime(t), src,
 			func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
-				if _, err := statement[int]("select 1")(ctx, tx); err != nil {
+				if err := after(ctx, begun); err != nil {
 					return nil, err
 				}
 				_, err := fanout.Collect(ctx, nested, lost)
-				<-ended
+				_ = after(ctx, ended)
 				return nil, err
 			},
 			func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
 				defer close(ended)
-				for {
-					if _, err := statement[int]("select 1")(ctx, tx); err != nil {
-						return nil, err
-					}
+				_, err := statement[int]("select 1")(ctx, tx)
+				close(begun)
+				for err == nil {
+					_, err = statement[int]("select 1")(ctx, tx)
 				}
+				return nil, err
 			})
 		mention(t, err, "by another query (Bad)")
 		mention(t, err, "greater than maximum value for int2")

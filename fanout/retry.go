@@ -27,8 +27,8 @@ type errNoAnswer struct{ error }
 
 func (e errNoAnswer) Unwrap() error { return e.error }
 
-// unencoded reports whether err is of a batch with an argument that cannot be encoded. Where that is not in its first statement,
-// pgx closes the connection because of it.
+// unencoded reports whether err is of a batch with an argument that cannot be encoded. Where that is not in the first
+// statement, pgx closes the connection because of it.
 func unencoded(err error) bool {
 	var batch pgx.ErrPreprocessingBatch
 	return errors.As(err, &batch) && strings.Contains(batch.Error(), "(build)") // and not of the server, or of the network

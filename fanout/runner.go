@@ -396,8 +396,8 @@ func (h *handle) locksTypes(conn *pgx.Conn) bool {
 	return false
 }
 
-// tellOthers has those fail by the cause that wait for the connection which h's function, or that of a call that it is nested in,
-// has to itself, if it has been lost: they may come to their ends before the function does.
+// tellOthers has those fail by err that wait for the connection which h's function, or one that its call is nested in, has to
+// itself, if that has been lost: they may come to their ends before the function does.
 func (h *handle) tellOthers(err error) {
 	h.mu.Lock()
 	uses := h.alone || h.exchange == nil // elsewhere others may be using it now

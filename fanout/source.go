@@ -138,9 +138,9 @@ func mustServe[D any]() {
 }
 
 // On returns a Source whose calls run inside tx, on its one connection, and see what it has written. The transaction
-// remains the caller's to commit or roll back, also after a failure: PostgreSQL then refuses further statements until it
-// is rolled back, so with Partial the queries after a failing one fail too. Parallel means Serial there, and Snapshot,
-// Limit, AcquireTimeout and Retries do not apply. On panics if tx is nil.
+// remains the caller's to commit or roll back, also after a failure. If a statement has failed, or was cancelled since another
+// query failed, PostgreSQL refuses further ones until it is rolled back: with Partial the queries after a failing statement
+// fail too. Parallel means Serial there, and Snapshot, Limit, AcquireTimeout and Retries do not apply. On panics if tx is nil.
 //
 // One call at a time, as for tx itself. While it runs, the transaction is the call's: its query functions use q, and calls
 // inside them src.On(tx) of the same tx. What they send by tx itself, or by a savepoint of it, meets statements of other
