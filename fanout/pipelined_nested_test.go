@@ -719,7 +719,6 @@ func TestNestedRetries(t *testing.T) {
 func TestNestedByAnotherLane(t *testing.T) {
 	src := pipelined(pgtest.Pool(t, 2))
 	src.Snapshot, src.Partial = true, true
-	pid := statement[int32]("-- name: PID :one\nselect pg_backend_pid()")
 	for range 20 {
 		_, _ = fanout.Collect(inTime(t), src, pid, pid, pid) // so that it is known to be quick, and two go together
 	}
@@ -805,10 +804,7 @@ func TestNestedLostToOthers(t *testing.T) {
 		nested := src
 		nested.Strategy = fanout.Serial
 		lost := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
-			b := &pgx.Batch{}
-			b.Queue("-- name: Bad :batchexec\nselect $1::int2", 1)
-			b.Queue("-- name: Bad :batchexec\nselect $1::int2", 100_000)
-			return nil, tx.SendBatch(ctx, b).Close()
+			return nil, tx.SendBatch(ctx, unencodable()).Close()
 		}
 		begun, ended := make(chan struct{}), make(chan struct{})
 		var told error

@@ -443,6 +443,14 @@ func TestRefusedLogInIsNotTriedAgain(t *testing.T) {
 	}
 }
 
+// unencodable is a batch of which the second statement's argument cannot be encoded.
+func unencodable() *pgx.Batch {
+	b := &pgx.Batch{}
+	b.Queue("-- name: Bad :batchexec\nselect $1::int2", 1)
+	b.Queue("-- name: Bad :batchexec\nselect $1::int2", 100_000)
+	return b
+}
+
 // Where an argument of a batch cannot be encoded, though those of its first statement can, pgx closes the connection. Whoever
 // fails by that, the error says why, and it is not tried again.
 func TestBatchThatCannotBeEncoded(t *testing.T) {
@@ -450,10 +458,7 @@ func TestBatchThatCannotBeEncoded(t *testing.T) {
 		if _, err := statement[int]("select $1::int", 1)(ctx, tx); err != nil {
 			return nil, err
 		}
-		b := &pgx.Batch{}
-		b.Queue("-- name: Bad :batchexec\nselect $1::int2", 1)
-		b.Queue("-- name: Bad :batchexec\nselect $1::int2", 100_000)
-		err := tx.SendBatch(ctx, b).Close()
+		err := tx.SendBatch(ctx, unencodable()).Close()
 		time.Sleep(2 * time.Millisecond) // as who logs it
 		return nil, err
 	}
@@ -493,12 +498,12 @@ func TestRetriesAfterALostStatementByItself(t *testing.T) {
 			lists, err := fanout.Collect(inTime(t), src,
 				func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
 					attempt++
-					pids, err := statement[int]("select pg_backend_pid()")(ctx, tx)
+					own, err := pid(ctx, tx)
 					if err != nil {
 						return nil, err
 					}
 					if attempt == 1 {
-						pgtest.Exec(t, admin, "select pg_terminate_backend($1, 1000)", pids[0])
+						pgtest.Exec(t, admin, "select pg_terminate_backend($1, 1000)", own[0])
 					}
 					if !batch {
 						return statement[int]("select $1::int", pgx.QueryExecModeExec, 5)(ctx, tx)

@@ -158,16 +158,8 @@ func (w *runner) end(h *handle, err error) (again bool) {
 	}
 	defer func() { // also if Observe panics
 		w.link, w.transaction = nil, nil
-		if alone && kept && !again && w.call.outer != nil && w.call.n == 1 {
-			h.handUp() // what it has left in the session is the outer function's
-		} else {
-			defer x.quit(h)
-		}
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if h.alone { // also if the outer function goes by another lane
-			h.giveBack()
-		}
+		// What it has left in the session is the outer function's.
+		h.leaveLane(alone && kept && !again && w.call.outer != nil && w.call.n == 1)
 	}()
 	return w.settle(err)
 }
@@ -200,16 +192,22 @@ func (w *runner) interrupted(v any) {
 	if abandoned := h.finishUnwound(); abandoned != nil {
 		<-abandoned
 	}
-	if c.outer != nil {
+	h.leaveLane(c.outer != nil)
+}
+
+// leaveLane takes h off its lane; with up, that is left to the outer function, unless it goes by another one by now. The
+// connection is given back if h still has it to itself.
+func (h *handle) leaveLane(up bool) {
+	if up {
 		h.handUp()
 	} else {
-		w.exchange.quit(h)
+		h.exchange.quit(h)
 	}
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.alone {
 		h.giveBack()
 	}
-	h.mu.Unlock()
 }
 
 // replace starts another runner in place of one that is lost with the goroutine of its driver.
