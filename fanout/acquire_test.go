@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"runtime"
 	"strings"
@@ -208,7 +209,8 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-// No strategy takes more connections than Limit, of a pool that has more; nor fewer, where statements take long.
+// No strategy takes more connections than Limit, of a pool that has more; nor fewer, where statements take long: these take
+// until as many wait as are to be at once.
 func TestLimitOfEveryStrategy(t *testing.T) {
 	const limit = 3
 	// The pool is not to ping what has been idle: what it still pings when a lane is not needed any more is in nobody's use,
@@ -216,18 +218,7 @@ func TestLimitOfEveryStrategy(t *testing.T) {
 	pool := pgtest.Pool(t, 8, func(c *pgxpool.Config) {
 		c.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	})
-	var three sync.WaitGroup // statements at once, so that there are as many connections from now on
-	three.Add(limit)
-	src := raw(pool)
-	src.Limit = limit
-	_, err := fanout.Collect(t.Context(), src, repeated(limit, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-		three.Done()
-		three.Wait()
-		return pid(ctx, tx)
-	})...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	locker := pgtest.Connect(t, pool.Config().ConnString())
 	for _, s := range strategies {
 		for _, snapshot := range []bool{false, true} {
 			src := raw(pool)
@@ -238,12 +229,26 @@ func TestLimitOfEveryStrategy(t *testing.T) {
 				backends[s.PID]++
 				most = max(most, pool.Stat().AcquiredConns())
 			}
-			if _, err := fanout.Collect(t.Context(), src, repeated(30, statement[string](sleepSQL, 0.01))...); err != nil {
-				t.Fatal(err)
-			}
 			want := limit
 			if s == fanout.Serial {
 				want = 1
+			}
+			text := fmt.Sprintf("select pg_advisory_xact_lock_shared(1)::text as %v%v", s, snapshot) // new, since the others are quick in the end
+			pgtest.Exec(t, locker, "select pg_advisory_lock(1)")
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			call := make(chan error, 1)
+			go func() {
+				_, err := fanout.Collect(ctx, src, repeated(30, statement[string](text))...)
+				call <- err
+			}()
+			for len(call) == 0 && pgtest.QueryRow[int](t, locker, "select count(*)::int from pg_locks where locktype = 'advisory' and not granted") < want {
+				time.Sleep(time.Millisecond)
+			}
+			pgtest.Exec(t, locker, "select pg_advisory_unlock(1)")
+			err := <-call
+			cancel()
+			if err != nil {
+				t.Fatalf("%v, snapshot=%v: %v", s, snapshot, err)
 			}
 			if len(backends) != want || most > limit || pool.Stat().NewConnsCount() > limit {
 				t.Errorf("%v, snapshot=%v: by backend %v, %d at once, %d opened", s, snapshot, backends, most, pool.Stat().NewConnsCount())
