@@ -145,11 +145,11 @@ func TestRounds(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		budget time.Duration
-		turns  int // of the quick one, at least
+		least  int // figures of the quick one
 		most   int
 	}{
-		{"time is left when each has made a call", 4 * time.Second, minShortTurns + 1, 100},
-		{"the time is up by then", 3 * time.Second, minShortTurns, minShortTurns},
+		{"time is left when each has made a call", 4 * time.Second, minShortFigures + 1, 100},
+		{"the time is up by then", 3 * time.Second, minShortFigures, minShortFigures},
 		{"it has been up for long", time.Second, 1, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -160,8 +160,8 @@ func TestRounds(t *testing.T) {
 				if err := c.rounds(t.Context(), []*runner{far, quick, slow, bad}); err != nil {
 					t.Fatal(err)
 				}
-				if n := len(quick.took); n < test.turns || n > test.most || quick.took[0] != 1 || quick.note != "" {
-					t.Errorf("%d turns, %+v", n, quick)
+				if n := len(quick.took); n < test.least || n > test.most || quick.took[0] != 1 || quick.note != "" {
+					t.Errorf("%d figures, %+v", n, quick)
 				}
 				for _, r := range []*runner{far, slow} {
 					if len(r.took) != 1 || r.note != "one call" {
@@ -210,13 +210,41 @@ func TestRoundsDraws(t *testing.T) {
 					common++
 				}
 			}
-			if common < minShortTurns || common < len(seen["a"])/2 {
+			if common < minShortFigures || common < len(seen["a"])/2 {
 				t.Errorf("of %d and %d arguments %d are the same", len(seen["a"]), len(seen["b"]), common)
 			}
 			if renewed && renewals != calls {
 				t.Errorf("%d renewals for %d calls", renewals, calls)
 			}
 		})
+	}
+}
+
+// The figure of short calls is of several turns, as these differ by more than the calls of one.
+func TestFigureOfShortCalls(t *testing.T) {
+	took := time.Duration(0)
+	r := &runner{run: func(context.Context, []int32, bool) (time.Duration, digest, error) { return took, digest{}, nil }}
+	c := course{draw: func() []int32 { return nil }}
+	for _, test := range []struct{ quick, slow, turns, figures int }{ // in microseconds
+		{50, 100, 10, 2},
+		{400, 600, 10, 5}, // 25 fit into a turn's time
+		{1000, 1010, 10, 10},
+	} {
+		r.shortest, r.took = 0, nil
+		for i := range test.turns {
+			took = time.Duration([]int{test.quick, test.slow}[i%2]) * time.Microsecond
+			if err := c.turn(t.Context(), r, c.lists()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(r.took) != test.figures {
+			t.Errorf("%+v: figures %v", test, r.took)
+		}
+		for _, figure := range r.took {
+			if mixed := figure > float64(test.quick)/1000 && figure < float64(test.slow)/1000; mixed != (test.figures < test.turns) {
+				t.Errorf("%+v: figures %v", test, r.took)
+			}
+		}
 	}
 }
 

@@ -50,7 +50,7 @@ const (
 // A result is that of one contender.
 type result struct {
 	Contender string  `json:"contender"`
-	Values    int     `json:"values"` // of which these are: turns, calls, or slices of time under load
+	Values    int     `json:"values"` // of which these are: means of calls, calls, or slices of time under load
 	Median    float64 `json:"median"`
 	P10       float64 `json:"p10"`
 	P90       float64 `json:"p90"`

@@ -20,15 +20,20 @@ const (
 	// A contender's turn is as many calls as fit into turnTime, but mostInTurn at most: what runs at once before a call
 	// is then mostly its own like, as it is in a program. Calls longer than settled hardly feel what was before them.
 	turnTime   = 10 * time.Millisecond
-	mostInTurn = 100
+	mostInTurn = 20
 	settled    = 5 * time.Millisecond
 
-	// minTurns is how many turns count of a contender, unless that takes much too long, and minTurnsAside of one on which
+	// mostInFigure is how many calls, at most, have one figure: where as many fit into turnTime, they are those of several
+	// turns. A short call takes either of two times, as a processor has gone to sleep meanwhile or has not, and for longer
+	// than a turn lasts it is mostly the same one: the median of turns would be one or the other by chance.
+	mostInFigure = 100
+
+	// minFigures is how many figures count of a contender, unless that takes much too long, and minFiguresAside of one on which
 	// no claim rests.
-	minTurns      = 3
-	minShortTurns = 11 // where they are shorter than shortTurn
-	minTurnsAside = 2
-	shortTurn     = 120 * time.Millisecond
+	minFigures      = 3
+	minShortFigures = 11 // where calls are shorter than shortCall
+	minFiguresAside = 2
+	shortCall       = 120 * time.Millisecond
 
 	// onceAbove is how long a call may take that is to be repeated, and onceAboveAside that of one on which no claim rests:
 	// none rests on a contender that takes hopeless times as long as another, either.
@@ -57,7 +62,8 @@ type runner struct {
 	// run runs the task once. It computes a digest if asked to.
 	run func(ctx context.Context, draws []int32, digested bool) (time.Duration, digest, error)
 
-	took     []float64     // of a call, in each turn that counts, in milliseconds
+	took     []float64     // of a call, by each figure that counts, in milliseconds
+	turns    []float64     // the same by each turn that the next figure is the mean of
 	shortest time.Duration // of all calls
 	spent    time.Duration
 	out      bool // it does not run again in this cell
@@ -93,8 +99,12 @@ func (r *runner) call(ctx context.Context, draws []int32, digested bool) (time.D
 	return took, d, nil
 }
 
-// inTurn is how many calls are in a turn.
-func (r *runner) inTurn() int { return int(min(max(turnTime/max(r.shortest, 1), 1), mostInTurn)) }
+// inTurn is how many calls are in a turn, and inFigure in a figure.
+func (r *runner) inTurn() int { return min(r.inFigure(), mostInTurn) }
+
+func (r *runner) inFigure() int {
+	return int(min(max(turnTime/max(r.shortest, 1), 1), mostInFigure))
+}
 
 // A course is what the runners of a cell have in common.
 type course struct {
@@ -231,8 +241,8 @@ func compete(runners []*runner) {
 	}
 }
 
-// turn is a runner's in a round. What counts is the mean of its calls, not each of them: a short call takes either of two
-// times, as a processor has gone to sleep meanwhile or has not, and the median of such calls is one or the other by chance.
+// turn is a runner's in a round. What counts is the mean of its calls, or of those of several turns, not each of them: see
+// mostInFigure.
 func (c course) turn(ctx context.Context, r *runner, lists func(int) []int32) error {
 	began := time.Now()
 	defer func() { r.spent += time.Since(began) }()
@@ -260,7 +270,11 @@ func (c course) turn(ctx context.Context, r *runner, lists func(int) []int32) er
 			sum += took
 		}
 	}
-	r.took = append(r.took, inMilliseconds(sum)/float64(n))
+	r.turns = append(r.turns, inMilliseconds(sum)/float64(n))
+	if len(r.turns)*n >= r.inFigure() || c.renew != nil {
+		r.took = append(r.took, average(r.turns))
+		r.turns = r.turns[:0]
+	}
 	return nil
 }
 
@@ -286,18 +300,18 @@ func (c course) lists() func(i int) []int32 {
 	}
 }
 
-// least is how many turns have to count of the runner. On a machine too slow for all of them, that all cells are run
+// least is how many figures have to count of the runner. On a machine too slow for all of them, that all cells are run
 // matters more.
 func (r *runner) least(hurry bool) int {
 	switch {
 	case hurry:
 		return 1
 	case r.aside:
-		return minTurnsAside
-	case r.shortest < shortTurn:
-		return minShortTurns
+		return minFiguresAside
+	case r.shortest < shortCall:
+		return minShortFigures
 	}
-	return minTurns
+	return minFigures
 }
 
 // share is the time that the runner has had, by its weight.

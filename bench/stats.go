@@ -17,6 +17,14 @@ func quantile(values []float64, part float64) float64 {
 	return values[low] + (at-float64(low))*(values[high]-values[low])
 }
 
+func average(values []float64) float64 {
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+	}
+	return sum / float64(len(values))
+}
+
 // geometricMean is the mean of ratios: one twice as large and one half as large make up for each other.
 func geometricMean(ratios []float64) float64 {
 	sum := 0.0
