@@ -38,7 +38,7 @@ const (
 	// onceAbove is how long a call may take that is to be repeated, and onceAboveAside that of one on which no claim rests:
 	// none rests on a contender that takes hopeless times as long as another, either.
 	onceAbove      = 2 * time.Second
-	onceAboveAside = 400 * time.Millisecond
+	onceAboveAside = 200 * time.Millisecond
 	hopeless       = 3
 
 	// inContention is how many times as long as the quickest one's a contender's calls may be for it to have as much time as
