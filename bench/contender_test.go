@@ -148,7 +148,7 @@ func TestRounds(t *testing.T) {
 		least  int // figures of the quick one
 		most   int
 	}{
-		{"time is left when each has made a call", 4 * time.Second, minShortFigures + 1, 100},
+		{"time is left when each has made a call", 5 * time.Second, minShortFigures + 1, 100},
 		{"the time is up by then", 3 * time.Second, minShortFigures, minShortFigures},
 		{"it has been up for long", time.Second, 1, 1},
 	} {
@@ -157,16 +157,22 @@ func TestRounds(t *testing.T) {
 				c := course{draw: func() []int32 { return nil }, budget: test.budget}
 				quick, slow, bad := fake("quick", time.Millisecond, same, nil), fake("slow", 3*time.Second, same, nil), fake("bad", 0, digest{}, errors.New("no"))
 				far := fake("far behind", 500*time.Millisecond, same, nil) // and so no claim rests on it
-				if err := c.rounds(t.Context(), []*runner{far, quick, slow, bad}); err != nil {
+				aside := fake("aside", 350*time.Millisecond, same, nil)
+				other := fake("another program", 350*time.Millisecond, same, nil)
+				aside.aside, other.aside, other.elsewhere = true, true, true
+				if err := c.rounds(t.Context(), []*runner{far, aside, other, quick, slow, bad}); err != nil {
 					t.Fatal(err)
 				}
 				if n := len(quick.took); n < test.least || n > test.most || quick.took[0] != 1 || quick.note != "" {
 					t.Errorf("%d figures, %+v", n, quick)
 				}
-				for _, r := range []*runner{far, slow} {
+				for _, r := range []*runner{far, aside, slow} {
 					if len(r.took) != 1 || r.note != "one call" {
 						t.Errorf("%+v", r)
 					}
+				}
+				if len(other.took) < min(2, test.least) || other.note != "" {
+					t.Errorf("%+v", other)
 				}
 				if len(bad.took) != 0 || bad.note != "failed: no" {
 					t.Errorf("%+v", bad)

@@ -36,9 +36,10 @@ const (
 	shortCall       = 120 * time.Millisecond
 
 	// onceAbove is how long a call may take that is to be repeated, and onceAboveAside that of one on which no claim rests:
-	// none rests on a contender that takes hopeless times as long as another, either.
+	// none rests on a contender that takes hopeless times as long as another, either. One that is
+	// aside and of this program has done with its first call, if that counts.
 	onceAbove      = 2 * time.Second
-	onceAboveAside = 200 * time.Millisecond
+	onceAboveAside = 400 * time.Millisecond
 	hopeless       = 3
 
 	// inContention is how many times as long as the quickest one's a contender's calls may be for it to have as much time as
@@ -196,7 +197,13 @@ func (c course) first(ctx context.Context, runners []*runner) error {
 		}
 	}
 	for _, r := range runners {
-		if !r.out && (r.spent > onceAbove || r.spent > onceAboveAside && (r.aside || r.spent > hopeless*quickest)) {
+		most := onceAbove
+		if r.aside && !r.elsewhere {
+			most = countsAbove
+		} else if r.aside || r.spent > hopeless*quickest {
+			most = onceAboveAside
+		}
+		if !r.out && r.spent > most {
 			r.out = true
 			r.note = "one call"
 		}
