@@ -166,7 +166,7 @@ func (r *bufferedRows) decode(dest []any) (column int, err error) {
 // plansFor returns the plans of the execution before, if its result had the same columns, of types that nobody has
 // registered anew meanwhile.
 func (r *bufferedRows) plansFor(columns int) *scanPlans {
-	kept := r.state.plans[r.request.sql]
+	kept := r.state.plans[r.request.text.sql]
 	if kept != nil && len(kept.fields) > 0 && &kept.fields[0] == &r.fields[0] {
 		// Fields are kept too: see fieldsOf.
 		same := true
@@ -183,7 +183,7 @@ func (r *bufferedRows) plansFor(columns int) *scanPlans {
 		p.types[i], _ = r.conn.TypeMap().TypeForOID(field.DataTypeOID)
 	}
 	if kept != nil || len(r.state.plans) < maxDescriptions {
-		r.state.plans[r.request.sql] = p
+		r.state.plans[r.request.text.sql] = p
 	}
 	return p
 }

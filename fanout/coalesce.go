@@ -75,7 +75,7 @@ func (p *pipeline) jointFor(r *request) *joint {
 	}
 	// The proof holds for the types that the statement had when it was described. Where names are resolved in other
 	// schemas it may have others.
-	d := p.state.descriptions[r.sql]
+	d := p.state.descriptions[r.text.sql]
 	if d == nil || !slices.Equal(d.ParamOIDs, j.original.params) || !slices.EqualFunc(d.Fields, j.original.fields, sameType) {
 		return nil
 	}
@@ -94,7 +94,7 @@ func (p *pipeline) mayJoin(r *request) bool {
 // provable reports whether it is of use to know whether r only reads. What a transaction of the caller's has changed in
 // the catalog would be its affair alone.
 func (p *pipeline) provable(r *request) bool {
-	return p.call.tx == nil && r.text != nil && r.members == nil && len(r.args) > 0 && canTravel(p.conn, r.sql, r.args)
+	return p.call.tx == nil && r.text != nil && r.members == nil && len(r.args) > 0 && canTravel(p.conn, r.text.sql, r.args)
 }
 
 func sameType(a, b pgconn.FieldDescription) bool { return a.DataTypeOID == b.DataTypeOID }
@@ -131,7 +131,7 @@ func (p *pipeline) join(r *request, j *joint, d time.Duration) *request {
 	if len(members) == 1 {
 		return members[0]
 	}
-	g := &request{text: j.text, sql: j.text.sql, joint: j, members: members, counted: counted}
+	g := &request{text: j.text, joint: j, members: members, counted: counted}
 	g.cost = jointBase + time.Duration(len(members))*cost
 	for _, m := range members {
 		m.group = g
@@ -327,7 +327,7 @@ func (g *request) fits() bool {
 // be described again. Those named like one of the rewritten statement's parameters are columns of no table, and the text
 // gives their names.
 func (p *pipeline) outdated(g *request) bool {
-	sql := g.members[0].sql
+	sql := g.members[0].text.sql
 	d := p.state.descriptions[sql]
 	if d != nil && slices.EqualFunc(g.fields[1:], d.Fields, func(now, then pgconn.FieldDescription) bool {
 		if now.TableOID == 0 && g.joint.isParameter(now.Name) {
@@ -705,7 +705,7 @@ func (p *pipeline) distribute(g *request) {
 // memberFields are the descriptions of the columns that g's members have asked for, as this connection knows them: the
 // rewritten statement may call them otherwise. They are mostly those of the execution before.
 func (p *pipeline) memberFields(g *request) []pgconn.FieldDescription {
-	sql := g.members[0].sql
+	sql := g.members[0].text.sql
 	own := g.fields[1:]
 	if d := p.state.descriptions[sql]; d != nil {
 		own = d.Fields

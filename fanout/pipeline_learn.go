@@ -57,17 +57,17 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 			return // what is remembered is not to be used
 		}
 		if len(s.descriptions) < maxDescriptions {
-			s.descriptions[r.sql] = r.description
+			s.descriptions[r.text.sql] = r.description
 		}
 		if p.call.tx == nil { // what a transaction of the caller's has changed, others do not see
 			r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas, time.Now()})
 		} else {
-			p.isPrepared(r.sql, true)
+			p.isPrepared(r.text.sql, true)
 		}
 		return
 	}
 	if r.anew {
-		p.isPrepared(r.sql, true)
+		p.isPrepared(r.text.sql, true)
 	}
 	r.learnBytes(len(p.rows.data))
 	if r.unbounded {
@@ -152,18 +152,18 @@ func (p *pipeline) forget(r *request, err error) {
 	}
 	s := p.state
 	if r.anew {
-		delete(p.prepared, r.sql)
-		s.drop(r.sql) // what it has been prepared as may not be what is remembered
+		delete(p.prepared, r.text.sql)
+		s.drop(r.text.sql) // what it has been prepared as may not be what is remembered
 	}
 	if r.guarded {
-		if s.descriptions[r.sql] == r.description {
-			delete(s.descriptions, r.sql)
+		if s.descriptions[r.text.sql] == r.description {
+			delete(s.descriptions, r.text.sql)
 		}
 		return
 	}
 	if outOfDate(err) {
-		if s.descriptions[r.sql] == r.description {
-			s.forget(r.sql, err)
+		if s.descriptions[r.text.sql] == r.description {
+			s.forget(r.text.sql, err)
 		}
 		r.text.description.Store(nil)
 	}

@@ -66,7 +66,7 @@ func (p *pipeline) pick() []*request {
 			break
 		}
 		r := (*from)[0]
-		alone := r.text == nil || p.state.mode != pgx.QueryExecModeDescribeExec && !canTravel(p.conn, r.sql, r.args)
+		alone := r.text == nil || p.state.mode != pgx.QueryExecModeDescribeExec && !canTravel(p.conn, r.text.sql, r.args)
 		if alone && (under > 0 || len(batch) > 0) {
 			break
 		}

@@ -223,7 +223,7 @@ func (p *pipeline) readGroup(r *request) error {
 		}
 		r.guarded = false // what fails from here on is the statement itself
 		if r.described {
-			description.Name, description.SQL = r.preparing, r.sql
+			description.Name, description.SQL = r.preparing, r.text.sql
 			r.description = description
 			return nil
 		}
@@ -283,12 +283,12 @@ func (p *pipeline) kept(sql string, formats []int16) []int16 {
 // fieldsOf keeps the descriptions of r's columns beyond the next result. They are mostly those of the execution before.
 func (p *pipeline) fieldsOf(r *request, fields []pgconn.FieldDescription) []pgconn.FieldDescription {
 	same := func(a, b pgconn.FieldDescription) bool { return a == b }
-	if kept := p.state.fields[r.sql]; slices.EqualFunc(kept, fields, same) {
+	if kept := p.state.fields[r.text.sql]; slices.EqualFunc(kept, fields, same) {
 		return kept
 	}
 	kept := slices.Clone(fields)
 	if len(p.state.fields) < maxDescriptions {
-		p.state.fields[r.sql] = kept
+		p.state.fields[r.text.sql] = kept
 	}
 	return kept
 }

@@ -153,7 +153,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	if s.mode == pgx.QueryExecModeDescribeExec {
 		description, r.described = r.own, r.own == nil
 	} else if s.mode != pgx.QueryExecModeExec {
-		description = s.descriptions[r.sql]
+		description = s.descriptions[r.text.sql]
 		if description == nil && r.own != nil && r.own.SQL != "" {
 			description = r.own // where the connection's memory is full
 		}
@@ -164,14 +164,14 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 				r.described = true
 			default:
 				guard, r.guarded = known.schemas, true
-				description = &pgconn.StatementDescription{SQL: r.sql, ParamOIDs: known.params, Fields: known.fields}
+				description = &pgconn.StatementDescription{SQL: r.text.sql, ParamOIDs: known.params, Fields: known.fields}
 			}
 		} else {
 			if p.call.tx != nil && p.call.shared.hooks && description.Name != "" {
-				done, underWay := p.prepared[r.sql]
+				done, underWay := p.prepared[r.text.sql]
 				r.anew, unnamed = !underWay, underWay && !done // whose preparation may fail
 			}
-			r.follows = p.preparing(r.sql)
+			r.follows = p.preparing(r.text.sql)
 			if known := r.text.description.Load(); r.follows != nil && description.Name == "" && known != nil {
 				guard, r.guarded = known.schemas, true
 			}
@@ -194,7 +194,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		}
 		values, formats, results = b.ParamValues, b.ParamFormats, b.ResultFormats
 	}
-	shares := r.pure && ahead == nil && !r.described && !r.guarded && len(s.stale) == 0 && p.preparing(r.sql) == nil
+	shares := r.pure && ahead == nil && !r.described && !r.guarded && len(s.stale) == 0 && p.preparing(r.text.sql) == nil
 	if !shares || p.together > p.most || p.unsynced != nil && p.unsynced.text != r.text {
 		p.sync()
 	}
@@ -203,7 +203,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		p.probing, p.probed = false, time.Now()
 	}
 	// pgconn needs the formats until the result is read, the builder only until the next statement.
-	results = p.kept(r.sql, results)
+	results = p.kept(r.text.sql, results)
 	r.description = description
 	r.prologue, r.arrived = ahead, nil
 	if ahead != nil {
@@ -215,7 +215,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		// what is not there is no error.
 		s.stale = append(s.stale, description.Name)
 		r.preparing = description.Name
-		p.isPrepared(r.sql, false)
+		p.isPrepared(r.text.sql, false)
 	}
 	r.stale = len(s.stale)
 	for _, name := range s.stale {
@@ -238,25 +238,25 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		if r.joint != nil {
 			types = r.joint.arrays
 		}
-		p.pipe.SendPrepare(r.preparing, r.sql, types)
+		p.pipe.SendPrepare(r.preparing, r.text.sql, types)
 	case description == nil:
-		p.pipe.SendQueryParams(r.sql, values, nil, formats, results)
+		p.pipe.SendQueryParams(r.text.sql, values, nil, formats, results)
 	case r.guarded || r.anew:
 		switch {
-		case r.guarded && r.preparing != "" && callsWithParameter(r.sql):
+		case r.guarded && r.preparing != "" && callsWithParameter(r.text.sql):
 			types := textArray(decimals(description.ParamOIDs))
 			p.pipe.SendQueryParams(guardCallSQL, [][]byte{[]byte(guard), types}, nil, nil, nil)
 		case r.guarded:
 			p.pipe.SendQueryParams(guardSQL, [][]byte{[]byte(guard)}, nil, nil, nil)
 		}
 		if r.preparing == "" {
-			p.pipe.SendQueryParams(r.sql, values, description.ParamOIDs, formats, results)
+			p.pipe.SendQueryParams(r.text.sql, values, description.ParamOIDs, formats, results)
 			break
 		}
-		p.pipe.SendPrepare(r.preparing, r.sql, description.ParamOIDs)
+		p.pipe.SendPrepare(r.preparing, r.text.sql, description.ParamOIDs)
 		p.pipe.SendQueryPrepared(r.preparing, values, formats, results)
 	case description.Name == "" || unnamed:
-		p.pipe.SendQueryParams(r.sql, values, description.ParamOIDs, formats, results)
+		p.pipe.SendQueryParams(r.text.sql, values, description.ParamOIDs, formats, results)
 	case ahead != nil || r.stale > 0 || r.follows != nil || p.unsynced != nil:
 		// Not SendQueryStatement, which leaves a description in pgconn's queue if what precedes it fails.
 		p.pipe.SendQueryPrepared(description.Name, values, formats, results)
@@ -266,7 +266,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	if r.guarded {
 		description.Name = r.preparing
 		if len(s.descriptions) < maxDescriptions {
-			s.descriptions[r.sql] = description // as it will be, if the guard does not object
+			s.descriptions[r.text.sql] = description // as it will be, if the guard does not object
 		}
 	}
 	p.unsynced = r
@@ -301,16 +301,16 @@ func (p *pipeline) build(description *pgconn.StatementDescription, args []any) e
 // from before r: the tables may have changed since, and it is to be described anew. Not in a transaction of the caller's,
 // which it would cost if that failed; there the next one describes it, if nobody else relies on it.
 func (p *pipeline) unfit(r *request, description *pgconn.StatementDescription) bool {
-	if description == nil || p.state.descriptions[r.sql] != description || r.redone {
+	if description == nil || p.state.descriptions[r.text.sql] != description || r.redone {
 		return false
 	}
 	if p.call.tx != nil {
 		if len(p.inflight)+len(p.sending)+len(p.again) == 0 {
-			p.state.drop(r.sql)
+			p.state.drop(r.text.sql)
 		}
 		return false
 	}
-	p.state.drop(r.sql)
+	p.state.drop(r.text.sql)
 	r.text.description.Store(nil)
 	r.redone = true
 	return true
@@ -328,7 +328,7 @@ func (p *pipeline) isPrepared(sql string, done bool) {
 func (p *pipeline) preparing(sql string) *request {
 	for _, sent := range [][]*request{p.inflight, p.sending} {
 		for _, r := range sent {
-			if r.guarded && r.sql == sql {
+			if r.guarded && r.text.sql == sql {
 				return r
 			}
 		}

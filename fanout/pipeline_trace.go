@@ -6,7 +6,7 @@ func (p *pipeline) startTrace(r *request) {
 	if p.state.tracer == nil || r.traced != nil {
 		return
 	}
-	r.traceCtx = p.state.tracer.TraceQueryStart(r.ctx, p.conn, pgx.TraceQueryStartData{SQL: r.sql, Args: r.args})
+	r.traceCtx = p.state.tracer.TraceQueryStart(r.ctx, p.conn, pgx.TraceQueryStartData{SQL: r.text.sql, Args: r.args})
 	r.traced = p // unless it has panicked
 }
 

@@ -18,7 +18,6 @@ type request struct {
 
 	// What is asked for: a statement, or with text nil a lane.
 	text *text
-	sql  string
 	args []any
 
 	abandoned bool        // nobody waits for it any more
@@ -89,9 +88,9 @@ const chunkSize = 64 << 10
 // a statement costs.
 var requests = sync.Pool{New: func() any { return new(request) }}
 
-func newRequest(h *handle, ctx context.Context, t *text, sql string, args []any) *request {
+func newRequest(h *handle, ctx context.Context, t *text, args []any) *request {
 	r := requests.Get().(*request)
-	r.handle, r.ctx, r.text, r.sql, r.args = h, ctx, t, sql, args
+	r.handle, r.ctx, r.text, r.args = h, ctx, t, args
 	return r
 }
 

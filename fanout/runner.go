@@ -260,7 +260,7 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 		ctx, err = h.begin(ctx, t.name, 1)
 		return ctx, nil, err
 	}
-	r := newRequest(h, ctx, t, sql, args)
+	r := newRequest(h, ctx, t, args)
 	underWay := false
 	defer func() {
 		if !underWay {
