@@ -46,7 +46,7 @@ const (
 func (w *wire) attach(config *pgxpool.Config) {
 	w.disarm()
 	w.conns = map[*faultConn]bool{}
-	config.ConnConfig.ConnectTimeout = time.Second // of a connection that freezes while it is opened, which is pgx's to end
+	config.ConnConfig.ConnectTimeout = 4 * time.Second // of a connection that freezes while it is opened, which is pgx's to end
 	dial := config.ConnConfig.DialFunc
 	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if w.closed.Load() {
