@@ -56,9 +56,7 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 		if s.mode == pgx.QueryExecModeDescribeExec {
 			return // what is remembered is not to be used
 		}
-		if len(s.descriptions) < maxDescriptions {
-			s.descriptions[r.text.sql] = r.description
-		}
+		s.keep(r.text.sql, r.description)
 		if p.call.tx == nil { // what a transaction of the caller's has changed, others do not see
 			r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas, time.Now()})
 		} else {

@@ -82,7 +82,7 @@ func (p *pipeline) pick() []*request {
 				j = nil // it may be slow, and several of them more so
 			}
 		}
-		if n := under + len(batch); n > 0 && (n >= maxUnderWay && from == &x.ready && !only || p.toBeDescribed(t, batch) ||
+		if n := under + len(batch); n > 0 && (n >= maxUnderWay && from == &x.ready && !only || p.toBeDescribed(r, t, batch) ||
 			from != &p.again && (p.overtakes(r, t, only || counted > 0 && cost <= laneWork, batch) || !only && p.behindUnknown(batch)) ||
 			load >= ahead(laneWork, cost) ||
 			!only && (taken >= share || int64(n) >= 2+counted || counted == 0 && p.underWay(t, batch))) {
@@ -160,10 +160,11 @@ func (p *pipeline) behindUnknown(batch []*request) bool {
 	return false
 }
 
-// toBeDescribed reports whether a statement of that text must wait for another one to be described on this connection.
-func (p *pipeline) toBeDescribed(t *text, batch []*request) bool {
+// toBeDescribed reports whether r, of which t is to be sent, must wait for another one of that text to be described on this
+// connection.
+func (p *pipeline) toBeDescribed(r *request, t *text, batch []*request) bool {
 	return p.state.mode != pgx.QueryExecModeExec && p.state.mode != pgx.QueryExecModeDescribeExec && p.state.descriptions[t.sql] == nil &&
-		(t.told() == nil || p.call.tx != nil) && p.underWay(t, batch)
+		(t.told() == nil || r.distrust || p.call.tx != nil) && p.underWay(t, batch)
 }
 
 // overtakes reports whether r, which is new and asks for t, would be executed before another statement that is only

@@ -265,9 +265,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	}
 	if r.guarded {
 		description.Name = r.preparing
-		if len(s.descriptions) < maxDescriptions {
-			s.descriptions[r.text.sql] = description // as it will be, if the guard does not object
-		}
+		s.keep(r.text.sql, description) // as it will be, if the guard does not object
 	}
 	p.unsynced = r
 	p.together += r.cost

@@ -1201,6 +1201,11 @@ func TestCoalescedAfterManyTexts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// What is prepared is remembered, or deallocated.
+	lists, err := fanout.Collect(inTime(t), src, statement[int]("select count(*)::int from pg_prepared_statements where name like 'fanout%'"))
+	if err != nil || lists[0][0] > 512 {
+		t.Errorf("%v statements are prepared, %v", lists, err)
+	}
 	queries := repeated(30, statement[int]("select $1::int as latest", 1))
 	together := 0
 	for range 5 {

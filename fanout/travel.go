@@ -76,6 +76,21 @@ func (s *connState) drop(sql string) {
 	delete(s.descriptions, sql)
 }
 
+// keep remembers the description that a statement has now. Several may have been asked for at once, of one text or of more
+// than there is room for: nothing stays prepared that is not remembered, since nobody would deallocate it.
+func (s *connState) keep(sql string, d *pgconn.StatementDescription) {
+	if s.descriptions[sql] == d {
+		return
+	}
+	s.drop(sql)
+	if len(s.descriptions) < maxDescriptions {
+		s.descriptions[sql] = d
+	} else if d.Name != "" {
+		s.stale = append(s.stale, d.Name)
+		d.Name = ""
+	}
+}
+
 // makeRoom is called when nothing is under way on the connection. Which statements are forgotten is left to chance: those
 // that are in use are soon known again.
 func (s *connState) makeRoom() {
