@@ -377,7 +377,16 @@ func TestSnapshotEndedByTheFunction(t *testing.T) {
 				if _, err := inSnapshot(ctx, tx); err != nil {
 					return nil, err
 				}
-				_, err := tx.Exec(ctx, `commit; select 1 as u&"a"`)
+				if _, err := tx.Exec(ctx, "set local work_mem = '4MB'"); err != nil { // the connection is the function's now
+					return nil, err
+				}
+				rows, err := tx.Query(ctx, "select 1")
+				if err != nil {
+					return nil, err
+				}
+				conn := rows.Conn()
+				rows.Close()
+				_, err = conn.Exec(ctx, "commit") // which nobody can see
 				ended.Store(true)
 				return nil, err
 			}
@@ -397,6 +406,38 @@ func TestSnapshotEndedByTheFunction(t *testing.T) {
 			mention(t, errs[0], "ended the transaction of the snapshot call")
 			mention(t, errs[1], "the snapshot was lost")
 		})
+	}
+}
+
+// A text that only the server can read, and that may end the transaction, is not sent: what comes behind its end could write,
+// or see another snapshot.
+func TestSnapshotEndedByATextThatCannotBeRead(t *testing.T) {
+	for _, text := range []string{
+		`select '\'; commit; insert into a (data) values ('x')`,
+		`commit; insert into a (data) values ('c:\dir\')`,
+		`commit; insert into a (data) values ('x'); select 1 as ` + strings.Repeat("n", 64),
+		`select '\'; commit and chain`,
+		`commit; select 1 as u&"a"`,
+	} {
+		for _, s := range strategies {
+			sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
+				src.Strategy, src.Snapshot, src.Retries = s, true, 2
+				_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					_, err := tx.Exec(ctx, text)
+					return nil, err
+				})
+				if err == nil {
+					t.Errorf("%v: %.60s: no error", s, text)
+				} else {
+					mention(t, err, "ends the transaction of the snapshot call was not sent")
+				}
+				src.Snapshot = false
+				lists, err := fanout.Collect(t.Context(), src, statement[int]("select count(*)::int from a"))
+				if err != nil || lists[0][0] != 0 {
+					t.Errorf("%v: %.60s: %v rows written, %v", s, text, lists, err)
+				}
+			})
+		}
 	}
 }
 

@@ -358,9 +358,12 @@ func firstWord(sql string) string {
 }
 
 // endsTransaction reports whether one of the statements in sql is a commit or a rollback of the whole, also if that, or the
-// next statement, begins another transaction.
+// next statement, begins another transaction; or may be, where only the server can read sql.
 func endsTransaction(sql string) bool {
-	list, _ := tokens(sql)
+	list, ok := tokens(sql)
+	if !ok {
+		return mentions(sql, "commit", "end", "abort", "prepare", "rollback")
+	}
 	first := true
 	for i, t := range list {
 		rest := list[i+1:]
