@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -368,6 +369,33 @@ func TestBeforeCloseOfALostConnection(t *testing.T) {
 		}
 		if n := open.Load(); n != 0 {
 			t.Errorf("%v: BeforeClose was not called for %d connections", s, n)
+		}
+	}
+}
+
+// pgxpool pings a connection that has been idle for long, and that ends with the deadline of whoever waits for it: pgx closes
+// the connection then. The end of a call's ctx costs none.
+func TestDeadlineWhileConnectionsArePinged(t *testing.T) {
+	for _, s := range strategies {
+		way := &traffic{latency: 20 * time.Millisecond}
+		pool := pgtest.Pool(t, 4, way.attach, func(c *pgxpool.Config) {
+			c.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
+		})
+		for _, conn := range acquireAll(t, pool) {
+			conn.Release()
+		}
+		before := pgtest.Backends(t, pool)
+		src := raw(pool)
+		src.Strategy = s
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		_, err := fanout.Collect(ctx, src, repeated(4, pid)...)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v: %v", s, err)
+		}
+		serves(t, pool)
+		if after := pgtest.Backends(t, pool); !slices.Equal(before, after) {
+			t.Errorf("%v: backends before %v, after %v", s, before, after)
 		}
 	}
 }

@@ -101,7 +101,7 @@ func (l *lane) acquire(ctx context.Context) error {
 	if takesTurn {
 		c.shared.turns.ours.Add(1)
 	}
-	res, err := c.pool.Acquire(ctx)
+	res, err := c.pool.Acquire(undated{ctx})
 	if err != nil && takesTurn {
 		c.shared.turns.ours.Add(-1)
 	}
@@ -127,6 +127,12 @@ func (l *lane) acquire(ctx context.Context) error {
 	l.use(&link{conn: res.Conn(), res: res, beforeClose: c.shared.beforeClose}, res.Conn())
 	return nil
 }
+
+// An undated is a ctx that ends when it ends, but does not say when that will be. pgxpool pings a connection that has been
+// idle, and lets that go on when the wait for it has been cancelled; but a deadline it hands on, which costs the connection.
+type undated struct{ context.Context }
+
+func (undated) Deadline() (deadline time.Time, ok bool) { return }
 
 // acquireAgain gets the lane another connection, after the pause before another attempt at its unit. An attempt that gets
 // none has failed, too, and if the reason is one that passes, it is not the last.
