@@ -42,7 +42,7 @@ func transient(err error) bool {
 	if errors.As(err, new(errNoAnswer)) {
 		return true
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if ofCtx(err) {
 		return false
 	}
 	if errors.Is(err, errConnectionLost) {
@@ -60,6 +60,11 @@ func transient(err error) bool {
 	}
 	var connectErr *pgconn.ConnectError
 	return errors.As(err, &connectErr)
+}
+
+// ofCtx reports whether err is that a ctx has ended: the call's, or one that a function has made.
+func ofCtx(err error) bool {
+	return (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) && !errors.As(err, new(errNoAnswer))
 }
 
 // executeRetrying is execute, as often as Source.Retries allows. Whole calls start again only if they cannot have written
@@ -112,7 +117,7 @@ func (c *call) startAgain(err error) bool {
 // unitAgain decides whether h's unit may run again, alone, after err: if none of its statements was sent.
 func (c *call) unitAgain(h *handle, attempt int, err error) bool {
 	return c.snapshot == nil && !c.guest() && attempt <= c.retries && c.ctx.Err() == nil &&
-		h.statements > 0 && !h.sent && pgconn.SafeToRetry(err)
+		h.statements > 0 && !h.sent && pgconn.SafeToRetry(err) && !ofCtx(err)
 }
 
 // pause waits before the next attempt, and reports whether there is to be one: ctx has not ended.

@@ -566,3 +566,34 @@ func TestRetriesNotForADeadlineElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// That a ctx which a function has made ends before its statement is sent, while it waits for a connection or before, is no
+// failure that passes.
+func TestRetriesNotAfterAnOwnCtx(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 1)
+		src := raw(pool)
+		src.Strategy, src.Retries, src.Partial = s, 2, true
+		var runs atomic.Int32
+		_, err := fanout.Collect(inTime(t), src,
+			func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				_, err := tx.Exec(ctx, "select set_config('a.b', 'c', false)") // alone on the connection
+				if err == nil {
+					_, err = tx.Exec(ctx, "select pg_sleep(0.3)")
+				}
+				return nil, err
+			},
+			func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				runs.Add(1)
+				own, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+				defer cancel()
+				if s < fanout.Pipelined {
+					<-own.Done()
+				}
+				return statement[string]("select 'x'")(own, tx)
+			})
+		if n := runs.Load(); n != 1 || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v: run %d times: %v", s, n, err)
+		}
+	}
+}
