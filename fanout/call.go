@@ -190,7 +190,20 @@ func (c *call) borrow() (giveBack func(), err error) {
 
 // runLanes starts the lanes and waits for them.
 func (c *call) runLanes() error {
-	c.group, c.ctx = errgroup.WithContext(c.parent)
+	parent := c.parent
+	if c.lender != nil && c.parent.Done() != c.lender.ctx.Done() {
+		// The function may have made a ctx that does not end with its own. Its connection is the outer call's.
+		within, cancel := context.WithCancelCause(c.parent)
+		defer cancel(nil)
+		stop := context.AfterFunc(&c.lender.ctx, func() { cancel(c.lender.ctx.Err()) })
+		defer func() {
+			if !stop() {
+				<-within.Done()
+			}
+		}()
+		parent = within
+	}
+	c.group, c.ctx = errgroup.WithContext(parent)
 	if c.outer != nil {
 		c.join()
 		return c.group.Wait()

@@ -209,3 +209,27 @@ func TestCancelInsideATransaction(t *testing.T) {
 		t.Errorf("%d connections were opened", n)
 	}
 }
+
+// A nested call runs on its outer function's connection and ends with the outer call, whatever ctx it has been given, as that
+// function's statements do.
+func TestNestedCtxThatDoesNotEnd(t *testing.T) {
+	for _, outer := range strategies {
+		for _, inner := range strategies {
+			sameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
+				src.Strategy = outer
+				nested := src
+				nested.Strategy = inner
+				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+				defer cancel()
+				start := time.Now()
+				_, err := fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+					lists, err := fanout.Collect(context.WithoutCancel(ctx), nested, sleep)
+					return slices.Concat(lists...), err
+				})
+				if d := time.Since(start); d > 10*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%v in %v: after %v: %v", inner, outer, d, err)
+				}
+			})
+		}
+	}
+}
