@@ -21,7 +21,8 @@ import (
 // statement at a time, the next when the rows of the last are read to their end or closed. Anything else is refused with
 // an error that says so; nothing is sent then. A begin, or any other session state, sent through a DBTX stays on the
 // pooled connection and is the caller's to undo; a transaction left open is an error, and is rolled back, or the connection
-// is closed. A q made with WithTx is of no use here; for several statements in one transaction there is [Source.On].
+// is closed: when the function returns, and that of a nested call whose statements travel with others (see [Pipelined]). A q
+// made with WithTx is of no use here; for several statements in one transaction there is [Source.On].
 type DBTX interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)

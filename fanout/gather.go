@@ -30,7 +30,7 @@ func Gather[Q, T any, K comparable](ctx context.Context, src Source[Q], key func
 // finished in; a list without rows has length 0.
 //
 // It returns when all is over: no goroutine of the call runs, no connection of it is held. ctx bounds the whole; when
-// it ends, running statements are cancelled and the error matches ctx.Err(). A query that fails cancels the others, and
+// it ends, running statements are cancelled, and if a query fails by that, the error matches ctx.Err(). A query that fails cancels the others, and
 // Collect returns nil and an [*Error] that names the one that failed first. With Source.Partial the rest goes on, and
 // the failed queries, whose lists are nil, are reported as [Errors] beside the lists; if all failed, the lists are nil
 // too. An error that no query is to blame for, such as a pool without a free connection, is not an *Error; with

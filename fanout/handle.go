@@ -122,9 +122,12 @@ func (h *handle) begin(ctx context.Context, name string, n int) (context.Context
 	if err := h.refusal(); err != nil {
 		return nil, err
 	}
-	h.name = name
+	if n > 0 {
+		h.name = name
+	}
 	h.statements += n
 	if err := ctx.Err(); err != nil {
+		h.begins()
 		return nil, fmt.Errorf("fanout: the statement was not sent: %w", err)
 	}
 	h.state = running
@@ -132,10 +135,15 @@ func (h *handle) begin(ctx context.Context, name string, n int) (context.Context
 		h.rest()
 		return nil, err
 	}
+	h.begins()
+	return h.supervise(ctx), nil
+}
+
+// begins notes, for the span, that the first statement is about to be sent, or has failed to be.
+func (h *handle) begins() {
 	if h.call.observe != nil && h.started.IsZero() {
 		h.started = time.Now()
 	}
-	return h.supervise(ctx), nil
 }
 
 // supervise has the statement that is about to be sent interrupted when ctx ends, and returns the ctx to send it with. It

@@ -264,3 +264,51 @@ func TestNameOfAStatementThatWasNotSent(t *testing.T) {
 		}
 	}
 }
+
+// A statement whose own ctx has ended has been asked for, and has failed to be sent; one that is misuse has not been asked for.
+func TestSpanOfARefusedStatement(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 1)
+		src := raw(pool)
+		src.Strategy, src.Partial = s, true
+		spans := map[int]fanout.Span{}
+		src.Observe = func(_ context.Context, s fanout.Span) { spans[s.Index] = s }
+		_, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			tx.QueryRow(ctx, "-- name: F :one\nselect 1") // not scanned
+			_, err := tx.Exec(ctx, "-- name: G :exec\nselect 1")
+			return nil, err
+		}, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			own, cancel := context.WithCancel(ctx)
+			cancel()
+			_, err := tx.Exec(own, "-- name: C :exec\nselect 1")
+			return nil, err
+		})
+		if err == nil {
+			t.Errorf("%v: no error", s)
+		}
+		if spans[0].Statements != 1 || spans[0].Name != "F" {
+			t.Errorf("%v: %+v", s, spans[0])
+		}
+		if spans[1].Statements != 1 || spans[1].Name != "C" || spans[1].Started.IsZero() {
+			t.Errorf("%v: %+v", s, spans[1])
+		}
+	}
+}
+
+// A batch of no statements leaves the name of the last one.
+func TestNameAfterAnEmptyBatch(t *testing.T) {
+	for _, s := range strategies {
+		src := raw(pgtest.Pool(t, 1))
+		src.Strategy = s
+		_, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			if _, err := tx.Exec(ctx, "-- name: D :exec\nselect 1"); err != nil {
+				return nil, err
+			}
+			if err := tx.SendBatch(ctx, &pgx.Batch{}).Close(); err != nil {
+				return nil, err
+			}
+			return nil, errors.New("mine")
+		})
+		mention(t, err, "query 0 (D): mine")
+	}
+}

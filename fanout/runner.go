@@ -7,7 +7,6 @@ import (
 	"iter"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -269,9 +268,10 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 	}()
 	err = h.ask(r)
 	h.shared += r.shared
-	if h.call.observe != nil && h.started.IsZero() {
+	if h.started.IsZero() {
 		h.started = r.sentAt
 	}
+	h.begins()
 	switch {
 	case err != nil:
 		return nil, nil, err
@@ -279,9 +279,6 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.alone, underWay = true, true
-		if h.call.observe != nil && h.started.IsZero() {
-			h.started = time.Now()
-		}
 		return h.supervise(ctx), nil, nil
 	}
 	underWay = true
@@ -336,6 +333,7 @@ func (h *handle) start(ctx context.Context, t *text, args []any, exec bool) (sha
 	h.name = t.name
 	h.statements++
 	if err := ctx.Err(); err != nil {
+		h.begins()
 		return false, fmt.Errorf("fanout: the statement was not sent: %w", err)
 	}
 	h.state = running

@@ -144,7 +144,9 @@ func mustServe[D any]() {
 //
 // One call at a time, as for tx itself. While it runs, the transaction is the call's: its query functions use q, and calls
 // inside them src.On(tx) of the same tx. What they send by tx itself, or by a savepoint of it, meets statements of other
-// functions on the connection where the strategy is neither Parallel nor Serial.
+// functions on the connection where the strategy is neither Parallel nor Serial. There, too, a cancel request for a statement
+// whose own ctx has ended may come to bear on another function's, and statements that somebody has deallocated on the
+// connection, other than by a hook of the pool, fail: both abort the transaction.
 func (s Source[Q]) On(tx pgx.Tx) Source[Q] {
 	mustBeSet(tx != nil, "On", "tx")
 	s.tx = tx

@@ -13,7 +13,7 @@ type Span struct {
 	Started  time.Time // when its first statement was sent, or failed to be; zero if it did not come to that
 	Finished time.Time // when its function had returned
 
-	Statements int   // statements asked for, whether or not they could be sent; each one of a batch counts
+	Statements int   // statements asked for, whether or not they could be sent, but for misuse; each one of a batch counts
 	Rows       int   // rows that its statements returned and its function read
 	Err        error // as in [Error]; of a query that another one's failure has cancelled, it matches context.Canceled
 
