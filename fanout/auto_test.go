@@ -487,7 +487,10 @@ func TestAutoFillsTheWay(t *testing.T) {
 			packets()
 		}
 		far := packets()
-		for range 4 {
+		for range 15 { // where the machine is busy, statements take far longer than they are
+			if far <= len(queries)/10 {
+				break
+			}
 			far = min(far, packets())
 		}
 		if far > len(queries)/10 {
