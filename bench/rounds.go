@@ -36,8 +36,8 @@ const (
 	shortCall       = 120 * time.Millisecond
 
 	// onceAbove is how long a call may take that is to be repeated, and onceAboveAside that of one on which no claim rests:
-	// none rests on a contender that takes hopeless times as long as another, either. One that is
-	// aside and of this program has done with its first call, if that counts.
+	// none rests on a contender that takes hopeless times as long as another, either. One that is aside and of
+	// this program has done with its first call, if that counts.
 	onceAbove      = 2 * time.Second
 	onceAboveAside = 400 * time.Millisecond
 	hopeless       = 3

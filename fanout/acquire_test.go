@@ -242,7 +242,7 @@ func TestLimitOfEveryStrategy(t *testing.T) {
 				_, err := fanout.Collect(ctx, src, repeated(30, statement[string](text))...)
 				call <- err
 			}()
-			for len(call) == 0 && pgtest.QueryRow[int](t, locker, "select count(*)::int from pg_locks where locktype = 'advisory' and not granted") < want {
+			for len(call) == 0 && awaiting(t, locker) < want {
 				time.Sleep(time.Millisecond)
 			}
 			pgtest.Exec(t, locker, "select pg_advisory_unlock(1)")

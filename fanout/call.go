@@ -193,9 +193,9 @@ func (c *call) runLanes() error {
 	parent := c.parent
 	if c.lender != nil && c.parent.Done() != c.lender.ctx.Done() {
 		// The function may have made a ctx that does not end with its own. Its connection is the outer call's.
-		within, cancel := context.WithCancelCause(c.parent)
-		defer cancel(nil)
-		stop := context.AfterFunc(&c.lender.ctx, func() { cancel(c.lender.ctx.Err()) })
+		within, cancel := context.WithCancel(c.parent)
+		defer cancel()
+		stop := context.AfterFunc(&c.lender.ctx, cancel)
 		defer func() {
 			if !stop() {
 				<-within.Done()

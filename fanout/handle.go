@@ -127,7 +127,7 @@ func (h *handle) begin(ctx context.Context, name string, n int) (context.Context
 	}
 	h.statements += n
 	if err := ctx.Err(); err != nil {
-		h.begins()
+		h.begins(time.Time{})
 		return nil, fmt.Errorf("fanout: the statement was not sent: %w", err)
 	}
 	h.state = running
@@ -135,15 +135,19 @@ func (h *handle) begin(ctx context.Context, name string, n int) (context.Context
 		h.rest()
 		return nil, err
 	}
-	h.begins()
+	h.begins(time.Time{})
 	return h.supervise(ctx), nil
 }
 
-// begins notes, for the span, that the first statement is about to be sent, or has failed to be.
-func (h *handle) begins() {
-	if h.call.observe != nil && h.started.IsZero() {
-		h.started = time.Now()
+// begins notes, for the span, when the first statement was sent; without a time, that it is about to be, or has failed to be.
+func (h *handle) begins(sent time.Time) {
+	if h.call.observe == nil || !h.started.IsZero() {
+		return
 	}
+	if sent.IsZero() {
+		sent = time.Now()
+	}
+	h.started = sent
 }
 
 // supervise has the statement that is about to be sent interrupted when ctx ends, and returns the ctx to send it with. It

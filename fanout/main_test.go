@@ -103,6 +103,12 @@ func serves(t testing.TB, pool *pgxpool.Pool) {
 	}
 }
 
+// awaiting is how many statements wait for an advisory lock.
+func awaiting(t testing.TB, monitor *pgx.Conn) int {
+	t.Helper()
+	return pgtest.QueryRow[int](t, monitor, "select count(*)::int from pg_locks where locktype = 'advisory' and not granted")
+}
+
 // repeated is n times the same query.
 func repeated[Q, T any](n int, query fanout.Query[Q, T]) []fanout.Query[Q, T] {
 	return slices.Repeat([]fanout.Query[Q, T]{query}, n)

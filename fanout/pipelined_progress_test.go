@@ -326,7 +326,7 @@ func TestPipelinedBusyFunctionAfterALoss(t *testing.T) {
 	pgtest.Exec(t, monitor, "select pg_advisory_lock(1)")
 	var monitoring sync.WaitGroup
 	monitoring.Go(func() {
-		for pgtest.QueryRow[int](t, monitor, "select count(*)::int from pg_locks where locktype = 'advisory' and not granted") == 0 {
+		for awaiting(t, monitor) == 0 {
 		}
 		w.cutAll()
 		pgtest.Exec(t, monitor, "select pg_advisory_unlock(1)")

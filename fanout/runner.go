@@ -7,6 +7,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -268,10 +269,7 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 	}()
 	err = h.ask(r)
 	h.shared += r.shared
-	if h.started.IsZero() {
-		h.started = r.sentAt
-	}
-	h.begins()
+	h.begins(r.sentAt)
 	switch {
 	case err != nil:
 		return nil, nil, err
@@ -333,7 +331,7 @@ func (h *handle) start(ctx context.Context, t *text, args []any, exec bool) (sha
 	h.name = t.name
 	h.statements++
 	if err := ctx.Err(); err != nil {
-		h.begins()
+		h.begins(time.Time{})
 		return false, fmt.Errorf("fanout: the statement was not sent: %w", err)
 	}
 	h.state = running

@@ -213,9 +213,7 @@ func (t *traveller) send(args []any) error {
 			return err
 		}
 		description.Name, description.SQL = name, t.sql
-		if len(t.state.descriptions) < maxDescriptions {
-			t.state.descriptions[t.sql] = description
-		}
+		t.state.keep(t.sql, description)
 		if err := build(&builder, t.conn, description, args); err != nil {
 			return err
 		}
