@@ -691,7 +691,7 @@ func TestNestedRetries(t *testing.T) {
 	if err == nil || runs.Load() != 1 {
 		t.Errorf("ran %d times: %v", runs.Load(), err)
 	}
-	w.disarm()
+	w.mend(t)
 	serves(t, pool)
 
 	src.Snapshot = true

@@ -187,7 +187,7 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 			}
 			w.hits.Store(0)
 			lists, err := fanout.Collect(t.Context(), src, queries...)
-			w.disarm()
+			w.mend(t)
 			if err != nil || len(lists[last]) != 3 || w.hits.Load() != 1 {
 				t.Fatalf("%v, partial=%v, query %d: %v, %v after %d cuts", src.Strategy, src.Partial, last, lists, err, w.hits.Load())
 			}
@@ -207,8 +207,7 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 		return q.ListA(ctx)
 	}
 	_, err := fanout.Collect(t.Context(), src, closing, fanout.All((*db.Queries).ListA))
-	w.closed.Store(false)
-	w.disarm()
+	w.mend(t)
 	var errs fanout.Errors
 	if !errors.As(err, &errs) || len(errs) != 2 || errs[0].Name != "ListA" {
 		t.Errorf("%v", err)
@@ -221,7 +220,7 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 	warm(t, pool)
 	w.arm(cut, 1)
 	_, err = fanout.Collect(t.Context(), src, fanout.All((*db.Queries).ListA))
-	w.disarm()
+	w.mend(t)
 	if asError(t, err).Name != "ListA" {
 		t.Error(err)
 	}
@@ -258,8 +257,7 @@ func TestUnsentQueryWaitsForTheServer(t *testing.T) {
 				return q.ListA(ctx)
 			}
 			lists, err := fanout.Collect(t.Context(), src, query, query)
-			w.disarm()
-			w.closed.Store(false)
+			w.mend(t)
 			switch {
 			case wanted && (err != nil || len(lists[0]) != 3 || len(lists[1]) != 3):
 				t.Errorf("%v: %v, %v after %d connects", s, lists, err, connects.Load())
