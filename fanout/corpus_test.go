@@ -233,7 +233,7 @@ func TestCorpus(t *testing.T) {
 					disjoint(t, "serial", want)
 				}
 				// The first may have to learn.
-				for round, strategy := range []fanout.Strategy{fanout.Coalesced, fanout.Coalesced, fanout.Coalesced, fanout.Auto} {
+				for round, strategy := range []fanout.Strategy{fanout.Coalesced, fanout.Coalesced, fanout.Auto} {
 					got, effects := call(strategy)
 					where := fmt.Sprintf("%v, %v, snapshot=%v, limit=%d, round %d", strategy, setting.mode, setting.snapshot, setting.limit, round)
 					if diff := gocmp.Diff(want, got, ignoreDrawn); diff != "" {
