@@ -247,10 +247,9 @@ func TestUnsentQueryWaitsForTheServer(t *testing.T) {
 			src.Strategy, src.Retries = s, retries
 			warm(t, pool)
 			connects.Store(0)
-			armed := false
+			var armed atomic.Bool // who is busy for long has the other one run beside it
 			query := func(ctx context.Context, q *db.Queries) ([]db.A, error) {
-				if !armed {
-					armed = true
+				if !armed.Swap(true) {
 					w.closed.Store(true)
 					w.arm(cut, 1) // the write of the next statement
 				}
