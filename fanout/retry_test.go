@@ -385,22 +385,22 @@ func TestRetriesForgetRows(t *testing.T) {
 		src := raw(pool)
 		src.Strategy, src.Partial, src.Snapshot, src.Retries = s, true, true, 1
 		ctx, cancel := context.WithCancel(t.Context())
-		attempt := 0
+		var attempt atomic.Int32
 		queries := []fanout.Query[fanout.DBTX, int32]{
 			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-				attempt++
+				attempt.Add(1)
 				return pid(ctx, tx)
 			},
 			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-				if attempt == 2 {
+				if attempt.Load() == 2 {
 					cancel()
 					<-ctx.Done()
 				}
 				return pid(ctx, tx)
 			},
-			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) { return []int32{int32(attempt)}, nil },
+			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) { return []int32{attempt.Load()}, nil },
 			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-				if attempt == 1 {
+				if attempt.Load() == 1 {
 					return statement[int32]("select fail($1)", "40001")(ctx, tx)
 				}
 				return pid(ctx, tx)
@@ -409,8 +409,8 @@ func TestRetriesForgetRows(t *testing.T) {
 		lists, err := fanout.Collect(ctx, src, queries...)
 		cancel()
 		var errs fanout.Errors
-		if !errors.As(err, &errs) || attempt != 2 {
-			t.Errorf("%v: %v after %d attempts", s, err, attempt)
+		if !errors.As(err, &errs) || attempt.Load() != 2 {
+			t.Errorf("%v: %v after %d attempts", s, err, attempt.Load())
 		}
 		for _, e := range errs {
 			if lists != nil && lists[e.Index] != nil {
