@@ -76,8 +76,8 @@ func (w *wire) disarm() {
 	w.dead.Store(false)
 }
 
-// mend is disarm behind a cut, and waits until pgx has done with the connection that was cut: that takes a cancel request, in
-// the background, which the next cut could hit in place of what it is meant for.
+// mend is disarm between two cuts: it lets new connections be opened again, and waits until pgx has done with the one that was
+// cut. That takes a cancel request, in the background, which the next cut could hit in place of what it is meant for.
 func (w *wire) mend(t testing.TB) {
 	t.Helper()
 	w.disarm()

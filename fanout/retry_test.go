@@ -220,7 +220,7 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 	warm(t, pool)
 	w.arm(cut, 1)
 	_, err = fanout.Collect(t.Context(), src, fanout.All((*db.Queries).ListA))
-	w.mend(t)
+	w.disarm()
 	if asError(t, err).Name != "ListA" {
 		t.Error(err)
 	}
