@@ -76,6 +76,7 @@ type pipeline struct {
 
 // run is the goroutine of a lane that has been started.
 func (p *pipeline) run() error {
+	growStackToWait()
 	c, x := p.call, p.exchange
 	p.driver = &driver{exchange: x, lane: p}
 	if c.borrowed != nil {
