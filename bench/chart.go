@@ -25,6 +25,8 @@ var colours = map[string][2]string{
 	byConc:                    {"#9a6700", "#bb8009"},
 	byBatch:                   {"#0e7f8f", "#39c5cf"},
 	byAny:                     {"#24292f", "#f0f6fc"},
+	byLeastBatch:              {"#6fb1ba", "#2b7f85"},
+	byLeastAny:                {"#818b98", "#9da7b3"},
 	fanout.Parallel.String():  {"#2f6fde", "#589bff"},
 	fanout.Serial.String():    {"#54aeff", "#a5d6ff"},
 	fanout.Pipelined.String(): {"#1a7f37", "#3fb950"},

@@ -22,6 +22,10 @@ type contender struct {
 	// aside says that no claim rests on it: it gets less time than the others.
 	aside bool
 
+	// least says that it is what any library costs at least, for statements that travel together. It is measured where the
+	// network does not count.
+	least bool
+
 	// elsewhere says that it is a program of its own, and not run by work.task.
 	elsewhere bool
 
@@ -37,6 +41,8 @@ const (
 	byConc          = "conc"
 	byBatch         = "batch"
 	byAny           = "any"
+	byLeastBatch    = "least-batch"
+	byLeastAny      = "least-any"
 	byPython        = "sqlalchemy"
 	byPythonExample = "sqlalchemy-example"
 	byPgbench       = "pgbench"
@@ -52,6 +58,8 @@ func contenders() []contender {
 		{name: byConc, label: "conc pool", unmodified: true, aside: true},
 		{name: byBatch, label: "pgx.Batch"},
 		{name: byAny, label: "= any($1) by hand"},
+		{name: byLeastBatch, label: "coroutines, pgx.Batch", least: true},
+		{name: byLeastAny, label: "coroutines, = any($1)", least: true},
 	}
 	for s := fanout.Parallel; s <= fanout.Auto; s++ {
 		for _, snapshot := range []bool{false, true} {

@@ -53,7 +53,7 @@ type crowd struct {
 func (b *bench) crowds(pool *pgxpool.Pool, conns int, s statement) []*crowd {
 	var all []*crowd
 	for _, c := range b.contenders {
-		if t := s.task(c, pool, conns); t != nil {
+		if t := s.task(c, pool, conns); t != nil && !c.least {
 			all = append(all, &crowd{contender: c, task: t, share: c.weight()})
 		}
 	}

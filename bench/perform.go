@@ -232,7 +232,7 @@ func (b *bench) grid(ctx context.Context, c *cell, budget time.Duration) error {
 	var runners []*runner
 	for _, contender := range b.contenders {
 		r := b.runner(ctx, contender, s, latency)
-		if r == nil {
+		if r == nil || contender.least && (c.Queries == 1 || latency > 0) {
 			continue
 		}
 		if expected := b.expected(c, contender); expected > tooLong || expected > tooLongAside && contender.aside && contender.name != single {

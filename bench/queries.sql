@@ -6,6 +6,11 @@ select id, data from small where data = $1;
 -- ScanAny is Scan for many arguments in one statement, as one writes it by hand.
 select id, data from small where data = any(sqlc.arg(datas)::text[]);
 
+-- name: ScanEach :many
+-- ScanEach is ScanAny that says which argument a row is for.
+select argument.number::integer as number, small.id, small.data
+from unnest(sqlc.arg(datas)::text[]) with ordinality as argument (data, number) join small on small.data = argument.data;
+
 -- name: LookUp :many
 -- LookUp returns the row with this id, by index.
 select id, data from big where id = $1;
@@ -13,6 +18,11 @@ select id, data from big where id = $1;
 -- name: LookUpAny :many
 -- LookUpAny is LookUp for many ids in one statement, as one writes it by hand.
 select id, data from big where id = any(sqlc.arg(ids)::integer[]);
+
+-- name: LookUpEach :many
+-- LookUpEach is LookUpAny that says which argument a row is for.
+select argument.number::integer as number, big.id, big.data
+from unnest(sqlc.arg(ids)::integer[]) with ordinality as argument (id, number) join big on big.id = argument.id;
 
 -- name: Wait :many
 -- Wait is LookUp by a server that waits for 5 ms, as for a disk or a lock, and uses no CPU meanwhile.

@@ -92,6 +92,24 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// With a claim that no strategy could meet, what keeps it from that.
+func TestBoundedClaims(t *testing.T) {
+	want := map[string]float64{
+		"Pipelined / the better of errgroup and pgx.Batch, every cell with 30 queries or more": position(byLeastBatch) / position(byErrgroup),
+		"Coalesced / pgx.Batch, 300 scans of 100 rows, no added latency":                       position(byLeastAny) / position(byBatch),
+		"Coalesced / = any($1) by hand, 300 queries":                                           position(byLeastAny) / position(byAny),
+	}
+	for _, f := range sample().Claims {
+		if bound, ok := want[f.Claim]; ok && !strings.HasSuffix(f.Where, "coroutines alone: "+significantRatio(bound)) {
+			t.Errorf("%s: %q, want %v", f.Claim, f.Where, bound)
+		}
+		delete(want, f.Claim)
+	}
+	if len(want) > 0 {
+		t.Errorf("no such claims: %v", want)
+	}
+}
+
 // What has not been run is said to be so, and is no failure.
 func TestClaimsOfNothing(t *testing.T) {
 	for _, f := range claims(&report{}) {
@@ -123,7 +141,7 @@ func TestAdvice(t *testing.T) {
 	if len(all) != 3 || all[0].Case != "over all" || all[0].Strategy != parallel {
 		t.Fatalf("%+v", all)
 	}
-	if text := all[1].Text; !strings.HasPrefix(text, "parallel, 6.00 ms; 6.00 times as slow as one by one") {
+	if text := all[1].Text; !strings.HasPrefix(text, "parallel, 8.00 ms; 8.00 times as slow as one by one") {
 		t.Error(text)
 	}
 	if all := advise(&report{}); len(all) > 0 {

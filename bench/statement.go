@@ -74,8 +74,8 @@ func statements(rows int, burn int32) map[string]statement {
 	for _, s := range []statement{
 		newStatement(scanning, statementLabels[scanning],
 			each(func(random *rand.Rand) int32 { return 1 + random.Int32N(smallRows) }), scan()),
-		newStatement(looking, statementLabels[looking], someID, lookUp((*benchdb.Queries).LookUp, benchdb.LookUp, (*benchdb.Queries).LookUpAny)),
-		newStatement(waiting, statementLabels[waiting], someID, lookUp((*benchdb.Queries).Wait, benchdb.Wait, nil)),
+		newStatement(looking, statementLabels[looking], someID, lookUpByIndex()),
+		newStatement(waiting, statementLabels[waiting], someID, lookUp((*benchdb.Queries).Wait, benchdb.Wait)),
 		newStatement(burning, statementLabels[burning], someID, work[benchdb.Big]{
 			query: func(_ int, draw int32) query[benchdb.Big] {
 				return fanout.Many((*benchdb.Queries).Burn, benchdb.BurnParams{Count: burn, ID: draw})
@@ -85,7 +85,7 @@ func statements(rows int, burn int32) map[string]statement {
 		newStatement(mixing, statementLabels[mixing], mixedDraw(someID), mixed()),
 		newStatement(ranging, statementLabels[ranging],
 			each(func(random *rand.Rand) int32 { return 1 + rangeRows*random.Int32N(ranges) }),
-			lookUp((*benchdb.Queries).Range, benchdb.Range, nil)),
+			lookUp((*benchdb.Queries).Range, benchdb.Range)),
 		newStatement(thirty, statementLabels[thirty],
 			each(func(random *rand.Rand) int32 { return 1 + random.Int32N(int32(rows-len(nearTexts))) }), work[benchdb.Big]{
 				query: func(i int, draw int32) query[benchdb.Big] { return fanout.Many(nearMethods[i%len(nearMethods)], draw) },
@@ -112,36 +112,45 @@ func scan() work[benchdb.Small] {
 		query: func(_ int, draw int32) query[benchdb.Small] { return fanout.Many((*benchdb.Queries).Scan, data(draw)) },
 		text:  func(_ int, draw int32) (string, []any) { return benchdb.Scan, []any{data(draw)} },
 		all: func(ctx context.Context, q *benchdb.Queries, draws []int32) ([]benchdb.Small, error) {
-			datas := make([]string, len(draws))
-			for i, draw := range draws {
-				datas[i] = data(draw)
+			return q.ScanAny(ctx, dataOf(draws))
+		},
+		each: func(ctx context.Context, q *benchdb.Queries, draws []int32, add func(int32, benchdb.Small)) error {
+			rows, err := q.ScanEach(ctx, dataOf(draws))
+			for _, r := range rows {
+				add(r.Number, benchdb.Small{ID: r.ID, Data: r.Data})
 			}
-			return q.ScanAny(ctx, datas)
+			return err
 		},
 	}
 }
 
 // lookUp is the work of a statement whose argument is the draw.
-func lookUp(
-	method func(*benchdb.Queries, context.Context, int32) ([]benchdb.Big, error), sql string,
-	all func(*benchdb.Queries, context.Context, []int32) ([]benchdb.Big, error),
-) work[benchdb.Big] {
-	w := work[benchdb.Big]{
+func lookUp(method func(*benchdb.Queries, context.Context, int32) ([]benchdb.Big, error), sql string) work[benchdb.Big] {
+	return work[benchdb.Big]{
 		query: func(_ int, draw int32) query[benchdb.Big] { return fanout.Many(method, draw) },
 		text:  func(_ int, draw int32) (string, []any) { return sql, []any{draw} },
 	}
-	if all != nil {
-		w.all = func(ctx context.Context, q *benchdb.Queries, draws []int32) ([]benchdb.Big, error) {
-			return all(q, ctx, draws)
+}
+
+func lookUpByIndex() work[benchdb.Big] {
+	w := lookUp((*benchdb.Queries).LookUp, benchdb.LookUp)
+	w.all = func(ctx context.Context, q *benchdb.Queries, draws []int32) ([]benchdb.Big, error) {
+		return q.LookUpAny(ctx, draws)
+	}
+	w.each = func(ctx context.Context, q *benchdb.Queries, draws []int32, add func(int32, benchdb.Big)) error {
+		rows, err := q.LookUpEach(ctx, draws)
+		for _, r := range rows {
+			add(r.Number, benchdb.Big{ID: r.ID, Data: r.Data})
 		}
+		return err
 	}
 	return w
 }
 
 // mixed is the work of look-ups among which a negative draw stands for a slow one.
 func mixed() work[benchdb.Big] {
-	fast := lookUp((*benchdb.Queries).LookUp, benchdb.LookUp, nil)
-	slow := lookUp((*benchdb.Queries).WaitLong, benchdb.WaitLong, nil)
+	fast := lookUp((*benchdb.Queries).LookUp, benchdb.LookUp)
+	slow := lookUp((*benchdb.Queries).WaitLong, benchdb.WaitLong)
 	return work[benchdb.Big]{
 		query: func(i int, draw int32) query[benchdb.Big] {
 			if draw < 0 {
@@ -172,6 +181,14 @@ func mixedDraw(draw func(*rand.Rand, int) []int32) func(*rand.Rand, int) []int32
 
 // data is that of the row with this id.
 func data(id int32) string { return "a_" + strconv.Itoa(int(id)) }
+
+func dataOf(ids []int32) []string {
+	datas := make([]string, len(ids))
+	for i, id := range ids {
+		datas[i] = data(id)
+	}
+	return datas
+}
 
 // each draws every argument by one.
 func each(one func(*rand.Rand) int32) func(*rand.Rand, int) []int32 {

@@ -39,6 +39,9 @@ type work[T row] struct {
 
 	// all is one statement in place of all, as one writes it by hand; nil if there is none.
 	all func(ctx context.Context, q *benchdb.Queries, draws []int32) ([]T, error)
+
+	// each is all that also tells which draw a row is for, by its number from 1; nil if all is.
+	each func(ctx context.Context, q *benchdb.Queries, draws []int32, add func(number int32, r T)) error
 }
 
 func (w work[T]) queries(draws []int32) []query[T] {
@@ -101,6 +104,20 @@ func (w work[T]) task(c contender, pool *pgxpool.Pool, conns int) task {
 		}
 		do = func(ctx context.Context, draws []int32) (map[int32]T, error) {
 			return runAny(ctx, pool, draws, w.all)
+		}
+	case byLeastBatch:
+		if w.each == nil {
+			return nil
+		}
+		do = func(ctx context.Context, draws []int32) (map[int32]T, error) {
+			return runLeastBatch(ctx, pool, w.queries(draws))
+		}
+	case byLeastAny:
+		if w.each == nil {
+			return nil
+		}
+		do = func(ctx context.Context, draws []int32) (map[int32]T, error) {
+			return runLeastAny(ctx, pool, w.queries(draws), draws, w.each)
 		}
 	default:
 		if c.src == nil {

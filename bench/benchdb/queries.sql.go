@@ -92,6 +92,38 @@ func (q *Queries) LookUpAny(ctx context.Context, ids []int32) ([]Big, error) {
 	return items, nil
 }
 
+const LookUpEach = `-- name: LookUpEach :many
+select argument.number::integer as number, big.id, big.data
+from unnest($1::integer[]) with ordinality as argument (id, number) join big on big.id = argument.id
+`
+
+type LookUpEachRow struct {
+	Number int32
+	ID     int32
+	Data   string
+}
+
+// LookUpEach is LookUpAny that says which argument a row is for.
+func (q *Queries) LookUpEach(ctx context.Context, ids []int32) ([]LookUpEachRow, error) {
+	rows, err := q.db.Query(ctx, LookUpEach, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LookUpEachRow
+	for rows.Next() {
+		var i LookUpEachRow
+		if err := rows.Scan(&i.Number, &i.ID, &i.Data); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const Near01 = `-- name: Near01 :many
 select id, data from big where id = $1::integer + 1
 `
@@ -907,6 +939,38 @@ func (q *Queries) ScanAny(ctx context.Context, datas []string) ([]Small, error) 
 	for rows.Next() {
 		var i Small
 		if err := rows.Scan(&i.ID, &i.Data); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ScanEach = `-- name: ScanEach :many
+select argument.number::integer as number, small.id, small.data
+from unnest($1::text[]) with ordinality as argument (data, number) join small on small.data = argument.data
+`
+
+type ScanEachRow struct {
+	Number int32
+	ID     int32
+	Data   string
+}
+
+// ScanEach is ScanAny that says which argument a row is for.
+func (q *Queries) ScanEach(ctx context.Context, datas []string) ([]ScanEachRow, error) {
+	rows, err := q.db.Query(ctx, ScanEach, datas)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ScanEachRow
+	for rows.Next() {
+		var i ScanEachRow
+		if err := rows.Scan(&i.Number, &i.ID, &i.Data); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
