@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
@@ -385,6 +386,42 @@ func TestAutoDividesEvenly(t *testing.T) {
 	if sorted[len(sorted)-3] > n/4 { // where a busy machine keeps lanes from their work for a while, others do it
 		t.Errorf("of %d queries on one of %d backends, by call: %v", n, conns, busiest)
 	}
+}
+
+// What a lane has picked up is its load while it writes it, too: the others have as many.
+func TestPipelinedDividesEvenly(t *testing.T) {
+	const n, conns = 30, 10
+	w := &way{}
+	pool := pgtest.Pool(t, conns, w.attach)
+	warm(t, pool)
+	pace(t, pool, "volatile")(5 * time.Millisecond)
+	w.delay.Store(int64(10 * time.Millisecond)) // so that a lane sends several at once
+	src := raw(pool)
+	src.Strategy = fanout.Pipelined
+	var queries []fanout.Query[fanout.DBTX, int32]
+	for i := range n {
+		queries = append(queries, statement[int32]("select work($1)", slowlyEncoded(i)))
+	}
+	busiest := func() (most int) {
+		for _, queries := range perBackend(spansOf(t, src, queries...)) {
+			most = max(most, queries)
+		}
+		return most
+	}
+	for range adapts {
+		busiest()
+	}
+	if most := middle(7, busiest); most > n/conns {
+		t.Errorf("%d of %d queries on one of %d backends", most, n, conns)
+	}
+}
+
+// A slowlyEncoded is an argument that a lane is busy with for a while.
+type slowlyEncoded int
+
+func (v slowlyEncoded) Int64Value() (pgtype.Int8, error) {
+	time.Sleep(time.Millisecond)
+	return pgtype.Int8{Int64: int64(v), Valid: true}, nil
 }
 
 // Statements become slow, because the data has changed, and quick again.

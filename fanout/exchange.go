@@ -306,9 +306,9 @@ func (p *pipeline) load() (load time.Duration) {
 	return load
 }
 
-// remaining is what is left of the load. It is called with mu held.
+// remaining is what is left of the load, and what is about to be sent. It is called with mu held.
 func (p *pipeline) remaining(now time.Duration) time.Duration {
-	return max(0, p.load()-(now-p.since))
+	return max(0, p.load()-(now-p.since)) + p.picked
 }
 
 // start starts one lane. It is called with mu held.

@@ -36,6 +36,7 @@ type pipeline struct {
 	doomed   bool          // the connection is not to be used again
 	inflight []*request    // sent, in this order
 	since    time.Duration // after epoch, when the first of them may have begun to execute
+	picked   time.Duration // what it has picked up and is about to send is expected to take
 	feeding  *request      // the lane waits for its function to take rows
 	cancel   *cancelling
 	mute     bool // no cancel request is to be sent any more

@@ -18,6 +18,7 @@ import (
 // first, which would be executed after it.
 func (p *pipeline) pick() []*request {
 	x := p.exchange
+	p.picked = 0
 	if p.doomed {
 		return nil
 	}
@@ -115,6 +116,7 @@ func (p *pipeline) pick() []*request {
 			break
 		}
 	}
+	p.picked = taken
 	if len(x.ready) == 0 {
 		x.unneeded() // lanes that have no connection yet
 		x.releaseExporter()

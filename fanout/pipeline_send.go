@@ -98,7 +98,7 @@ func (p *pipeline) send(batch []*request) {
 	if len(p.inflight) == 0 {
 		p.since = time.Since(epoch)
 	}
-	p.inflight = append(p.inflight, p.sending...)
+	p.inflight, p.picked = append(p.inflight, p.sending...), 0
 	d := &driver{exchange: x} // not the lane's, which has results to wait for
 	for _, sent := range p.sending {
 		for r := range sent.each {
