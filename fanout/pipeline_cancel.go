@@ -6,13 +6,19 @@ import "time"
 // that has sent so much has not been hit.
 const hauntedSize = 8 << 20
 
+// cancelPatience is how long a statement that nobody wants any more may go on, beside a round trip, before the server is to
+// end it. Most are through by then, while for a cancel request the server forks a process, which takes about as long; and
+// what is under way behind the statement can be relied on only if there was none.
+const cancelPatience = 2 * time.Millisecond
+
 // cancelling is an attempt to have the server end the statement that is executing.
 type cancelling struct {
 	ended chan struct{} // closed when the statement has
 	done  chan struct{} // closed when no cancel request is under way any more
+	asked bool          // there was one; valid when done
 }
 
-// interrupt has the server end r's statement, which nobody wants any more, once it is executing: now, or when its turn
+// interrupt has the server end r's statement, which nobody wants any more, once it is executing: soon, or when its turn
 // comes. It is called with mu held.
 func (p *pipeline) interrupt(r *request) {
 	if r.group != nil {
@@ -25,25 +31,37 @@ func (p *pipeline) interrupt(r *request) {
 	p.cancel = c
 	p.deadline = time.Now().Add(cancelGrace)
 	link, deadline, arrived := p.link, p.deadline, r.arrived
+	patience := cancelPatience + min(p.call.shared.trip.time(), cancelGrace/10)
+	if r.counted > 0 && r.cost > patience {
+		patience = 0 // it is known to take longer
+	}
 	go func() {
 		defer close(c.done)
 		if arrived != nil {
 			// What precedes it is not to be cancelled: others rely on that, too.
-			patience := time.NewTimer(time.Until(deadline))
-			defer patience.Stop()
+			latest := time.NewTimer(time.Until(deadline))
+			defer latest.Stop()
 			select {
 			case <-arrived:
 			case <-c.ended:
 				return
-			case <-patience.C:
+			case <-latest.C:
 			}
 		}
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-c.ended:
+			return
+		}
+		c.asked = true
 		link.cancel(c.ended, deadline)
 	}()
 }
 
-// stopCancelling is called when the statement that was executing has ended. It reports whether its end was being
-// hastened: then a cancel request may come to bear only now, on what is executing next.
+// stopCancelling is called when the statement that was executing has ended. It reports whether the server was asked to
+// end it: then a cancel request may come to bear only now, on what is executing next.
 func (p *pipeline) stopCancelling() bool {
 	x := p.exchange
 	x.mu.Lock()
@@ -55,7 +73,7 @@ func (p *pipeline) stopCancelling() bool {
 	}
 	close(c.ended)
 	<-c.done
-	return true
+	return c.asked
 }
 
 // silence is stopCancelling for good.
