@@ -26,7 +26,8 @@
 //
 // A failure costs no connections. Statements that are to stop, because another query failed or a ctx ended, are
 // cancelled by PostgreSQL cancel requests, where pgx would close the socket; the connections go back to the pool as
-// they were. With Parallel, the connection of a query that has failed ends the others' statements with a single
+// they were. Where statements travel together, one that ends by itself within some milliseconds is not cancelled. With
+// Parallel, the connection of a query that has failed ends the others' statements with a single
 // pg_cancel_backend, where the server confirms that it is PostgreSQL itself at the other end. A server that has not
 // ended a statement one second after its ctx ended is given up: the connection is taken out of the pool and closed, and
 // the statement fails. The same happens if a function that has the connection to itself has not closed the statement's
