@@ -98,16 +98,8 @@ func runLeastBatch[T row](ctx context.Context, p *pgxpool.Pool, queries []query[
 	defer release()
 	var batch pgx.Batch
 	for i := range all {
-		list := &all[i].list
-		batch.Queue(all[i].sql, all[i].args...).Query(func(rows pgx.Rows) error {
-			for rows.Next() {
-				r, err := read[T](rows)
-				if err != nil {
-					return err
-				}
-				list.list = append(list.list, r)
-			}
-			if err := rows.Err(); err != nil {
+		batch.Queue(all[i].sql, all[i].args...).Query(func(rows pgx.Rows) (err error) {
+			if all[i].list.list, err = pgx.CollectRows(rows, read[T]); err != nil {
 				return err
 			}
 			return all[i].goOn()

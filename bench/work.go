@@ -20,9 +20,9 @@ type row interface{ benchdb.Small | benchdb.Big }
 
 func key[T row](r T) int32 { return benchdb.Big(r).ID }
 
-func read[T row](rows pgx.Rows) (T, error) {
+func read[T row](from pgx.CollectableRow) (T, error) {
 	var r benchdb.Big
-	err := rows.Scan(&r.ID, &r.Data)
+	err := from.Scan(&r.ID, &r.Data)
 	return T(r), err
 }
 
