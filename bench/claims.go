@@ -173,7 +173,7 @@ func mean(kind string, chosen func(*cell) bool, contender string, others func(st
 	}
 }
 
-// bounded adds to where measure has found its ratio what no strategy can go below, as measured by least.
+// bounded adds to where measure has found its ratio the yardstick for it, as measured by least.
 func bounded(measure, least measurement) measurement {
 	return func(r *report) (float64, string, bool) {
 		ratio, where, ok := measure(r)

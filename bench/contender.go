@@ -22,7 +22,7 @@ type contender struct {
 	// aside says that no claim rests on it: it gets less time than the others.
 	aside bool
 
-	// least says that it is what any library costs at least, for statements that travel together. It is measured where the
+	// least says that it is a yardstick for statements that travel together, see least.go. It is measured where the
 	// network does not count.
 	least bool
 

@@ -11,10 +11,11 @@ import (
 	"github.com/sqlc-fanout/sqlc-fanout/bench/benchdb"
 )
 
-// What follows is the least that it takes to have the statements of functions as they are travel together, for any library:
+// What follows is about the least that it takes to have the statements of functions as they are travel together, for any library:
 // to know a function's statement it must have been started, and until there is an answer it stands still, on a stack of its
 // own. All in one goroutine and on one connection, for functions that have one statement each, with no ctx that ends and no
-// error that is but one function's. What this takes no strategy can do without; how much more one takes is its own.
+// error that is but one function's. What a strategy takes beyond that is its own; it may also
+// take less, where its functions go on while the server is at work, or on more connections.
 
 // A parked is a query function in a coroutine, and the connection that it has: there it stands still at its statement.
 type parked[T row] struct {

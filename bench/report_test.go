@@ -92,7 +92,7 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-// With a claim that no strategy could meet, what keeps it from that.
+// With some claims, what the way of working costs by itself.
 func TestBoundedClaims(t *testing.T) {
 	want := map[string]float64{
 		"Pipelined / the better of errgroup and pgx.Batch, every cell with 30 queries or more": position(byLeastBatch) / position(byErrgroup),
