@@ -3,7 +3,9 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,6 +185,68 @@ func TestNoLateCancel(t *testing.T) {
 	}
 	if n := pool.Stat().NewConnsCount(); n != 4 {
 		t.Errorf("%d connections were opened in all", n)
+	}
+}
+
+// What is under way when a call ends is mostly quick: it may end by itself. A cancel request for each would have the server
+// fork as many processes, and took ten times as long.
+func TestQuickStatementsMayEnd(t *testing.T) {
+	for _, s := range strategies {
+		for _, kind := range []string{"failure", "break", "cancel"} {
+			t.Run(fmt.Sprint(s, " ", kind), func(t *testing.T) {
+				var dialled atomic.Int32
+				pool := pgtest.Pool(t, 2, dials(&dialled))
+				warm(t, pool)
+				src := raw(pool)
+				src.Strategy = s
+				var quick []fanout.Query[fanout.DBTX, int32]
+				for i := range 30 {
+					quick = append(quick, statement[int32]("select $1::int + random()::int", i))
+				}
+				for range adapts {
+					if _, err := fanout.Collect(t.Context(), src, quick...); err != nil {
+						t.Fatal(err)
+					}
+				}
+				const calls = 20
+				without := 0
+				for range calls {
+					before := dialled.Load()
+					ctx, cancel := context.WithCancel(t.Context())
+					switch kind {
+					case "failure":
+						_, err := fanout.Collect(ctx, src, slices.Insert(slices.Clone(quick), 0, boom)...)
+						if sqlState(err) != "22012" {
+							t.Error(err)
+						}
+					case "break":
+						for _, err := range fanout.Stream(ctx, src, quick...) {
+							if err != nil {
+								t.Error(err)
+							}
+							break
+						}
+					case "cancel":
+						// After the first answer, when what follows is on its way.
+						src := src
+						src.Observe = func(context.Context, fanout.Span) { time.AfterFunc(20*time.Microsecond, cancel) }
+						if _, err := fanout.Collect(ctx, src, quick...); err != nil && !errors.Is(err, context.Canceled) {
+							t.Error(err)
+						}
+					}
+					cancel()
+					if dialled.Load() == before {
+						without++
+					}
+				}
+				if without < calls/3 { // a busy server may take its time
+					t.Errorf("%d of %d calls sent no cancel request", without, calls)
+				}
+				if opened := pool.Stat().NewConnsCount(); opened > 2 {
+					t.Errorf("%d connections were opened", opened)
+				}
+			})
+		}
 	}
 }
 

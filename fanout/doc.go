@@ -26,12 +26,12 @@
 //
 // A failure costs no connections. Statements that are to stop, because another query failed or a ctx ended, are
 // cancelled by PostgreSQL cancel requests, where pgx would close the socket; the connections go back to the pool as
-// they were. Where statements travel together, one that ends by itself within some milliseconds is not cancelled. With
-// Parallel, the connection of a query that has failed ends the others' statements with a single
-// pg_cancel_backend, where the server confirms that it is PostgreSQL itself at the other end. A server that has not
-// ended a statement one second after its ctx ended is given up: the connection is taken out of the pool and closed, and
-// the statement fails. The same happens if a function that has the connection to itself has not closed the statement's
-// rows by then. And pgx closes the connection of a batch if an argument cannot be encoded, unless its first statement's.
+// they were. One that ends by itself within some milliseconds needs no request. With Parallel, the connection of a query
+// that has failed ends the others' statements with a single pg_cancel_backend, at once, where the server confirms that it
+// is PostgreSQL itself at the other end. A server that has not ended a statement one second after its ctx ended is given
+// up: the connection is taken out of the pool and closed, and the statement fails. The same happens if a function that
+// has the connection to itself has not closed the statement's rows by then. And pgx closes the connection of a batch if
+// an argument cannot be encoded, unless its first statement's.
 //
 // # Inside a query function
 //

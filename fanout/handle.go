@@ -198,8 +198,11 @@ func (h *handle) interrupt(cause error) {
 	h.interrupted = cause
 	h.ended = make(chan struct{})
 	h.deadline = time.Now().Add(cancelGrace)
-	h.requested = true
 	h.mu.Unlock()
+	if endsWithin(h.call.shared.patience(), h.ended) {
+		return
+	}
+	h.request()
 	h.link.cancel(h.ended, h.deadline)
 }
 

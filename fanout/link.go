@@ -15,6 +15,11 @@ const (
 	// the statement's last words and one more round trip; then the connection is given up. The package's doc names it.
 	cancelGrace = time.Second
 
+	// cancelPatience is how long a statement that nobody wants any more may go on, beside a round trip, before the server is
+	// to end it. Most are through by then, while for a cancel request the server forks a process, which takes about as
+	// long; and what follows on the connection need not wait until the request can have come to bear.
+	cancelPatience = 2 * time.Millisecond
+
 	// cancelRepeat is how long a cancel request is given to take effect before it is sent again; each next time, twice as
 	// long. A request that reaches the server before its statement does, or between two messages of one statement, is
 	// lost: the server ignores it, because it finds nothing to cancel.
@@ -37,6 +42,23 @@ type link struct {
 	mu      sync.Mutex
 	res     *pgxpool.Conn // nil once released or severed, and for the caller's own transaction
 	severed bool          // and not released since
+}
+
+// patience is how long a statement may take to end by itself.
+func (s *shared) patience() time.Duration {
+	return cancelPatience + min(s.trip.time(), cancelGrace/10)
+}
+
+// endsWithin waits for ended, and reports whether it has been closed in time.
+func endsWithin(patience time.Duration, ended <-chan struct{}) bool {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // cancel has the server end the statement that is running, and returns when ended is closed. If that does not happen

@@ -6,11 +6,6 @@ import "time"
 // that has sent so much has not been hit.
 const hauntedSize = 8 << 20
 
-// cancelPatience is how long a statement that nobody wants any more may go on, beside a round trip, before the server is to
-// end it. Most are through by then, while for a cancel request the server forks a process, which takes about as long; and
-// what is under way behind the statement can be relied on only if there was none.
-const cancelPatience = 2 * time.Millisecond
-
 // cancelling is an attempt to have the server end the statement that is executing.
 type cancelling struct {
 	ended chan struct{} // closed when the statement has
@@ -31,7 +26,7 @@ func (p *pipeline) interrupt(r *request) {
 	p.cancel = c
 	p.deadline = time.Now().Add(cancelGrace)
 	link, deadline, arrived := p.link, p.deadline, r.arrived
-	patience := cancelPatience + min(p.call.shared.trip.time(), cancelGrace/10)
+	patience := p.call.shared.patience()
 	if r.counted > 0 && r.cost > patience {
 		patience = 0 // it is known to take longer
 	}
@@ -48,11 +43,7 @@ func (p *pipeline) interrupt(r *request) {
 			case <-latest.C:
 			}
 		}
-		timer := time.NewTimer(patience)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-c.ended:
+		if endsWithin(patience, c.ended) {
 			return
 		}
 		c.asked = true

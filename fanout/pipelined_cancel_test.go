@@ -5,7 +5,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -230,73 +229,6 @@ func TestPipelinedFailureCostsNoConnection(t *testing.T) {
 					})
 				})
 			}
-		}
-	}
-}
-
-// What is under way when a call ends is mostly quick: it may end by itself. A cancel request for each would have the server
-// fork as many processes, and took ten times as long.
-func TestPipelinedQuickStatementsMayEnd(t *testing.T) {
-	for _, s := range pipelining {
-		for _, kind := range []string{"failure", "break", "cancel"} {
-			t.Run(fmt.Sprint(s, " ", kind), func(t *testing.T) {
-				var dials atomic.Int64
-				pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) {
-					dial := c.ConnConfig.DialFunc
-					c.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-						dials.Add(1)
-						return dial(ctx, network, addr)
-					}
-				})
-				warm(t, pool)
-				src := raw(pool)
-				src.Strategy = s
-				var quick []fanout.Query[fanout.DBTX, int32]
-				for i := range 30 {
-					quick = append(quick, statement[int32]("select $1::int + random()::int", i))
-				}
-				for range adapts {
-					if _, err := fanout.Collect(t.Context(), src, quick...); err != nil {
-						t.Fatal(err)
-					}
-				}
-				const calls = 20
-				without := 0
-				for range calls {
-					before := dials.Load()
-					ctx, cancel := context.WithCancel(t.Context())
-					src := src
-					switch kind {
-					case "failure":
-						_, err := fanout.Collect(ctx, src, slices.Insert(slices.Clone(quick), 0, statement[int32](boomSQL, 0))...)
-						if sqlState(err) != "22012" {
-							t.Error(err)
-						}
-					case "break":
-						for _, err := range fanout.Stream(ctx, src, quick...) {
-							if err != nil {
-								t.Error(err)
-							}
-							break
-						}
-					case "cancel":
-						src.Observe = func(context.Context, fanout.Span) { cancel() } // when the first has its answer; then all may
-						if _, err := fanout.Collect(ctx, src, quick...); err != nil && !errors.Is(err, context.Canceled) {
-							t.Error(err)
-						}
-					}
-					cancel()
-					if dials.Load() == before {
-						without++
-					}
-				}
-				if without < calls/3 { // a busy server may take its time
-					t.Errorf("%d of %d calls sent no cancel request", without, calls)
-				}
-				if opened := pool.Stat().NewConnsCount(); opened > 2 {
-					t.Errorf("%d connections were opened", opened)
-				}
-			})
 		}
 	}
 }
