@@ -29,7 +29,7 @@ const (
 
 	// pgbenchFrom is the time from which on a cell has room for more than one run of pgbench. As it knows no shorter time
 	// than a second, it runs in every other round only.
-	pgbenchFrom = 15 * time.Second
+	pgbenchFrom = 12 * time.Second
 
 	// lonePause is what the client of single look-ups makes between two of them.
 	lonePause = time.Millisecond
@@ -53,7 +53,7 @@ type crowd struct {
 func (b *bench) crowds(pool *pgxpool.Pool, conns int, s statement) []*crowd {
 	var all []*crowd
 	for _, c := range b.contenders {
-		if t := s.task(c, pool, conns); t != nil && !c.least {
+		if t := s.task(c, pool, conns); t != nil && !c.least && b.takesPart(c) {
 			all = append(all, &crowd{contender: c, task: t, share: c.weight()})
 		}
 	}
@@ -260,7 +260,7 @@ func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
 	program, missing := findPgbench(ctx)
 	var scripts []pgbenchScript
 	for _, contender := range b.contenders {
-		if script, ok := pgbenchScripts[contender.name]; ok {
+		if script, ok := pgbenchScripts[contender.name]; ok && b.takesPart(contender) {
 			if missing != "" {
 				b.note(contender.label + ": " + missing)
 				continue

@@ -30,6 +30,7 @@ type bench struct {
 	srv        *server
 	statements map[string]statement
 	contenders []contender // bound to pool
+	only       []string    // of these, that take part in what is measured now; nil: all
 	progress   *progress
 	random     *rand.Rand
 	report     *report
@@ -61,6 +62,9 @@ func perform(ctx context.Context, opts options, stderr io.Writer) (rep *report, 
 		return nil, err
 	}
 	if err := b.measure(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.measureAgain(ctx, b.report.Started.Add(time.Duration(againUntil*float64(opts.time)))); err != nil {
 		return nil, err
 	}
 	b.report.Seconds = time.Since(b.report.Started).Seconds()
@@ -222,6 +226,8 @@ func (b *bench) measure(ctx context.Context) error {
 	return nil
 }
 
+func (b *bench) takesPart(c contender) bool { return b.only == nil || slices.Contains(b.only, c.name) }
+
 // grid runs a cell of the grid.
 func (b *bench) grid(ctx context.Context, c *cell, budget time.Duration) error {
 	latency := time.Duration(c.LatencyMS * float64(time.Millisecond))
@@ -231,11 +237,14 @@ func (b *bench) grid(ctx context.Context, c *cell, budget time.Duration) error {
 	s := b.statements[c.Statement]
 	var runners []*runner
 	for _, contender := range b.contenders {
+		if !b.takesPart(contender) {
+			continue
+		}
 		r := b.runner(ctx, contender, s, latency)
 		if r == nil || contender.least && (c.Queries == 1 || latency > 0) {
 			continue
 		}
-		if expected := b.expected(c, contender); expected > tooLong || expected > tooLongAside && contender.aside && contender.name != single {
+		if expected := b.expected(c, contender); expected > tooLong || expected > tooLongAside && contender.aside {
 			r.out = true
 			r.note = fmt.Sprintf("left out: would take about %.0f s", expected.Seconds())
 		}

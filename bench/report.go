@@ -57,6 +57,8 @@ type result struct {
 	P50       float64 `json:"p50_ms,omitempty"` // of a call's time, under load
 	P99       float64 `json:"p99_ms,omitempty"`
 	Note      string  `json:"note,omitempty"`
+
+	figures []float64 // the values, while the run goes on
 }
 
 // failedNote begins the note of a result that a contender's failure has ended.
@@ -67,7 +69,7 @@ func (r result) failure() (reason string, failed bool) { return strings.CutPrefi
 
 // newResult is the result of these values.
 func newResult(contender string, values []float64, note string) result {
-	r := result{Contender: contender, Values: len(values), Note: note}
+	r := result{Contender: contender, Values: len(values), Note: note, figures: values}
 	if len(values) > 0 {
 		r.Median, r.P10, r.P90 = quantile(values, 0.5), quantile(values, 0.1), quantile(values, 0.9)
 	}
