@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -159,27 +160,27 @@ func (s *server) release(name string) error {
 	return nil
 }
 
-// untouchedSQL has a row if nobody but the server itself is connected to the database any more, and nobody has ever
-// inserted, updated or deleted a row there, in a table or in the catalog, not even in a transaction that was rolled back; nor
-// taken a value of a sequence, which an insert that fails can do and write nothing; nor given the database settings. The
-// statistics of a session are complete as soon as pg_stat_activity does not have it any more.
+// aloneSQL has a row if nobody but the server itself is connected to the database any more. The statistics of a session are
+// complete as soon as pg_stat_activity does not have it any more: they are read after this, and not in the same statement,
+// which might see the one from before a session has ended and the other from after it.
+const aloneSQL = `select where not exists (select from pg_stat_activity
+	where datname = current_database() and pid <> pg_backend_pid() and backend_type <> 'autovacuum worker')`
+
+// untouchedSQL has a row if nobody has ever inserted, updated or deleted a row in the database, in a table or in the catalog,
+// not even in a transaction that was rolled back; nor taken a value of a sequence, which an insert that fails can do and
+// write nothing; nor given the database settings.
 const untouchedSQL = `select from pg_stat_database d
 	where datname = current_database() and tup_inserted + tup_updated + tup_deleted = 0
-		and not exists (select from pg_stat_activity
-			where datid = d.datid and pid <> pg_backend_pid() and backend_type <> 'autovacuum worker')
 		and not exists (select from pg_sequences where last_value is not null)
 		and not exists (select from pg_db_role_setting where setdatabase = d.datid)`
 
 // emptySQL empties the tables of a database in which nothing else has ever been changed, and fails in any other; or if they
-// are among those, %s, that were not empty at first; or if somebody is connected to it. To the planner too an emptied table is
-// as good as a new one.
+// are among those, %s, that were not empty at first. To the planner too an emptied table is as good as a new one.
 const emptySQL = `do $$
 	begin
 		if exists (select from pg_stat_sys_tables t join pg_class c on c.oid = t.relid
 				where t.schemaname !~ '^pg_toast' and not c.relisshared and n_tup_ins + n_tup_upd + n_tup_del > 0)
-			or exists (select from pg_stat_user_tables where n_tup_ins + n_tup_upd + n_tup_del > 0 and relid = any ('%s'))
-			or exists (select from pg_stat_activity
-				where datname = current_database() and pid <> pg_backend_pid() and backend_type <> 'autovacuum worker') then
+			or exists (select from pg_stat_user_tables where n_tup_ins + n_tup_upd + n_tup_del > 0 and relid = any ('%s')) then
 			raise 'more than rows of tables that were empty';
 		end if;
 		execute (select 'truncate ' || string_agg(relid::regclass::text, ', ') || ' restart identity' from pg_stat_user_tables
@@ -187,6 +188,9 @@ const emptySQL = `do $$
 		perform pg_stat_force_next_flush();
 	end
 	$$`
+
+// lastWords is how long a session that the test has closed may take to end: shorter than a new database takes.
+const lastWords = 20 * time.Millisecond
 
 // renewed reports whether a database is as good as new, once the rows are gone that there were in its tables.
 func (s *server) renewed(name string) bool {
@@ -197,11 +201,17 @@ func (s *server) renewed(name string) bool {
 		return false
 	}
 	defer conn.Close(ctx)
-	untouched := func() bool {
-		result, err := conn.Exec(ctx, untouchedSQL).ReadAll()
+	is := func(sql string) bool {
+		result, err := conn.Exec(ctx, sql).ReadAll()
 		return err == nil && len(result[0].Rows) == 1
 	}
-	if untouched() {
+	for began := time.Now(); !is(aloneSQL); {
+		if time.Since(began) > lastWords {
+			return false
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if is(untouchedSQL) {
 		return true
 	}
 	for _, sql := range []string{fmt.Sprintf(emptySQL, s.filled), "select pg_stat_reset()"} { // to empty them is a change, too
@@ -209,7 +219,7 @@ func (s *server) renewed(name string) bool {
 			return false
 		}
 	}
-	return untouched()
+	return is(untouchedSQL)
 }
 
 // drop drops a database, and ends the sessions in it.
