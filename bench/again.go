@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 )
@@ -41,10 +40,7 @@ func (b *bench) measureAgain(ctx context.Context, deadline time.Time) error {
 		}
 		b.progress.show(len(b.report.Cells), len(b.report.Cells), "again: "+c.Title())
 		if err := b.again(ctx, c, names); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return fmt.Errorf("%s: %w", c.Title(), err)
+			return in(ctx, c, err)
 		}
 		open = append(open, v)
 	}

@@ -216,16 +216,22 @@ func (b *bench) measure(ctx context.Context) error {
 		budget := time.Duration(s.weight * max(float64(time.Until(deadline))/weights, least))
 		weights -= s.weight
 		if err := s.run(ctx, &s.cell, budget); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return fmt.Errorf("%s: %w", s.cell.Title(), err)
+			return in(ctx, &s.cell, err)
 		}
 		b.report.Cells = append(b.report.Cells, s.cell)
 	}
 	return nil
 }
 
+// in says in which cell err has ended the run; if that was ctx, why it has.
+func in(ctx context.Context, c *cell, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("%s: %w", c.Title(), err)
+}
+
+// takesPart reports whether the contender is to be measured now.
 func (b *bench) takesPart(c contender) bool { return b.only == nil || slices.Contains(b.only, c.name) }
 
 // grid runs a cell of the grid.
