@@ -3,7 +3,7 @@ module github.com/sqlc-fanout/sqlc-fanout/bench
 go 1.25.0
 
 require (
-	github.com/jackc/pgx/v5 v5.12.0
+	github.com/jackc/pgx/v5 v5.13.0
 	github.com/sourcegraph/conc v0.3.0
 	github.com/sqlc-fanout/sqlc-fanout v0.0.0
 	golang.org/x/sync v0.22.0

@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -161,6 +162,97 @@ func TestWritesAreNotRepeated(t *testing.T) {
 		t.Errorf("written %d times by %d runs, %v", n, runs, err)
 	}
 	serves(t, pool)
+}
+
+// An unanswering is a connection that is lost, once that is due, when the server has answered, before a byte of that arrives.
+type unanswering struct {
+	net.Conn
+	due *atomic.Bool
+}
+
+func (c *unanswering) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == nil && c.due.Swap(false) {
+		_ = c.Conn.Close()
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+// Nor by whatever way the statement goes: up to 5.12, pgx took one for unsent that had gone by the simple protocol, as those
+// without arguments do.
+func TestUnansweredWritesAreNotRepeated(t *testing.T) {
+	const write = "-- name: Count :exec\nupdate counter set n = n + 1"
+	writes := map[string]func(ctx context.Context, tx fanout.DBTX) error{
+		"Exec": func(ctx context.Context, tx fanout.DBTX) error {
+			_, err := tx.Exec(ctx, write)
+			return err
+		},
+		"Query": func(ctx context.Context, tx fanout.DBTX) error {
+			rows, err := tx.Query(ctx, write)
+			if err != nil {
+				return err
+			}
+			rows.Close()
+			return rows.Err()
+		},
+		"QueryRow": func(ctx context.Context, tx fanout.DBTX) error {
+			var n int
+			return tx.QueryRow(ctx, write+" returning n").Scan(&n)
+		},
+		"SendBatch": func(ctx context.Context, tx fanout.DBTX) error {
+			var batch pgx.Batch
+			batch.Queue(write)
+			return tx.SendBatch(ctx, &batch).Close()
+		},
+	}
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
+		var due atomic.Bool
+		pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
+			config.ConnConfig.DefaultQueryExecMode = mode
+			dial := config.ConnConfig.DialFunc
+			config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := dial(ctx, network, addr)
+				return &unanswering{conn, &due}, err
+			}
+		})
+		if _, err := pool.Exec(t.Context(), "create table counter (n int); insert into counter values (0)"); err != nil {
+			t.Fatal(err)
+		}
+		ask := func(sql string, answer any) {
+			t.Helper()
+			if err := pool.QueryRow(t.Context(), sql).Scan(answer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		written := func() (n int) {
+			for running := true; running; { // what nobody waits for any more may run still
+				ask("select exists(select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid())", &running)
+			}
+			ask("select n from counter", &n)
+			return n
+		}
+		for _, s := range strategies {
+			src := raw(pool)
+			src.Strategy, src.Retries = s, 3
+			for way, write := range writes {
+				if err := do(t, src, write); err != nil { // so that it is prepared
+					t.Fatal(err)
+				}
+				before, runs := written(), 0
+				err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+					runs++
+					due.Store(true)
+					return write(ctx, tx)
+				})
+				mention(t, err, "query 0 (Count): the connection was lost")
+				if n := written() - before; n > 1 || runs != 1 {
+					t.Errorf("%v, %v, %s: written %d times by %d runs", mode, s, way, n, runs)
+				}
+			}
+		}
+		serves(t, pool)
+	}
 }
 
 // A query whose connection turns out to be dead before anything of it was sent runs again, alone, on another one.
