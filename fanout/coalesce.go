@@ -661,6 +661,9 @@ func (p *pipeline) readJoint(g *request, reader *pgconn.ResultReader) error {
 	p.runs = p.runs[:0]
 	for reader.NextRow() {
 		values := reader.Values()
+		if len(values) != len(g.fields) {
+			return errValues{len(g.fields), len(values)}
+		}
 		if len(values) == 0 || len(values[0]) != 8 {
 			return errDesync
 		}

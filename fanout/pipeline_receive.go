@@ -3,6 +3,7 @@ package fanout
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -259,13 +260,25 @@ func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error)
 	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
 	r.confirm()
 	for reader.NextRow() {
-		p.rows.add(reader.Values())
+		values := reader.Values()
+		if len(values) != len(r.fields) {
+			return errValues{len(r.fields), len(values)}
+		}
+		p.rows.add(values)
 		if size := len(p.rows.data) + 4*len(p.rows.lengths); size >= chunkSize && (!p.haunted || size >= hauntedSize) {
 			p.hand(r)
 		}
 	}
 	p.tag, err = reader.Close()
 	return err
+}
+
+// errValues is of a row that is not what the server has said of the columns: it would shift those behind it. pgx, which
+// words it so, refuses such a row, too.
+type errValues struct{ fields, values int }
+
+func (e errValues) Error() string {
+	return fmt.Sprintf("number of field descriptions must equal number of values, got %d and %d", e.fields, e.values)
 }
 
 // kept is a copy of formats that stays as it is. They are mostly those of the execution before.
