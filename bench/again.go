@@ -39,10 +39,13 @@ func (b *bench) measureAgain(ctx context.Context, deadline time.Time) error {
 			return nil
 		}
 		b.progress.show(len(b.report.Cells), len(b.report.Cells), "again: "+c.Title())
-		if err := b.again(ctx, c, names); err != nil {
+		more, err := b.again(ctx, c, names)
+		if err != nil {
 			return in(ctx, c, err)
 		}
-		open = append(open, v)
+		if more { // otherwise there would be no end of it
+			open = append(open, v)
+		}
 	}
 	return nil
 }
@@ -74,25 +77,27 @@ func (v comparison) undecided(r *report) (c *cell, names []string) {
 	return c, names
 }
 
-// again adds to the figures of these contenders in a cell.
-func (b *bench) again(ctx context.Context, c *cell, names []string) error {
+// again adds to the figures of these contenders in a cell. It reports whether all have more now: one that has become too
+// slow is left out.
+func (b *bench) again(ctx context.Context, c *cell, names []string) (more bool, err error) {
 	b.only = names
 	defer func() { b.only = nil }()
-	run := map[string]func(context.Context, *cell, time.Duration) error{gridCells: b.grid, loadCells: b.load, rateCells: b.rate}[c.Kind]
-	more := *c
-	more.Results = nil
-	if err := run(ctx, &more, againTime); err != nil {
-		return err
+	second := *c
+	second.Results = nil
+	if err := b.run(ctx, &second, againTime); err != nil {
+		return false, err
 	}
-	for _, r := range more.Results {
+	more = true
+	for _, r := range second.Results {
 		before := &c.Results[slices.IndexFunc(c.Results, func(before result) bool { return before.Contender == r.Contender })]
 		if _, failed := r.failure(); failed {
 			*before = r
 			continue
 		}
+		more = more && r.Values > 0
 		all := newResult(r.Contender, append(before.figures, r.figures...), before.Note)
 		all.P50, all.P99 = before.P50, before.P99
 		*before = all
 	}
-	return nil
+	return more, nil
 }

@@ -78,8 +78,8 @@ func TestAgain(t *testing.T) {
 			res.P99 = 3
 			c.Results = append(c.Results, res)
 		}
-		if err := b.again(t.Context(), &c, []string{byErrgroup, parallel}); err != nil {
-			t.Fatal(err)
+		if more, err := b.again(t.Context(), &c, []string{byErrgroup, parallel}); err != nil || !more {
+			t.Fatal(more, err)
 		}
 		if len(c.Results) != 3 {
 			t.Errorf("%+v", c.Results)
@@ -89,5 +89,16 @@ func TestAgain(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		}
+	}
+
+	b.opts.queries = []int{1, 30}
+	b.report = &report{Cells: []cell{{Kind: gridCells, Statement: scanning, Queries: 1, Results: []result{newResult(byErrgroup, []float64{1e6}, "")}}}}
+	c := cell{Kind: gridCells, Statement: scanning, Queries: 30, Connections: gridConns, Clients: 1, Unit: milliseconds}
+	for _, name := range []string{byErrgroup, parallel} {
+		c.Results = append(c.Results, newResult(name, []float64{1}, ""))
+	}
+	more, err := b.again(t.Context(), &c, []string{byErrgroup, parallel})
+	if err != nil || more || c.Results[0].Values != 1 || c.Results[1].Values == 1 {
+		t.Errorf("%v, %+v, %v", more, c.Results, err)
 	}
 }

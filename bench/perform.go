@@ -153,33 +153,32 @@ func (b *bench) closePool() {
 type stage struct {
 	cell   cell
 	weight float64
-	run    func(ctx context.Context, c *cell, budget time.Duration) error
 }
 
 // stages are all that is to be run. The grid comes last: its cells may take more than their share.
 func (b *bench) stages() []stage {
 	var all []stage
 	if b.opts.has(rateCells) {
-		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 5, b.rate})
+		all = append(all, stage{cell{Kind: rateCells, Statement: looking, Queries: rateQueries, Connections: gridConns, Clients: 1, Unit: perSecond}, 5})
 	}
 	if b.opts.has(loadCells) {
 		for _, clients := range []int{1, 16, 128} {
-			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 8, b.load})
+			all = append(all, stage{cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: loadConns, Clients: clients, Unit: perSecond}, 8})
 		}
 	}
 	if b.opts.has(coldCells) {
 		all = append(all, stage{cell{Kind: coldCells, Statement: thirty, Queries: len(nearTexts), Connections: gridConns, Clients: 1,
-			LatencyMS: inMilliseconds(coldLatency), Unit: milliseconds}, 3, b.cold})
+			LatencyMS: inMilliseconds(coldLatency), Unit: milliseconds}, 3})
 	}
 	if b.opts.has(besideCells) {
-		all = append(all, stage{cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds}, 12, b.beside})
+		all = append(all, stage{cell{Kind: besideCells, Statement: looking, Queries: 30, Connections: loadConns, Clients: 16, Unit: milliseconds}, 12})
 	}
 	if b.opts.has(gridCells) {
 		for _, latency := range b.opts.latencies {
 			for _, name := range b.opts.statements {
 				for _, queries := range b.opts.queries {
 					all = append(all, stage{cell{Kind: gridCells, Statement: name, Queries: queries, Connections: gridConns, Clients: 1,
-						LatencyMS: inMilliseconds(latency), Unit: milliseconds}, gridWeight(name, queries), b.grid})
+						LatencyMS: inMilliseconds(latency), Unit: milliseconds}, gridWeight(name, queries)})
 				}
 			}
 		}
@@ -215,12 +214,20 @@ func (b *bench) measure(ctx context.Context) error {
 		b.progress.show(i+1, len(all), s.cell.Title())
 		budget := time.Duration(s.weight * max(float64(time.Until(deadline))/weights, least))
 		weights -= s.weight
-		if err := s.run(ctx, &s.cell, budget); err != nil {
+		if err := b.run(ctx, &s.cell, budget); err != nil {
 			return in(ctx, &s.cell, err)
 		}
 		b.report.Cells = append(b.report.Cells, s.cell)
 	}
 	return nil
+}
+
+// run runs a cell for about as long as the budget.
+func (b *bench) run(ctx context.Context, c *cell, budget time.Duration) error {
+	run := map[string]func(context.Context, *cell, time.Duration) error{
+		gridCells: b.grid, loadCells: b.load, coldCells: b.cold, besideCells: b.beside, rateCells: b.rate,
+	}[c.Kind]
+	return run(ctx, c, budget)
 }
 
 // in says in which cell err has ended the run; if that was ctx, why it has.
