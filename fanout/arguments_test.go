@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -193,5 +194,124 @@ func TestVeryManyParameters(t *testing.T) {
 				t.Errorf("%v: %v, %v", s, lists, err)
 			}
 		}
+	}
+}
+
+// pgx refuses more arguments than a message has room for before it sends anything, and the connection stays.
+func TestTooManyArguments(t *testing.T) {
+	const want = "extended protocol limited to 65535 parameters"
+	var connected atomic.Int32
+	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+		config.AfterConnect = func(context.Context, *pgx.Conn) error {
+			connected.Add(1)
+			return nil
+		}
+	})
+	args := make([]any, 65536)
+	for i := range args {
+		args[i] = i
+	}
+	_, err := pool.Exec(t.Context(), "select 1", args...)
+	mention(t, err, want)
+	for _, snapshot := range []bool{false, true} {
+		for _, s := range strategies {
+			src := raw(pool)
+			src.Strategy, src.Partial, src.Snapshot = s, true, snapshot
+			one := statement[int]("select $1::int", 1)
+			lists, err := fanout.Collect(inTime(t), src, one, statement[int]("select 1", args...), one, one)
+			mention(t, err, want)
+			for i, list := range lists {
+				if (len(list) == 1) != (i != 1) {
+					t.Errorf("%v, snapshot %v: query %d has %v", s, snapshot, i, list)
+				}
+			}
+		}
+	}
+	if n := connected.Load(); n != 1 {
+		t.Errorf("%d connections were opened", n)
+	}
+	serves(t, pool)
+}
+
+// level is a number, and has a text form for columns of text.
+type level int32
+
+func (l level) TextValue() (pgtype.Text, error) {
+	return pgtype.Text{String: []string{"10", "20", "30"}[l], Valid: true}, nil
+}
+
+type cents int64
+
+func (c cents) TextValue() (pgtype.Text, error) {
+	return pgtype.Text{String: fmt.Sprintf("%d.%02d", c/100, c%100), Valid: true}, nil
+}
+
+type document struct{ A int }
+
+func (d document) TextValue() (pgtype.Text, error) {
+	return pgtype.Text{String: fmt.Sprintf("[%d]", d.A), Valid: true}, nil
+}
+
+// arrayText is what lib/pq's pq.Array does: a driver.Valuer of the array's text form.
+type arrayText string
+
+func (a arrayText) Value() (driver.Value, error) { return string(a), nil }
+
+type levelled struct {
+	N level
+	T string
+}
+
+type holder struct{ A arrayText }
+
+// What pgx sends of an array or a composite in binary form may be something else than what a method of the user's own says as
+// text.
+func TestArgumentsThatHaveTheirOwnText(t *testing.T) {
+	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
+		config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			types, err := conn.LoadTypes(ctx, []string{"levelled", "holder"})
+			if err == nil {
+				conn.TypeMap().RegisterTypes(types)
+			}
+			return nil
+		}
+	})
+	if _, err := pool.Exec(t.Context(), "create type levelled as (n int, t text); create type holder as (a int[])"); err != nil {
+		t.Fatal(err)
+	}
+	pool.Reset()
+	bits := func(b byte, n int32) []pgtype.Bits { return []pgtype.Bits{{Bytes: []byte{b, 0}, Len: n, Valid: true}} }
+	for _, s := range []shape{
+		{name: "ValuerTwoDimensions", sql: "select array_ndims($1::int[]) as dims, $1::int[] as a", args: each(arrayText("{{1,2},{3,4}}"), arrayText("{{5}}"))},
+		{name: "ValuerLowerBound", sql: "select ($1::int[])[1] as first", args: each(arrayText("[0:1]={5,6}"), arrayText("[0:1]={7,8}"))},
+		{name: "ValuerSpaces", sql: "select $1::text[] as a", args: each(arrayText("{a , b}"), arrayText(`{a\,b,c}`))},
+		{name: "TextValuerInts", sql: "select $1::int[] as a", args: each([]level{0, 1}, []level{2})},
+		{name: "TextValuerWithin", sql: "select $1::int[] as a", args: each(pgtype.Array[level]{Elements: []level{1}, Dims: []pgtype.ArrayDimension{{Length: 1, LowerBound: 1}}, Valid: true})},
+		{name: "TextValuerNumerics", sql: "select $1::numeric[] as a", args: each([]cents{150}, []cents{299, 10})},
+		{name: "TextValuerJSON", sql: "select $1::jsonb[] as a", args: each([]document{{1}}, []document{{2}, {3}})},
+		{name: "TextValuerInComposite", sql: "select ($1::levelled).n as n", args: each(levelled{1, "x"}, levelled{2, "y"})},
+		{name: "ValuerInComposite", sql: "select array_ndims(($1::holder).a) as n", args: each(holder{"{{1,2},{3,4}}"}, holder{"{{5}}"})},
+		{name: "PgtypeText", sql: "select array_ndims($1::int[]) as n", args: each(pgtype.Text{String: "{{1,2},{3,4}}", Valid: true}, pgtype.Text{String: "{{5}}", Valid: true})},
+		{name: "MalformedBits", sql: "select $1::varbit[] as a", args: each(bits(0xd3, 5), bits(0x77, 6))}, // Serial: an error
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			for len(s.args) < 8 {
+				s.args = append(s.args, s.args...)
+			}
+			src := raw(pool)
+			src.Partial = true
+			call := func(strategy fanout.Strategy) replies {
+				src.Strategy = strategy
+				lists, err := fanout.Collect(inTime(t), src, s.executions()...)
+				return repliesOf(t, len(s.args), lists, err)
+			}
+			want := call(fanout.Serial)
+			for _, strategy := range []fanout.Strategy{fanout.Coalesced, fanout.Coalesced, fanout.Coalesced, fanout.Auto} {
+				if diff := gocmp.Diff(want, call(strategy), ignoreDrawn); diff != "" {
+					t.Fatalf("%v: (-serial +it)\n%s", strategy, diff)
+				}
+			}
+		})
 	}
 }

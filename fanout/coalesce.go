@@ -1,12 +1,9 @@
 package fanout
 
 import (
-	"bytes"
 	"context"
-	sqldriver "database/sql/driver"
 	"encoding/binary"
 	"errors"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -586,26 +583,6 @@ func (p *pipeline) addToArrays(a *arrays, j *joint, description *pgconn.Statemen
 		a.values[k] = append(a.values[k], value...)
 	}
 	return true
-}
-
-// sameAsText reports whether text is certain to mean the same to the server as the binary form of an argument, which pgx
-// would have sent: NULL as an element is a word where array_nulls is off; an interval is read otherwise where IntervalStyle is
-// sql_standard; and what is given as bytes pgx takes for the text itself.
-func (p *pipeline) sameAsText(arg any, text []byte) bool {
-	if bytes.Contains(bytes.ToLower(text), []byte("null")) || p.conn.PgConn().ParameterStatus("IntervalStyle") == "sql_standard" {
-		return false
-	}
-	if valuer, ok := arg.(sqldriver.Valuer); ok {
-		value, err := valuer.Value()
-		if _, isBytes := value.([]byte); err != nil || isBytes {
-			return false
-		}
-	}
-	t := reflect.TypeOf(arg)
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	return t.Kind() != reflect.Slice || t.Elem().Kind() != reflect.Uint8
 }
 
 // arrayHeader is the length of what precedes the elements of a one-dimensional array in binary form.

@@ -392,7 +392,7 @@ with recursive reach(class, object) as (
 				-- a negative time is one.
 				when p.collated and not exists (
 					select from contents c
-					where c.ord operator(pg_catalog.=) p.ord and c.type operator(pg_catalog.=) any ('{19,142,700,1083}'::pg_catalog.oid[])
+					where c.ord operator(pg_catalog.=) p.ord and c.type operator(pg_catalog.=) any ('{19,142,700,1083,1560,1562}'::pg_catalog.oid[])
 				) and not exists (
 					-- A cast of somebody's own from text would be used in place of the type's input function.
 					select from pg_catalog.pg_cast c

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -247,7 +248,26 @@ func build(builder *pgx.ExtendedQueryBuilder, conn *pgx.Conn, description *pgcon
 	if description != nil && len(description.ParamOIDs) != len(args) {
 		return fmt.Errorf("expected %d arguments, got %d", len(description.ParamOIDs), len(args))
 	}
-	return builder.Build(conn.TypeMap(), description, args)
+	if err := builder.Build(conn.TypeMap(), description, args); err != nil {
+		return err
+	}
+	return fitsMessage(builder.ParamValues)
+}
+
+// fitsMessage is why values cannot be sent. A pipeline is told so by pgconn only when all is to be written, and then the
+// connection is closed.
+func fitsMessage(values [][]byte) error {
+	if len(values) > math.MaxUint16 {
+		return fmt.Errorf("extended protocol limited to %v parameters", math.MaxUint16)
+	}
+	size := 0
+	for _, v := range values {
+		size += len(v) + 4
+	}
+	if size > 0x3fffffff-1<<20 { // the rest of the message has room in that
+		return errors.New("message body too large")
+	}
+	return nil
 }
 
 // next is the pipeline's next result, which must be a T.
@@ -297,14 +317,8 @@ func (t *traveller) readPrologue() error {
 
 // settle tells the prologue's owner how it went, once.
 func (t *traveller) settle(rows [][]string, err error) error {
-	if t.settled {
-		return err
-	}
 	t.settled = true
-	if t.prologue.settle == nil {
-		return err
-	}
-	return t.prologue.settle(rows, err)
+	return t.prologue.conclude(rows, err)
 }
 
 func (t *traveller) readDescription() (*pgconn.StatementDescription, error) {

@@ -1,0 +1,76 @@
+package fanout
+
+import (
+	"bytes"
+	sqldriver "database/sql/driver"
+	"reflect"
+	"slices"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// sameAsText reports whether text is certain to mean the same to the server as the binary form of an argument, which pgx
+// would have sent: NULL as an element is a word where array_nulls is off; an interval is read otherwise where IntervalStyle is
+// sql_standard; and what is given as bytes pgx takes for the text itself.
+func (p *pipeline) sameAsText(arg any, text []byte) bool {
+	if bytes.Contains(bytes.ToLower(text), []byte("null")) || p.conn.PgConn().ParameterStatus("IntervalStyle") == "sql_standard" {
+		return false
+	}
+	t := reflect.TypeOf(arg)
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8 {
+		return false
+	}
+	own, known := ownTexts.Load(t)
+	if !known {
+		own = hasOwnText(t, nil)
+		ownTexts.Store(t, own)
+	}
+	return !own.(bool)
+}
+
+// ownTexts are the answers of hasOwnText: a program has as many types.
+var ownTexts sync.Map
+
+var (
+	textValuer   = reflect.TypeFor[pgtype.TextValuer]()
+	driverValuer = reflect.TypeFor[sqldriver.Valuer]()
+)
+
+// hasOwnText reports whether a method of somebody's own may say what the text form of a value is that is, or is within, a t.
+// pgx would have made the binary form of something else then: of the number that has the method, say, or of what pgx reads in
+// that text, which is not all that the server does.
+func hasOwnText(t reflect.Type, within []reflect.Type) bool {
+	if slices.Contains(within, t) {
+		return false
+	}
+	within = append(within, t)
+	either := func(method reflect.Type) bool { return t.Implements(method) || reflect.PointerTo(t).Implements(method) }
+	switch t.PkgPath() {
+	case "time", "net", "net/netip", "math/big":
+		return false
+	case reflect.TypeFor[pgtype.Map]().PkgPath():
+		if either(driverValuer) && !either(textValuer) { // which is for others
+			return false
+		}
+	}
+	if either(textValuer) || either(driverValuer) {
+		return true
+	}
+	switch t.Kind() {
+	case reflect.Interface:
+		return true // could be anything
+	case reflect.Pointer, reflect.Slice, reflect.Array:
+		return hasOwnText(t.Elem(), within)
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if hasOwnText(t.Field(i).Type, within) {
+				return true
+			}
+		}
+	}
+	return false
+}
