@@ -399,3 +399,47 @@ func TestDeadlineWhileConnectionsArePinged(t *testing.T) {
 		}
 	}
 }
+
+// A losing is a connection on which one answer, when that is due, is lost.
+type losing struct {
+	net.Conn
+	due *atomic.Bool
+}
+
+func (c *losing) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == nil && c.due.Swap(false) {
+		return c.Conn.Read(b)
+	}
+	return n, err
+}
+
+// A connection that does not answer pgxpool's ping keeps its place no longer than the documented second beyond the deadline.
+func TestDeadlineWhileAConnectionIsSilent(t *testing.T) {
+	var due atomic.Bool
+	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
+		config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
+		dial := config.ConnConfig.DialFunc
+		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			return &losing{conn, &due}, err
+		}
+	})
+	serves(t, pool)
+	for _, s := range []fanout.Strategy{fanout.Serial, fanout.Pipelined} {
+		src := raw(pool)
+		src.Strategy = s
+		due.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		_, err := fanout.Collect(ctx, src, pid, pid)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v: %v", s, err)
+		}
+		ended := time.Now()
+		serves(t, pool)
+		if took := time.Since(ended); took > grace {
+			t.Errorf("%v: the connection kept its place for %v", s, took)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -503,4 +504,50 @@ func TestCoalescedProofUndoesNothing(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A statement that turns out to have an argument which cannot be encoded, once it has been described, has no rows: not those
+// that a coalesced statement beside it has returned before it failed.
+func TestUnencodedBesideAFailure(t *testing.T) {
+	pool := pgtest.Pool(t, 6)
+	fill(t, pool, 100)
+	first := func(n int) fanout.Query[fanout.DBTX, int32] {
+		return statement[int32]("select id from a where id > 50 order by id limit $1", n)
+	}
+	read := 0
+	unencoded := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		rows, err := tx.Query(ctx, "select id from a where id = $1", struct{}{})
+		if err != nil {
+			return nil, err
+		}
+		for rows.Next() {
+			read++
+		}
+		return nil, rows.Err()
+	}
+	for round := range 60 {
+		src := raw(pool)
+		src.Strategy, src.Partial, src.Limit = strategies[round%len(strategies)], true, 1
+		for range 3 {
+			queries := make([]fanout.Query[fanout.DBTX, int32], 60)
+			fails := 0
+			for i := range queries {
+				if n := rand.IntN(8); n < 2 {
+					queries[i] = unencoded
+					fails++
+				} else if queries[i] = first(n - 3); n < 3 {
+					fails++
+				}
+			}
+			_, err := fanout.Collect(t.Context(), src, queries...)
+			errs, _ := err.(fanout.Errors)
+			if len(errs) != fails {
+				t.Errorf("%v: %d of %d failures: %v", src.Strategy, len(errs), fails, err)
+			}
+		}
+	}
+	if read > 0 {
+		t.Errorf("%d rows of statements that were not sent", read)
+	}
+	serves(t, pool)
 }

@@ -63,7 +63,8 @@ func (e Errors) Unwrap() []error {
 // PanicError carries a panic of a query function to the goroutine that made the call, which panics with it once the
 // call's other queries have been cancelled and their connections are back; that of the function has been closed, unless it
 // is the caller's ([Source.On]), or an outer function's that recovers. Value is what the function panicked with, Stack the
-// stack of the goroutine in which it did.
+// stack of the goroutine in which it did. Where statements are pipelined, arguments are encoded in another goroutine than the
+// function's: if an encoder panics, the function itself is passed the panic as a PanicError.
 type PanicError struct {
 	Value any
 	Stack []byte

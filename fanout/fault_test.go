@@ -12,9 +12,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
@@ -376,4 +379,75 @@ func (s *storm) rage(t *testing.T, w *wire, pool *pgxpool.Pool, first, rounds in
 			}
 		}
 	}
+}
+
+// So does one that does not answer what the package asks for itself, though the pool's owner has pgx wait longer when a ctx ends.
+func TestFrozenServerWithAContextWatcher(t *testing.T) {
+	w := &wire{}
+	pool := pgtest.Pool(t, 1, w.attach, func(config *pgxpool.Config) {
+		config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+			return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Minute}
+		}
+	})
+	defer w.thaw()
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Snapshot = s, true
+		var frozen time.Time
+		_, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			pids, err := pid(ctx, tx)
+			w.arm(freezeAll, 1) // what ends the transaction
+			frozen = time.Now()
+			return pids, err
+		})
+		if took := time.Since(frozen); took > grace {
+			t.Errorf("%v: the call returned after %v: %v", s, took, err)
+		}
+		w.disarm()
+		serves(t, pool)
+	}
+}
+
+// A server that logs everybody in and then resets the connection is not asked again and again.
+func TestEveryConnectionIsReset(t *testing.T) {
+	for _, s := range strategies {
+		var resets atomic.Bool
+		var opened atomic.Int32
+		pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) {
+			dial := config.ConnConfig.DialFunc
+			config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				opened.Add(1)
+				conn, err := dial(ctx, network, addr)
+				return &resetConn{Conn: conn, resets: &resets}, err
+			}
+		})
+		src := raw(pool)
+		src.Strategy = s
+		if _, err := fanout.Collect(t.Context(), src, repeated(4, pid)...); err != nil {
+			t.Fatal(err)
+		}
+		opened.Store(0)
+		resets.Store(true)
+		_, err := fanout.Collect(inTime(t), src, repeated(4, pid)...)
+		resets.Store(false)
+		if n := opened.Load(); err == nil || errors.Is(err, context.DeadlineExceeded) || n > 20 {
+			t.Errorf("%v: %d connections were opened: %v", s, n, err)
+		}
+		serves(t, pool)
+	}
+}
+
+// A resetConn is a connection that cannot be written to once it is open, where these are reset.
+type resetConn struct {
+	net.Conn
+	resets *atomic.Bool
+	writes int
+}
+
+func (c *resetConn) Write(b []byte) (int, error) {
+	if c.writes++; c.writes > 1 && c.resets.Load() { // the first one opens it
+		_ = c.Conn.Close()
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(b)
 }

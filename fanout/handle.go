@@ -354,6 +354,15 @@ func (h *handle) count(rows int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.rows += rows
+	h.sent = h.sent || rows > 0
+}
+
+// executed notes that the function's own code reads a result. If it fails, its error says nothing of the statement: not that
+// it is safe to send that once more, though it may be so of what the code has asked elsewhere.
+func (h *handle) executed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sent = true
 }
 
 // holds reports whether r is what the function is reading. If it is not, and the function has returned, the connection

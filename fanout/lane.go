@@ -128,11 +128,15 @@ func (l *lane) acquire(ctx context.Context) error {
 	return nil
 }
 
-// An undated is a ctx that ends when it ends, but does not say when that will be. pgxpool pings a connection that has been
-// idle, and lets that go on when the wait for it has been cancelled; but a deadline it hands on, which costs the connection.
+// An undated is a ctx that ends when it ends, but says that it will be later, by the grace that a server has. pgxpool pings a
+// connection that has been idle, and lets that go on when the wait for it has been cancelled; but a deadline it hands on,
+// which would cost the connection, while without any, one that does not answer would keep its place for a minute.
 type undated struct{ context.Context }
 
-func (undated) Deadline() (deadline time.Time, ok bool) { return }
+func (c undated) Deadline() (deadline time.Time, ok bool) {
+	deadline, ok = c.Context.Deadline()
+	return deadline.Add(cancelGrace), ok
+}
 
 // acquireAgain gets the lane another connection, after the pause before another attempt at its unit. An attempt that gets
 // none has failed, too, and if the reason is one that passes, it is not the last.

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -98,14 +99,34 @@ func (l *link) absorb(deadline time.Time) {
 
 // exec makes a round trip of the package's own, of which tracers are not told. A server that has not answered by the
 // deadline costs the connection.
-func (l *link) exec(deadline time.Time, sql string) ([]*pgconn.Result, error) {
-	ctx, stop := context.WithDeadline(context.Background(), deadline)
-	defer stop()
-	results, err := l.conn.PgConn().Exec(ctx, sql).ReadAll()
+func (l *link) exec(deadline time.Time, sql string) (results []*pgconn.Result, err error) {
+	err = l.within(deadline, func() error {
+		results, err = l.conn.PgConn().Exec(context.Background(), sql).ReadAll()
+		return err
+	})
 	if l.conn.IsClosed() {
 		l.sever()
 	}
 	return results, err
+}
+
+// within calls f, which uses the connection, and severs that if f has not returned by the deadline. A ctx would not do: what
+// pgx does at the end of one the pool's owner may have changed, to something that takes its time.
+func (l *link) within(deadline time.Time, f func() error) error {
+	severed := make(chan struct{})
+	late := time.AfterFunc(time.Until(deadline), func() {
+		defer close(severed)
+		l.sever()
+	})
+	err := f()
+	if late.Stop() {
+		return err
+	}
+	<-severed
+	if err != nil {
+		err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
+	}
+	return err
 }
 
 // sever takes the connection out of the pool, so that its place there is free at once, and closes the socket under pgx,

@@ -406,9 +406,10 @@ func (p *pipeline) handBack(n int) {
 	var kept []*request
 	for i, r := range p.inflight {
 		keep := func(m *request) bool {
-			if i < n || !m.binds || m.abandoned || m.streamed {
-				return true
+			if i < n || !m.binds || m.abandoned || m.streamed || m.handedBack > p.call.pool.Stat().MaxConns() {
+				return true // as many connections may have died in the pool, but not all that are opened
 			}
+			m.handedBack++
 			p.unbind(m)
 			return false
 		}
@@ -427,9 +428,8 @@ func (p *pipeline) handBack(n int) {
 // unprologue settles the prologues that are under way.
 func (p *pipeline) unprologue(err error) {
 	for _, r := range slices.Concat(p.inflight, p.batch) {
-		if ahead := r.prologue; ahead != nil && ahead.settle != nil {
-			_ = ahead.settle(nil, err)
-			ahead.settle = nil
+		if r.prologue != nil {
+			_ = r.prologue.conclude(nil, err)
 		}
 	}
 }

@@ -24,8 +24,6 @@ func (p *pipeline) receive() {
 	}
 	x.mu.Unlock()
 
-	p.rows.reset()
-	p.tag = pgconn.CommandTag{}
 	err, lost := p.read(r)
 	now := time.Now()
 	if lost {
@@ -54,6 +52,7 @@ func (p *pipeline) receive() {
 	if repeat && r.wanted() && !x.closed {
 		p.again = append(p.again, r)
 		x.mu.Unlock()
+		p.clearResult()
 		return
 	}
 	for m := range r.each {
@@ -64,6 +63,7 @@ func (p *pipeline) receive() {
 	if r.members != nil && (err != nil || r.described || p.outdated(r)) && !x.closed {
 		p.leaveAlone(r.members)
 		x.mu.Unlock()
+		p.clearResult()
 		return
 	}
 	x.mu.Unlock()
@@ -80,10 +80,7 @@ func (p *pipeline) refuse(e *prologueError) {
 	}
 	p.silence()
 	p.ordinary()
-	if e.prologue.settle != nil {
-		// It may have to ask the server: the connection is free for that now.
-		e.err = e.prologue.settle(nil, e.err)
-	}
+	e.err = e.prologue.conclude(nil, e.err) // which may have to ask the server: the connection is free for that now
 	p.fail(e.err)
 }
 
@@ -101,8 +98,7 @@ func (p *pipeline) answer(r *request, err error) {
 			r.chunks = append(r.chunks, p.rows.exact())
 		}
 	}
-	p.rows.reset()
-	p.tag = pgconn.CommandTag{}
+	p.clearResult()
 	for m := range r.each {
 		m.answered, m.writing = true, false
 		if !m.abandoned {
@@ -113,6 +109,12 @@ func (p *pipeline) answer(r *request, err error) {
 	for m := range r.each {
 		p.trace(m)
 	}
+}
+
+// clearResult empties what a result is read into: the next one that is answered is to have nothing of it.
+func (p *pipeline) clearResult() {
+	p.rows.reset()
+	p.tag = pgconn.CommandTag{}
 }
 
 // A prologueError is the failure of what precedes a statement: then nothing that follows on the connection counts.
@@ -135,8 +137,8 @@ func refusalOf(err error) (refused *prologueError) {
 // read reads what the server says to r, up to its Sync if it has one. lost says that err is the end of the connection.
 func (p *pipeline) read(r *request) (err error, lost bool) {
 	if !p.probed.IsZero() {
-		if _, err := next[*pgconn.PipelineSync](p.pipe); err != nil {
-			return err, !isServerError(err) || p.conn.IsClosed()
+		if err := p.readProbe(); err != nil {
+			return err, true
 		}
 		// Functions that have run meanwhile may have kept the lane from seeing the answer.
 		now, sure := time.Now(), p.busy < costNoise/4
@@ -176,8 +178,28 @@ func (p *pipeline) read(r *request) (err error, lost bool) {
 	}
 }
 
+// readProbe reads up to the Sync of the empty round trip that went ahead. What the server says there instead is not r's: if
+// the connection goes on, so does the lane.
+func (p *pipeline) readProbe() (err error) {
+	for {
+		results, syncErr := p.pipe.GetResults()
+		if _, ok := results.(*pgconn.PipelineSync); ok {
+			return nil
+		}
+		if syncErr == nil {
+			return cmp.Or(err, errDesync)
+		}
+		if err = cmp.Or(err, syncErr); !isServerError(syncErr) || p.conn.IsClosed() {
+			return err
+		}
+	}
+}
+
 // errSkipped is of a statement that the server has not run because one before it, with which it shares a Sync, has failed.
 var errSkipped = errors.New("fanout: the statement was skipped")
+
+// errNoRow is of a statement of the package's own that always has a row.
+var errNoRow = errors.New("fanout: the server has answered without a row")
 
 // errDesync cannot be: it would be a mistake in the package.
 var errDesync = errors.New("fanout: results out of step with requests")
@@ -191,15 +213,17 @@ func isServerError(err error) bool {
 func (p *pipeline) readGroup(r *request) error {
 	for range r.stale {
 		if _, err := next[*pgconn.CloseComplete](p.pipe); err != nil {
+			if r.prologue != nil { // which has not been read
+				err = &prologueError{r.prologue, err}
+			}
 			return err
 		}
 	}
 	if r.prologue != nil {
 		ahead := r.prologue
 		rows, err := ahead.read(p.pipe)
-		if err == nil && ahead.settle != nil {
-			err = ahead.settle(rows, nil)
-			ahead.settle = nil
+		if err == nil {
+			err = ahead.conclude(rows, nil)
 		}
 		if err != nil {
 			return &prologueError{ahead, err}
@@ -211,7 +235,9 @@ func (p *pipeline) readGroup(r *request) error {
 		if err != nil {
 			return err
 		}
-		if r.described {
+		if r.described && len(row) == 0 {
+			return errNoRow
+		} else if r.described {
 			r.schemas = row[0]
 		} else if r.preparing == "" {
 			r.guarded = false // what fails from here on is the statement itself
@@ -243,8 +269,12 @@ func readFirst(from *pgconn.Pipeline) (row []string, err error) {
 		return nil, err
 	}
 	for reader.NextRow() {
+		values, fields := reader.Values(), reader.FieldDescriptions()
+		if len(values) != len(fields) {
+			return nil, errValues{len(fields), len(values)}
+		}
 		if row == nil {
-			row = texts(reader.Values())
+			row = texts(values)
 		}
 	}
 	_, err = reader.Close()

@@ -66,9 +66,8 @@ func (p *pipeline) send(batch []*request) {
 	p.most = mostTogether(batch)
 	p.batch = batch
 	defer func() {
-		if p.batch != nil && ahead != nil && ahead.settle != nil { // an encoder or a tracer has ended the goroutine
-			_ = ahead.settle(nil, errNotSent)
-			ahead.settle = nil
+		if p.batch != nil && ahead != nil { // an encoder or a tracer has ended the goroutine
+			_ = ahead.conclude(nil, errNotSent)
 		}
 	}()
 	for _, r := range batch {
@@ -88,8 +87,8 @@ func (p *pipeline) send(batch []*request) {
 	if len(p.sending) == 0 && len(p.inflight) == 0 {
 		p.ordinary() // before the exporter may join on this lane's behalf
 	}
-	if ahead != nil && ahead.settle != nil {
-		_ = ahead.settle(nil, errNotSent)
+	if ahead != nil {
+		_ = ahead.conclude(nil, errNotSent)
 	}
 	if len(p.sending) == 0 {
 		return

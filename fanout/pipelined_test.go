@@ -1176,3 +1176,69 @@ func TestRowsWithoutRows(t *testing.T) {
 		}
 	}
 }
+
+// pgx sends an Exec by the simple protocol if no arguments are left behind its options, whatever mode these name: it may be several
+// statements then. And nobody knows what a QueryRewriter of the user's own makes of a statement. Either may change the session.
+func TestSessionChangedBehindOptions(t *testing.T) {
+	const sets = "set application_name = 'changed'"
+	exec := func(sql string, option any) func(ctx context.Context, tx fanout.DBTX) error {
+		return func(ctx context.Context, tx fanout.DBTX) error {
+			_, err := tx.Exec(ctx, sql, option)
+			return err
+		}
+	}
+	for name, change := range map[string]func(ctx context.Context, tx fanout.DBTX) error{
+		"mode":     exec("select 1; "+sets, pgx.QueryExecModeExec),
+		"named":    exec("select 1; "+sets, pgx.NamedArgs{}),
+		"rewriter": exec("select 1", rewriter(sets)),
+		"batch": func(ctx context.Context, tx fanout.DBTX) error {
+			var batch pgx.Batch
+			batch.Queue("select 1", rewriter(sets))
+			return tx.SendBatch(ctx, &batch).Close()
+		},
+	} {
+		for _, s := range strategies {
+			pool := pgtest.Pool(t, 1)
+			src := raw(pool)
+			src.Strategy = s
+			changes := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+				if err := change(ctx, tx); err != nil {
+					return nil, err
+				}
+				for range 20 {
+					if _, err := tx.Exec(ctx, "select $1::int", 1); err != nil {
+						return nil, err
+					}
+				}
+				_, err := tx.Exec(ctx, "reset application_name")
+				return nil, err
+			}
+			look := func(ctx context.Context, tx fanout.DBTX) (seen []string, err error) {
+				for i := range 5 {
+					list, err := statement[string]("select current_setting('application_name') || left($1::text, 0)", fmt.Sprint(i))(ctx, tx)
+					if err != nil {
+						return nil, err
+					}
+					seen = append(seen, list...)
+				}
+				return seen, nil
+			}
+			lists, err := fanout.Collect(inTime(t), src, look, changes, look, look)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, list := range lists {
+				if slices.Contains(list, "changed") {
+					t.Errorf("%v, %s: query %d sees what query 1 has set: %q", s, name, i, list)
+				}
+			}
+		}
+	}
+}
+
+// A rewriter is a QueryRewriter that makes every statement this one.
+type rewriter string
+
+func (r rewriter) RewriteQuery(context.Context, *pgx.Conn, string, []any) (string, []any, error) {
+	return string(r), nil, nil
+}

@@ -22,7 +22,8 @@ import (
 type Query[Q, T any] func(ctx context.Context, q Q) ([]T, error)
 
 // Many is the Query of a generated :many method with one argument. Where the SQL has more parameters than sqlc's
-// query_parameter_limit, which is 1 by default, that argument is the generated Params struct.
+// query_parameter_limit, which is 1 by default, that argument is the generated Params struct. A method with several arguments,
+// by a higher limit, is called in a function literal.
 func Many[Q, T, A any](method func(Q, context.Context, A) ([]T, error), arg A) Query[Q, T] {
 	mustBeSet(method != nil, "Many", "method")
 	return func(ctx context.Context, q Q) ([]T, error) { return method(q, ctx, arg) }
@@ -72,7 +73,8 @@ func Each[Q, T, A any](method func(Q, context.Context, A) ([]T, error), args ...
 
 // Chunk is for a :many method whose argument is a list of keys ("= any($1)"): one Query for each size keys in a row, the
 // last with what is left. No keys, no queries. The chunks share the array of keys, which must not change until the
-// queries have run. Chunk panics if size is less than 1.
+// queries have run. A method that takes the list in a Params struct, beside other parameters or with query_parameter_limit: 0,
+// is called in function literals, one for each of slices.Chunk. Chunk panics if size is less than 1.
 func Chunk[Q, T, A any](method func(Q, context.Context, []A) ([]T, error), keys []A, size int) []Query[Q, T] {
 	mustBeSet(method != nil, "Chunk", "method")
 	if size < 1 {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
@@ -685,4 +686,83 @@ func TestRetriesNotAfterAnOwnCtx(t *testing.T) {
 			t.Errorf("%v: run %d times: %v", s, n, err)
 		}
 	}
+}
+
+// An elsewhere is a destination that asks another database, on a connection that is closed: its error is of that.
+type elsewhere struct{ conn *pgx.Conn }
+
+func (e elsewhere) Scan(any) error {
+	_, err := e.conn.Exec(context.Background(), "select 1")
+	return err
+}
+
+// An elsewhereRow is one for a whole row.
+type elsewhereRow struct{ elsewhere }
+
+func (e elsewhereRow) ScanRow(pgx.Rows) error { return e.Scan(nil) }
+
+// What is safe to retry for the code that reads a result says nothing of the statement: that has been executed.
+func TestReadersErrorDoesNotRepeatAWrite(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	if _, err := pool.Exec(t.Context(), "create table written (n int)"); err != nil {
+		t.Fatal(err)
+	}
+	other := pgtest.Connect(t, pgtest.DSN(t))
+	if err := other.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	reader := elsewhere{other}
+	if err := reader.Scan(nil); !pgconn.SafeToRetry(err) {
+		t.Fatal(err)
+	}
+	const insert = "insert into written values ($1) returning n"
+	writes := map[string]func(ctx context.Context, tx fanout.DBTX) error{
+		"QueryRow": func(ctx context.Context, tx fanout.DBTX) error {
+			return tx.QueryRow(ctx, insert, 1).Scan(reader)
+		},
+		"QueryRow of the whole row": func(ctx context.Context, tx fanout.DBTX) error {
+			return tx.QueryRow(ctx, insert, 1).Scan(elsewhereRow{reader})
+		},
+		"Query": func(ctx context.Context, tx fanout.DBTX) error {
+			rows, err := tx.Query(ctx, insert, 1)
+			if err != nil {
+				return err
+			}
+			_, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (int, error) { return 0, row.Scan(elsewhereRow{reader}) })
+			return err
+		},
+		"SendBatch": func(ctx context.Context, tx fanout.DBTX) error {
+			var batch pgx.Batch
+			batch.Queue(insert, 1).QueryRow(func(row pgx.Row) error {
+				var n int
+				if err := row.Scan(&n); err != nil {
+					return err
+				}
+				return reader.Scan(n)
+			})
+			return tx.SendBatch(ctx, &batch).Close()
+		},
+	}
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Retries = s, 2
+		for way, write := range writes {
+			if _, err := pool.Exec(t.Context(), "truncate written"); err != nil {
+				t.Fatal(err)
+			}
+			runs := 0
+			err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+				runs++
+				return write(ctx, tx)
+			})
+			if !errors.Is(err, pgconn.ErrConnClosed) {
+				t.Error(err)
+			}
+			var n int
+			if err := pool.QueryRow(t.Context(), "select count(*) from written").Scan(&n); err != nil || n != 1 || runs != 1 {
+				t.Errorf("%v, %s: written %d times by %d runs, %v", s, way, n, runs, err)
+			}
+		}
+	}
+	serves(t, pool)
 }

@@ -185,7 +185,13 @@ func (r *row) Scan(dest ...any) (err error) {
 			err = r.handle.endUnless(completed, err)
 		}
 	}()
+	if scanner, ok := rowScanner(dest); ok {
+		dest = []any{&notedScanner{scanner, r.handle}}
+	}
 	err = r.row.Scan(dest...)
+	if err != nil && errors.As(err, new(pgx.ScanArgError)) {
+		r.handle.executed()
+	}
 	completed = true
 	if err == nil {
 		r.handle.count(1)
@@ -202,6 +208,17 @@ func (r *row) discard() error {
 		return err
 	}
 	return nil
+}
+
+// A notedScanner is one of the function's own, which is called where there is a row.
+type notedScanner struct {
+	pgx.RowScanner
+	handle *handle
+}
+
+func (s *notedScanner) ScanRow(rows pgx.Rows) error {
+	s.handle.executed()
+	return s.RowScanner.ScanRow(rows)
 }
 
 // nothing is a destination for a whole row, of which it takes nothing.
@@ -269,6 +286,7 @@ func (b *batchResults) adopt() {
 	for _, q := range b.queued.QueuedQueries {
 		if read := q.Fn; read != nil {
 			q.Fn = func(results pgx.BatchResults) error {
+				b.handle.executed()
 				if _, adopted := results.(*batchResults); !adopted { // which they are if the batch is sent again
 					results = b
 				}

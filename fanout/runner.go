@@ -301,8 +301,10 @@ func (h *handle) mayChangeSession(t *text, args []any, exec bool) bool {
 
 // keepFor is keepSession if one of b's statements may change the session.
 func (h *handle) keepFor(b *pgx.Batch) {
-	known := &h.call.shared.statements
-	if slices.ContainsFunc(b.QueuedQueries, func(q *pgx.QueuedQuery) bool { return known.get(q.SQL).utility || mayBeSeveral(q.SQL) }) {
+	s := h.call.shared
+	if slices.ContainsFunc(b.QueuedQueries, func(q *pgx.QueuedQuery) bool {
+		return s.statements.get(q.SQL).utility || mayBeSeveral(q.SQL) || s.several(q.SQL, q.Arguments, false)
+	}) {
 		h.keepSession()
 	}
 }

@@ -107,9 +107,6 @@ func (s *siblings) round() {
 	reached, err := s.ask()
 	var pgErr *pgconn.PgError
 	unknown := err != nil && !errors.As(err, &pgErr) && !pgconn.SafeToRetry(err)
-	if s.lane.link.conn.IsClosed() {
-		s.lane.link.sever()
-	}
 	for _, v := range s.running {
 		switch {
 		case unknown:
@@ -134,8 +131,7 @@ func (s *siblings) ask() (reached map[uint32]bool, err error) {
 	var results []*pgconn.Result
 	go func() {
 		defer close(answered)
-		// Not conn.Exec: tracers need not see it.
-		results, err = s.lane.link.conn.PgConn().Exec(s.ctx, sql).ReadAll()
+		results, err = s.lane.link.exec(s.deadline, sql)
 	}()
 	select {
 	case <-answered:
@@ -149,12 +145,17 @@ func (s *siblings) ask() (reached map[uint32]bool, err error) {
 		return nil, err
 	}
 	reached = map[uint32]bool{}
-	for _, row := range results[len(results)-1].Rows {
-		if string(row[0]) != "t" {
-			s.lane.call.shared.behindPooler.Store(true)
-		}
-		if pid, err := strconv.ParseUint(string(row[1]), 10, 32); err == nil && string(row[2]) == "t" {
-			reached[uint32(pid)] = true
+	for _, result := range results {
+		for _, row := range result.Rows { // of the last one only
+			if len(row) != 3 {
+				continue
+			}
+			if string(row[0]) != "t" {
+				s.lane.call.shared.behindPooler.Store(true)
+			}
+			if pid, err := strconv.ParseUint(string(row[1]), 10, 32); err == nil && string(row[2]) == "t" {
+				reached[uint32(pid)] = true
+			}
 		}
 	}
 	return reached, nil

@@ -98,6 +98,10 @@ type shared struct {
 // later, or at once if all of the pool's connections are in use or one is being opened. A hook that makes a round trip should
 // not have that interrupted, which costs the connection: context.WithoutCancel, with a timeout of its own, sees to it.
 //
+// newQueries may return the Querier interface that sqlc generates with emit_interface. Where several generated packages
+// share a pool, each has its Source, or one Source is bound to [DBTX], of which the functions make the packages' query sets: what
+// is learned is learned by a Source for itself, and Auto divides the pool among the calls of one.
+//
 // New panics, as a programming error at start-up, if pool or newQueries is nil, or if D, the package's DBTX, asks for
 // anything but the five methods of DBTX as pgx/v5 has them.
 func New[Q, D any](pool *pgxpool.Pool, newQueries func(D) Q) Source[Q] {

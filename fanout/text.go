@@ -295,15 +295,26 @@ func changesSession(sql string) bool { return !isQuery(sql) || namesSession(sql)
 // mayBeSeveral reports whether sql may be several statements, of which only the first is looked at otherwise.
 func mayBeSeveral(sql string) bool { return strings.Contains(strings.TrimRight(sql, "; \t\r\n"), ";") }
 
-// several reports whether sql, sent with these arguments, may be several statements in one that the server takes: by Exec
-// without arguments, or by the simple protocol.
+// several reports whether sql, sent with these arguments, may be several statements in one that the server takes: by the simple
+// protocol, or by Exec if no argument is left behind pgx's options, whatever mode is one of them. Or anything at all: nobody
+// knows what a QueryRewriter of the user's own makes of it.
 func (s *shared) several(sql string, args []any, exec bool) bool {
-	takes := s.simple
-	if len(args) == 0 {
-		takes = takes || exec
-	} else if mode, ok := args[0].(pgx.QueryExecMode); ok {
-		takes = mode == pgx.QueryExecModeSimpleProtocol
+	takes, rewritten := s.simple, false
+options:
+	for ; len(args) > 0; args = args[1:] {
+		switch option := args[0].(type) {
+		case pgx.QueryExecMode:
+			takes = option == pgx.QueryExecModeSimpleProtocol
+		case pgx.NamedArgs, pgx.StrictNamedArgs:
+			rewritten = true
+		case pgx.QueryRewriter:
+			return true
+		case pgx.QueryResultFormats, pgx.QueryResultFormatsByOID:
+		default:
+			break options
+		}
 	}
+	takes = takes || exec && (len(args) == 0 || rewritten)
 	return takes && mayBeSeveral(sql)
 }
 

@@ -52,6 +52,16 @@ type prologue struct {
 	settle func(rows [][]string, err error) error
 }
 
+// conclude calls settle, once. Without one, or for the second time, it returns err.
+func (p *prologue) conclude(rows [][]string, err error) error {
+	settle := p.settle
+	p.settle = nil
+	if settle == nil {
+		return err
+	}
+	return settle(rows, err)
+}
+
 // errNotSent is what settle is given if the prologue was not sent, because the statement could not be.
 var errNotSent = errors.New("not sent")
 
@@ -166,7 +176,13 @@ func (t *transaction) export() *prologue {
 		if server == "" {
 			server, standby = t.identify(p.row(rows, identifySQL))
 		}
-		s.publish(p.row(rows, exportSQL)[0], server, standby)
+		exported := p.row(rows, exportSQL)
+		if len(exported) == 0 || server == "" {
+			s.publish("", "", false)
+			t.failed = errNoRow
+			return t.failed
+		}
+		s.publish(exported[0], server, standby)
 		return nil
 	}
 	return p
@@ -223,6 +239,9 @@ func (t *transaction) imports(id, server string) *prologue {
 // they started. A connection leads to one server for as long as it lives, so the answer is kept; not behind a pooler,
 // which shows by a process id that is not the backend's.
 func (t *transaction) identify(row []string) (server string, standby bool) {
+	if len(row) < 3 {
+		return "", false
+	}
 	server, standby = row[0], row[2] == "true"
 	if row[1] == strconv.FormatUint(uint64(t.conn.PgConn().PID()), 10) {
 		state := stateOf(t.conn)
@@ -262,16 +281,15 @@ func (t *transaction) joinBeside() {
 		return
 	}
 	if p, err := t.begin(t.snapshot.ctx); err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), cancelGrace)
-		defer cancel()
-		settle := p.settle
-		p.settle = func(rows [][]string, err error) error {
-			if t.conn.IsClosed() { // before the lane may use it again
-				t.link.sever()
-			}
-			return settle(rows, err)
+		var rows [][]string
+		err := t.link.within(time.Now().Add(cancelGrace), func() (err error) {
+			rows, err = sendAlone(context.Background(), t.conn, p.statements)
+			return err
+		})
+		if t.conn.IsClosed() { // before the lane may use it again
+			t.link.sever()
 		}
-		_ = p.run(ctx, t.conn)
+		_ = p.conclude(rows, err)
 	}
 }
 
@@ -391,10 +409,7 @@ func (p *prologue) read(from *pgconn.Pipeline) ([][]string, error) {
 // run sends the prologue alone.
 func (p *prologue) run(ctx context.Context, conn *pgx.Conn) error {
 	rows, err := sendAlone(ctx, conn, p.statements)
-	if p.settle != nil {
-		return p.settle(rows, err)
-	}
-	return err
+	return p.conclude(rows, err)
 }
 
 func sendAlone(ctx context.Context, conn *pgx.Conn, statements []string) ([][]string, error) {
@@ -479,7 +494,7 @@ func (t *transaction) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResu
 		if text.ends {
 			return pgx.FailedBatchResults(b, errEndsTransaction)
 		}
-		leaves = leaves || text.leaves || mayBeSeveral(queued.SQL)
+		leaves = leaves || text.leaves || mayBeSeveral(queued.SQL) || t.snapshot.shared.several(queued.SQL, queued.Arguments, false)
 	}
 	if err := t.ready(ctx); err != nil {
 		return pgx.FailedBatchResults(b, err)
