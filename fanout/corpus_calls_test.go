@@ -506,6 +506,52 @@ func TestCoalescedProofUndoesNothing(t *testing.T) {
 	}
 }
 
+// The catalog is asked by a prepared statement, where there are such; whether somebody has deallocated it or not.
+func TestCoalescedAfterDeallocate(t *testing.T) {
+	hook := func(config *pgxpool.Config) { config.AfterRelease = func(*pgx.Conn) bool { return true } }
+	for name, test := range map[string]struct {
+		mode     pgx.QueryExecMode
+		hook     func(*pgxpool.Config)
+		prepared int
+	}{
+		"":         {pgx.QueryExecModeCacheStatement, func(*pgxpool.Config) {}, 1},
+		"hook":     {pgx.QueryExecModeCacheStatement, hook, 0},
+		"describe": {pgx.QueryExecModeCacheDescribe, func(*pgxpool.Config) {}, 0},
+	} {
+		for _, snapshot := range []bool{false, true} {
+			pool := pgtest.Pool(t, 1, inMode(test.mode), test.hook)
+			fill(t, pool, 10)
+			src := raw(pool)
+			src.Strategy, src.Snapshot = fanout.Coalesced, snapshot
+			shared := 0
+			src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
+			for i := range 4 {
+				shared = 0
+				sql := fmt.Sprintf("select data || '%d' from a where id = $1", i)
+				for range 2 {
+					lists, err := fanout.Collect(inTime(t), src, statement[string](sql, 1), statement[string](sql, 2), statement[string](sql, 3))
+					if err != nil || len(lists[2]) != 1 {
+						t.Fatalf("%s, snapshot %v: %v, %v", name, snapshot, lists, err)
+					}
+				}
+				if shared == 0 {
+					t.Errorf("%s, snapshot %v: text %d was not coalesced", name, snapshot, i)
+				}
+				var prepared int
+				const sqlPrepared = "select count(*) from pg_prepared_statements where name = 'fanout_proof'"
+				if err := pool.QueryRow(t.Context(), sqlPrepared, pgx.QueryExecModeSimpleProtocol).Scan(&prepared); err != nil || prepared > test.prepared || prepared == 0 && i == 0 && !snapshot && test.prepared > 0 {
+					t.Errorf("%s, snapshot %v: prepared %d times, %v", name, snapshot, prepared, err)
+				}
+				if i == 1 {
+					if _, err := pool.Exec(t.Context(), "deallocate all"); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+	}
+}
+
 // A statement that turns out to have an argument which cannot be encoded, once it has been described, has no rows: not those
 // that a coalesced statement beside it has returned before it failed.
 func TestUnencodedBesideAFailure(t *testing.T) {

@@ -408,6 +408,15 @@ with recursive reach(class, object) as (
 select r.why is null, coalesce(r.why, ''), coalesce(a.parameters::pg_catalog.text, '')
 from (select pg_catalog.min(why) from reasons) r(why), arguments a`
 
+// A proofState says whether proofSQL is prepared on a connection.
+type proofState int
+
+const (
+	proofUnknown    proofState = iota
+	proofPrepared              // it is
+	proofUnprepared            // it is not to be
+)
+
 // firstNormalOID is the first of those that did not come with the server.
 const firstNormalOID = 16384
 

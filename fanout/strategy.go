@@ -48,7 +48,8 @@ const (
 	// by an operator or a cast, in a view or in a row-security policy; nor one of the few whose result depends on being
 	// in a statement of its own, as that of pg_current_xact_id does. Executions share a statement's now() and snapshot.
 	// Everything else is pipelined, and so is a text the first time that a Source sees it. The catalog is asked once
-	// per text and minute: a function that is declared volatile meanwhile may go unnoticed for so long. If the one
+	// per text and minute, which takes the server a few milliseconds, or a dozen where pgx's mode has nothing prepared or a
+	// hook of the pool may deallocate it: a function that is declared volatile meanwhile may go unnoticed for so long. If the one
 	// statement fails, its executions run again by themselves, so that an error is its own query's alone. A
 	// statement_timeout applies to the one statement; what it has ended runs again by itself too. A text whose
 	// executions take longer together than by themselves, and one with long results, is pipelined.

@@ -25,6 +25,7 @@ type connState struct {
 	standby      bool                                    // that is a hot standby
 	descriptions map[string]*pgconn.StatementDescription // of statements, prepared unless their name is ""
 	prepared     int                                     // statements ever prepared, for their names
+	proof        proofState                              // of proofSQL
 	stale        []string                                // names of prepared statements to be deallocated
 	fields       map[string][]pgconn.FieldDescription    // of results, by statement, with their formats
 	formats      map[string][]int16                      // of results, by statement, as asked for
