@@ -23,6 +23,10 @@ import (
 // pooled connection and is the caller's to undo; a transaction left open is an error, and is rolled back, or the connection
 // is closed: when the function returns, and that of a nested call whose statements travel with others (see [Pipelined]). A q
 // made with WithTx is of no use here; for several statements in one transaction there is [Source.On].
+//
+// pgx's options may be among the arguments, as in pgx. The ctx that a [pgx.QueryRewriter] gets never ends, and it must not make
+// a statement of one that ends the transaction of a snapshot call. Of the ctx that a query tracer returns the values count, and
+// not always a deadline.
 type DBTX interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)

@@ -22,9 +22,9 @@ const (
 	// alone. At most 32 query functions run at once for each connection that the call may have, each with a q of its own;
 	// one that is busy with something else does not hold up the others for longer than a few milliseconds. A function has
 	// a connection to itself while it copies or sends a batch, and from its first statement that is not a query (begin,
-	// set, declare, …), or that names set_config, setseed or the advisory locks of a session, until it returns, also if
-	// that is one of a batch, or one of several in one text, or if a nested call of one query has sent it; with pgx's simple
-	// protocol, for each statement. What a nested call of several queries sets may be another function's later. Whatever else
+	// set, declare, …), or that names set_config, setseed or the advisory locks of a session, or that a QueryRewriter of
+	// the user's own makes, until it returns, also if that is one of a batch, or one of several in one text, or if a nested
+	// call of one query has sent it; with pgx's simple protocol, for each statement. What a nested call of several queries sets may be another function's later. Whatever else
 	// a statement leaves in the session may be another function's when the next one reads it: not lastval or currval, but
 	// returning. With QueryExecModeDescribeExec a statement takes two round trips, both together with others. A nested call
 	// that is Pipelined too joins: the statements of its queries go by the function's connection with those of others, at
