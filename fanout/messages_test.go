@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"sync/atomic"
@@ -221,6 +222,47 @@ func TestErrorAtEmptySync(t *testing.T) {
 			e.set(nil)
 			if !said {
 				t.Errorf("%v, snapshot %v: there was no empty round trip", s, snapshot)
+			}
+			serves(t, pool)
+		}
+	}
+}
+
+// Somebody between here and the server ends the connection by the server's code, while that goes on with what it has been sent:
+// nothing of it is sent once more. If the server itself has ended it, what it has not begun with goes by another connection.
+func TestTerminatedBySomebodyBetween(t *testing.T) {
+	for _, routine := range []string{"", "RProcessInterrupts\x00"} {
+		for _, s := range pipelining {
+			var e edited
+			pool := pgtest.Pool(t, 1, e.attach)
+			if _, err := pool.Exec(t.Context(), "create table written (n int)"); err != nil {
+				t.Fatal(err)
+			}
+			src := raw(pool)
+			src.Strategy, src.Partial = s, true
+			queries := make([]fanout.Query[fanout.DBTX, int32], 8)
+			for i := range queries {
+				queries[i] = statement[int32]("insert into written values ($1) returning n", i)
+			}
+			for range 2 { // until it is known how quick they are
+				if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			rows := 0
+			e.set(func(_ *editedConn, kind byte, body []byte) []byte {
+				if kind == 'D' {
+					if rows++; rows == 3 {
+						return message('E', []byte("SFATAL\x00VFATAL\x00C57P01\x00Mterminating connection\x00"+routine+"\x00"))
+					}
+				}
+				return message(kind, body)
+			})
+			lists, err := fanout.Collect(inTime(t), src, queries...)
+			e.set(nil)
+			var errs fanout.Errors
+			if goesOn := routine != ""; !errors.As(err, &errs) || (len(errs) == 1) != goesOn {
+				t.Errorf("%v, %q: %v, %v", s, routine, lists, err)
 			}
 			serves(t, pool)
 		}

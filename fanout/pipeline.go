@@ -351,12 +351,13 @@ func (p *pipeline) fail(err error) {
 }
 
 // lost is fail for a connection that is gone. If the server has ended it in so many words, while it executed the first of
-// what was under way, it has not begun with the others: they can go by another lane. A pooler's words do not tell how far
-// the server behind it has come.
+// what was under way, it has not begun with the others: they can go by another lane. A pooler's words, which name no routine
+// of the server's source, do not tell how far the server behind it has come.
 func (p *pipeline) lost(err error) {
 	p.unprologue(err)
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "FATAL" && (strings.HasPrefix(pgErr.Code, "57P") || pgErr.Code == "40001") {
+	if errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "FATAL" && pgErr.Routine != "" &&
+		(strings.HasPrefix(pgErr.Code, "57P") || pgErr.Code == "40001") {
 		p.handBack(1)
 	}
 	if p.pipe != nil {
