@@ -303,12 +303,15 @@ func (p *pipeline) askProof(args [][]byte) (rows [][][]byte, late bool, err erro
 // no hook may deallocate them; and not in a transaction, which would be aborted if it cannot.
 func (p *pipeline) preparesProof() bool {
 	s := p.state
+	if s.mode != pgx.QueryExecModeCacheStatement || p.call.shared.hooks {
+		return false
+	}
 	if s.proof == proofUnknown && p.link.status() == 'I' {
-		s.proof = proofUnprepared
-		if s.mode == pgx.QueryExecModeCacheStatement && !p.call.shared.hooks {
-			if _, err := p.conn.PgConn().Prepare(context.Background(), proofName, proofSQL, nil); err == nil {
-				s.proof = proofPrepared
-			}
+		switch _, err := p.conn.PgConn().Prepare(context.Background(), proofName, proofSQL, nil); {
+		case err == nil:
+			s.proof = proofPrepared
+		case tells(err):
+			s.proof = proofUnprepared
 		}
 	}
 	return s.proof == proofPrepared

@@ -411,14 +411,13 @@ func TestFrozenServerWithAContextWatcher(t *testing.T) {
 // A server that logs everybody in and then resets the connection is not asked again and again.
 func TestEveryConnectionIsReset(t *testing.T) {
 	for _, s := range strategies {
-		var resets atomic.Bool
-		var opened atomic.Int32
+		var left, opened atomic.Int32
 		pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) {
 			dial := config.ConnConfig.DialFunc
 			config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 				opened.Add(1)
 				conn, err := dial(ctx, network, addr)
-				return &resetConn{Conn: conn, resets: &resets}, err
+				return &resetConn{Conn: conn, left: &left}, err
 			}
 		})
 		src := raw(pool)
@@ -427,9 +426,9 @@ func TestEveryConnectionIsReset(t *testing.T) {
 			t.Fatal(err)
 		}
 		opened.Store(0)
-		resets.Store(true)
+		left.Store(1000)
 		_, err := fanout.Collect(inTime(t), src, repeated(4, pid)...)
-		resets.Store(false)
+		left.Store(0)
 		if n := opened.Load(); err == nil || errors.Is(err, context.DeadlineExceeded) || n > 20 {
 			t.Errorf("%v: %d connections were opened: %v", s, n, err)
 		}
@@ -437,15 +436,44 @@ func TestEveryConnectionIsReset(t *testing.T) {
 	}
 }
 
-// A resetConn is a connection that cannot be written to once it is open, where these are reset.
+// Connections are reset for a while: with Retries, a query of which nothing was sent comes through.
+func TestConnectionsAreResetForAWhile(t *testing.T) {
+	for _, s := range strategies {
+		for _, conns := range []int{1, 2} {
+			var left atomic.Int32
+			pool := pgtest.Pool(t, conns, func(config *pgxpool.Config) {
+				dial := config.ConnConfig.DialFunc
+				config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					conn, err := dial(ctx, network, addr)
+					return &resetConn{Conn: conn, left: &left}, err
+				}
+			})
+			src := raw(pool)
+			src.Strategy, src.Retries = s, 6
+			if _, err := fanout.Collect(t.Context(), src, repeated(2, pid)...); err != nil {
+				t.Fatal(err)
+			}
+			left.Store(int32(conns) + 3)
+			_, err := fanout.Collect(inTime(t), src, pid)
+			if err != nil {
+				t.Errorf("%v, %d connections: %v", s, conns, err)
+			}
+			left.Store(0)
+			serves(t, pool)
+		}
+	}
+}
+
+// A resetConn is a connection that cannot be written to once it is open, as long as some are left to be reset.
 type resetConn struct {
 	net.Conn
-	resets *atomic.Bool
+	left   *atomic.Int32
 	writes int
 }
 
 func (c *resetConn) Write(b []byte) (int, error) {
-	if c.writes++; c.writes > 1 && c.resets.Load() { // the first one opens it
+	if c.writes++; c.writes > 1 && c.left.Load() > 0 { // the first one opens it
+		c.left.Add(-1)
 		_ = c.Conn.Close()
 		return 0, syscall.EPIPE
 	}

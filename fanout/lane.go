@@ -101,7 +101,7 @@ func (l *lane) acquire(ctx context.Context) error {
 	if takesTurn {
 		c.shared.turns.ours.Add(1)
 	}
-	res, err := c.pool.Acquire(undated{ctx})
+	res, err := c.pool.Acquire(postdated{ctx})
 	if err != nil && takesTurn {
 		c.shared.turns.ours.Add(-1)
 	}
@@ -128,12 +128,12 @@ func (l *lane) acquire(ctx context.Context) error {
 	return nil
 }
 
-// An undated is a ctx that ends when it ends, but says that it will be later, by the grace that a server has. pgxpool pings a
+// A postdated is a ctx that ends when it ends, but says that it will be later, by the grace that a server has. pgxpool pings a
 // connection that has been idle, and lets that go on when the wait for it has been cancelled; but a deadline it hands on,
 // which would cost the connection, while without any, one that does not answer would keep its place for a minute.
-type undated struct{ context.Context }
+type postdated struct{ context.Context }
 
-func (c undated) Deadline() (deadline time.Time, ok bool) {
+func (c postdated) Deadline() (deadline time.Time, ok bool) {
 	deadline, ok = c.Context.Deadline()
 	return deadline.Add(cancelGrace), ok
 }

@@ -1,8 +1,10 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -110,8 +112,9 @@ func (l *link) exec(deadline time.Time, sql string) (results []*pgconn.Result, e
 	return results, err
 }
 
-// within calls f, which uses the connection, and severs that if f has not returned by the deadline. A ctx would not do: what
-// pgx does at the end of one the pool's owner may have changed, to something that takes its time.
+// within calls f, which uses the connection, and severs that if f has not returned by the deadline, which is an error whatever f
+// returns then. A ctx would not do: what pgx does at the end of one the pool's owner may have changed, to something that takes
+// its time.
 func (l *link) within(deadline time.Time, f func() error) error {
 	severed := make(chan struct{})
 	late := time.AfterFunc(time.Until(deadline), func() {
@@ -123,10 +126,7 @@ func (l *link) within(deadline time.Time, f func() error) error {
 		return err
 	}
 	<-severed
-	if err != nil {
-		err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
-	}
-	return err
+	return fmt.Errorf("%w: %w", context.DeadlineExceeded, cmp.Or(err, net.ErrClosed))
 }
 
 // sever takes the connection out of the pool, so that its place there is free at once, and closes the socket under pgx,

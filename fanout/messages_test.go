@@ -156,6 +156,56 @@ func TestMalformedRows(t *testing.T) {
 	serves(t, pool)
 }
 
+// A malformed row in one of several writes that share a Sync in the caller's transaction: the others must not be executed twice.
+func TestMalformedRowDoesNotRepeatWrites(t *testing.T) {
+	for _, s := range pipelining {
+		var e edited
+		pool := pgtest.Pool(t, 1, e.attach)
+		if _, err := pool.Exec(t.Context(), "create table written (n int)"); err != nil {
+			t.Fatal(err)
+		}
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		src := raw(pool).On(tx)
+		src.Strategy, src.Partial = s, true
+		queries := make([]fanout.Query[fanout.DBTX, int32], 8)
+		for i := range queries {
+			queries[i] = statement[int32]("insert into written values ($1) returning n", i)
+		}
+		for range 4 {
+			if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := tx.Exec(t.Context(), "delete from written"); err != nil {
+			t.Fatal(err)
+		}
+		rows := 0
+		e.set(func(_ *editedConn, kind byte, body []byte) []byte {
+			if kind == 'D' {
+				if rows++; rows == 2 {
+					body = malformed(body, 1)
+				}
+			}
+			return message(kind, body)
+		})
+		lists, err := fanout.Collect(inTime(t), src, queries...)
+		e.set(nil)
+		var n, distinct int
+		if err := tx.QueryRow(t.Context(), "select count(*), count(distinct n) from written").Scan(&n, &distinct); err != nil {
+			t.Fatal(err)
+		}
+		if n != 8 || distinct != 8 || asError(t, err).Index != 1 {
+			t.Errorf("%v: %d rows of %d were written: %v, %v", s, n, distinct, lists, err)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // Nor does what the package asks the server for itself have to be well-formed, or to be answered at all.
 func TestMalformedRowsOfItsOwn(t *testing.T) {
 	for _, dropped := range []bool{false, true} {

@@ -315,6 +315,9 @@ func (p *pipeline) fail(err error) {
 	end := func(r *request) {
 		if !r.abandoned {
 			r.err = err
+			if r.unsent {
+				r.err = errUnsent{err}
+			}
 		}
 		r.answered = true
 		ended = append(ended, r)
@@ -372,7 +375,7 @@ func (p *pipeline) lost(err error) {
 		err = errors.New(err.Error())
 	}
 	if pgconn.SafeToRetry(err) {
-		// So it is to what could not be sent now, which has been handed back; not to what was under way before.
+		// So it is to what could not be sent now, which has been handed back, or is unsent; not to what was under way before.
 		p.fail(fmt.Errorf("%w: %v", errConnectionLost, err))
 		return
 	}
@@ -405,10 +408,15 @@ func (p *pipeline) handBack(n int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var kept []*request
+	most := p.call.shared.maxConns // as many may have died in the pool, but not all that are opened
 	for i, r := range p.inflight {
 		keep := func(m *request) bool {
-			if i < n || !m.binds || m.abandoned || m.streamed || m.handedBack > p.call.pool.Stat().MaxConns() {
-				return true // as many connections may have died in the pool, but not all that are opened
+			if i < n || !m.binds || m.abandoned || m.streamed {
+				return true
+			}
+			if m.handedBack > most {
+				m.unsent = true
+				return true
 			}
 			m.handedBack++
 			p.unbind(m)

@@ -153,8 +153,8 @@ func (p *pipeline) read(r *request) (err error, lost bool) {
 		return errSkipped, false
 	}
 	err = p.readGroup(r)
-	if err == nil && !r.synced {
-		return nil, false
+	if !r.synced && (err == nil || errors.As(err, new(errValues))) { // of which the server knows nothing: it goes on
+		return err, false
 	}
 	p.aborted = !r.synced
 	for {
@@ -289,10 +289,14 @@ func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error)
 	}
 	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
 	r.confirm()
+	var wrong error
 	for reader.NextRow() {
 		values := reader.Values()
 		if len(values) != len(r.fields) {
-			return errValues{len(r.fields), len(values)}
+			wrong = errValues{len(r.fields), len(values)}
+		}
+		if wrong != nil {
+			continue
 		}
 		p.rows.add(values)
 		if size := len(p.rows.data) + 4*len(p.rows.lengths); size >= chunkSize && (!p.haunted || size >= hauntedSize) {
@@ -300,7 +304,7 @@ func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error)
 		}
 	}
 	p.tag, err = reader.Close()
-	return err
+	return cmp.Or(err, wrong)
 }
 
 // errValues is of a row that is not what the server has said of the columns: it would shift those behind it. pgx, which

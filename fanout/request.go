@@ -59,7 +59,8 @@ type request struct {
 	own         *pgconn.StatementDescription // got for this request
 	redone      bool                         // after what was prepared had turned out to be out of date
 	stale       int                          // names deallocated in front of it
-	handedBack  int32                        // by lanes that could not send it
+	handedBack  int                          // by lanes that could not send it
+	unsent      bool                         // by too many of them
 	repeats     int                          // executions that a cancel request for another statement has ended
 	traced      *pipeline                    // has told the tracer of it, and not yet of its end
 	traceCtx    context.Context

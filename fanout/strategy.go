@@ -16,23 +16,23 @@ const (
 	Serial
 
 	// Pipelined runs the queries on at most Limit connections, and on each sends the statements of several at once, in one
-	// round trip. Each statement is a transaction of its own, as when it is sent alone, and its error is its own query's;
-	// a lost connection fails all that was under way on it. How many statements go ahead on one connection follows from
-	// what they and the round trip have been measured to take, by all calls of a Source and its copies: a slow one goes
-	// alone. At most 32 query functions run at once for each connection that the call may have, each with a q of its own;
-	// one that is busy with something else does not hold up the others for longer than a few milliseconds. A function has
-	// a connection to itself while it copies or sends a batch, and from its first statement that is not a query (begin,
-	// set, declare, …), or that names set_config, setseed or the advisory locks of a session, or that a QueryRewriter of
-	// the user's own makes, until it returns, also if that is one of a batch, or one of several in one text, or if a nested
-	// call of one query has sent it; with pgx's simple protocol, for each statement. What a nested call of several queries sets may be another function's later. Whatever else
-	// a statement leaves in the session may be another function's when the next one reads it: not lastval or currval, but
-	// returning. With QueryExecModeDescribeExec a statement takes two round trips, both together with others. A nested call
-	// that is Pipelined too joins: the statements of its queries go by the function's connection with those of others, at
-	// most 256 of its functions at once, and fewer where many run already. Any other nested call has the function's
-	// connection to itself, as one does that wants a Snapshot where its outer call has none. Inside a transaction
-	// (Source.On) the statements of several queries go in one round trip too, in the order of the queries as far as they
-	// are asked for together. Statements of one text that are proved to do nothing but read, as for Coalesced, and are
-	// known to be quick, may share a transaction with each other.
+	// round trip. Each statement is a transaction of its own, as when it is sent alone, and its error is its own query's; a
+	// lost connection fails all that was under way on it. How many statements go ahead on one connection follows from what
+	// they and the round trip have been measured to take, by all calls of a Source and its copies: a slow one goes alone.
+	// At most 32 query functions run at once for each connection that the call may have, each with a q of its own; one that
+	// is busy with something else does not hold up the others for longer than a few milliseconds. A function has a
+	// connection to itself while it copies or sends a batch, and from its first statement that is not a query (begin, set,
+	// declare, …), or that names set_config, setseed or the advisory locks of a session, or that a QueryRewriter of the
+	// user's own makes, until it returns, also if that is one of a batch, or one of several in one text, or if a nested
+	// call of one query has sent it; with pgx's simple protocol, for each statement. What a nested call of several queries
+	// sets may be another function's later. Whatever else a statement leaves in the session may be another function's when
+	// the next one reads it: not lastval or currval, but returning. With QueryExecModeDescribeExec a statement takes two
+	// round trips, both together with others. A nested call that is Pipelined too joins: the statements of its queries go
+	// by the function's connection with those of others, at most 256 of its functions at once, and fewer where many run
+	// already. Any other nested call has the function's connection to itself, as one does that wants a Snapshot where its
+	// outer call has none. Inside a transaction (Source.On) the statements of several queries go in one round trip too, in
+	// the order of the queries as far as they are asked for together. Statements of one text that are proved to do nothing
+	// but read, as for Coalesced, and are known to be quick, may share a transaction with each other.
 	Pipelined
 
 	// Coalesced is Pipelined, and makes one statement of those that wait at the same time and differ only in their
