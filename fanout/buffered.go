@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -18,6 +19,7 @@ type bufferedRows struct {
 	conn    *pgx.Conn
 	state   *connState // whose type map several functions of the lane decode by
 	fields  []pgconn.FieldDescription
+	told    []pgconn.FieldDescription // to the function
 
 	chunk  chunk
 	row    int // next in the chunk
@@ -41,7 +43,14 @@ type scanPlans struct {
 	dests  []reflect.Type // that the plans are for
 }
 
-func (r *bufferedRows) FieldDescriptions() []pgconn.FieldDescription { return r.fields }
+// FieldDescriptions returns a copy, which is the function's to change: others have the same fields.
+func (r *bufferedRows) FieldDescriptions() []pgconn.FieldDescription {
+	if r.told == nil {
+		r.told = slices.Clone(r.fields)
+	}
+	return r.told
+}
+
 func (r *bufferedRows) CommandTag() pgconn.CommandTag {
 	return r.tag
 }

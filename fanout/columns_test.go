@@ -311,3 +311,42 @@ func TestColumnsNamedLikeParameters(t *testing.T) {
 		t.Error("no executions shared a statement")
 	}
 }
+
+// The descriptions of the columns are the function's own, to change as it likes.
+func TestColumnsThatAFunctionRenames(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	type row struct {
+		N int `db:"other"`
+	}
+	renamed := func(ctx context.Context, tx fanout.DBTX) ([]row, error) {
+		rows, err := tx.Query(ctx, "select $1::int as n", 7)
+		if err != nil {
+			return nil, err
+		}
+		if name := &rows.FieldDescriptions()[0].Name; *name == "n" {
+			*name = "other"
+		}
+		return pgx.CollectRows(rows, pgx.RowToStructByName[row])
+	}
+	named := func(ctx context.Context, tx fanout.DBTX) ([]row, error) {
+		rows, err := tx.Query(ctx, "select $1::int as n", 7)
+		if err != nil {
+			return nil, err
+		}
+		defer rows.Close()
+		if name := rows.FieldDescriptions()[0].Name; name != "n" {
+			return nil, fmt.Errorf("the column is named %q", name)
+		}
+		return nil, nil
+	}
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy = s
+		for range 3 {
+			lists, err := fanout.Collect(inTime(t), src, renamed, named, renamed, named)
+			if err != nil || len(lists[2]) != 1 || lists[2][0].N != 7 {
+				t.Errorf("%v: %v, %v", s, lists, err)
+			}
+		}
+	}
+}

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -39,6 +40,10 @@ func (p *pipeline) repeatFailed(r *request, err error, aborted bool) bool {
 	case r.follows != nil && r.follows.distrust && pgErr.Code == "26000":
 		return true
 	case aborted && pgErr.Code == "25P02": // otherwise a function in the database says so, and would each time
+		return true
+	case r.pure && !r.apart && !r.streamed && p.transaction == nil && p.call.tx == nil &&
+		(strings.HasPrefix(pgErr.Code, "40") || strings.HasPrefix(pgErr.Code, "53")):
+		r.apart = true // it may have shared the transaction of others, and a deadlock, say, may be of their locks
 		return true
 	case outOfDate(err) && p.call.tx == nil && !r.redone &&
 		!r.described && !r.streamed && r.description != nil:

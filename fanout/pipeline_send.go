@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	schemasSQL = "select pg_catalog.current_schemas(true)::text"
+	schemasSQL = "select pg_catalog.current_schemas(true)::pg_catalog.text"
 
 	// guardSQL fails where names are resolved in other schemas than $1.
-	guardSQL = "select 1 / (pg_catalog.current_schemas(true)::text operator(pg_catalog.=) $1)::int"
+	guardSQL = "select 1 operator(pg_catalog./) (pg_catalog.current_schemas(true)::pg_catalog.text operator(pg_catalog.=) $1)::int"
 
 	// guardCallSQL is guardSQL for a statement that may call a function with a parameter alone. It also fails where one of
 	// the types $2, which the parameters have, has the name of a function of this type: if f is a type of strings, f($1) is
 	// $1::f to a server that is not told the type of $1; if it is told that it is an f, it calls a function f.
-	guardCallSQL = `select 1 / (pg_catalog.current_schemas(true)::text operator(pg_catalog.=) $1 and not exists (
+	guardCallSQL = `select 1 operator(pg_catalog./) (pg_catalog.current_schemas(true)::pg_catalog.text operator(pg_catalog.=) $1 and not exists (
 		select from pg_catalog.pg_proc p
 		join pg_catalog.pg_type t on t.typname operator(pg_catalog.=) p.proname
 			and t.oid operator(pg_catalog.=) any (array[p.proargtypes[0], p.provariadic])

@@ -1242,3 +1242,58 @@ type rewriter string
 func (r rewriter) RewriteQuery(context.Context, *pgx.Conn, string, []any) (string, []any, error) {
 	return string(r), nil, nil
 }
+
+// Reads of different partitions that share a transaction hold their locks together: if that is a deadlock with a migration, they go
+// by themselves.
+func TestPipelinedReadsDoNotDeadlock(t *testing.T) {
+	for _, s := range strategies {
+		t.Run(s.String(), func(t *testing.T) {
+			pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) {
+				c.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_custom_plan"
+			})
+			if _, err := pool.Exec(t.Context(), `create table part (k int, v int) partition by list (k);
+				create table part1 partition of part for values in (1);
+				create table part2 partition of part for values in (2);
+				insert into part select 1 + i % 2, i from generate_series(1, 10) i`); err != nil {
+				t.Fatal(err)
+			}
+			src := raw(pool)
+			src.Strategy = s
+			const sql = "select v from part where k = $1"
+			var queries []fanout.Query[fanout.DBTX, int32]
+			for i := range 40 {
+				queries = append(queries, statement[int32](sql, 1+i%2))
+			}
+			for range 20 {
+				if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ddl := pgtest.Connect(t, pool.Config().ConnString())
+			tx, err := ddl.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback(context.Background()) }()
+			if _, err := tx.Exec(t.Context(), "lock table part2 in access exclusive mode"); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() {
+				time.Sleep(300 * time.Millisecond)
+				_, err := tx.Exec(context.Background(), "lock table part1 in access exclusive mode")
+				if err == nil {
+					err = tx.Commit(context.Background())
+				}
+				done <- err
+			}()
+			_, err = fanout.Collect(t.Context(), src, statement[int32](sql, 1), statement[int32](sql, 2))
+			if err != nil {
+				t.Errorf("the call: %v", err)
+			}
+			if err := <-done; err != nil {
+				t.Errorf("the DDL: %v", err)
+			}
+		})
+	}
+}

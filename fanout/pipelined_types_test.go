@@ -540,6 +540,35 @@ func TestPipelinedPlansOutOfDate(t *testing.T) {
 	}
 }
 
+// What a function of the database is missing does not mean that a statement is out of date: it has been executed, and may have
+// written by a transaction of its own.
+func TestPipelinedFailsInsideAFunction(t *testing.T) {
+	for _, s := range strategies {
+		t.Run(s.String(), func(t *testing.T) {
+			pool := pgtest.Pool(t, 1)
+			admin := pgtest.Connect(t, pool.Config().ConnString())
+			config := pool.Config().ConnConfig
+			dsn := fmt.Sprintf("host=%s port=%d user=%s dbname=%s", config.Host, config.Port, config.User, config.Database)
+			pgtest.Exec(t, admin, `create extension dblink; create table log (what text);
+				create function attempt(what text) returns int language plpgsql as $$ begin
+					perform dblink_exec('`+dsn+`', 'insert into log values (' || quote_literal(what) || ')');
+					if what = 'bad' then perform no_such_function(1); end if;
+					return 1; end $$`)
+			src := raw(pool)
+			src.Strategy = s
+			if _, err := fanout.Collect(t.Context(), src, statement[int32]("select attempt($1)", "good")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := fanout.Collect(t.Context(), src, statement[int32]("select attempt($1)", "bad")); err == nil {
+				t.Fatal("no error")
+			}
+			if n := pgtest.QueryRow[int](t, admin, "select count(*)::int from log where what = 'bad'"); n != 1 {
+				t.Errorf("written %d times", n)
+			}
+		})
+	}
+}
+
 // One function forgets the session's statements while others rely on them: they do not notice. It may itself, as with pgx,
 // which says once that a statement of its own is gone.
 func TestPipelinedDiscardInTheMiddle(t *testing.T) {

@@ -107,7 +107,7 @@ func (c *call) startAgain(err error) bool {
 	if c.attempt > c.retries || c.guest() || c.parent.Err() != nil || !transient(err) {
 		return false
 	}
-	if c.snapshot == nil && c.connected {
+	if c.connected && (c.snapshot == nil || c.snapshot.lasting.Load()) {
 		return false // something may have been written
 	}
 	c.restarting = c.restart == nil || c.restart()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +19,8 @@ type snapshot struct {
 	shared *shared
 	ctx    context.Context // the call's
 	alone  bool            // there is one lane only: nothing need be exported
+
+	lasting atomic.Bool // a statement has been sent that may leave what outlives the transactions
 
 	settled chan struct{} // closed when the first attempt to export has succeeded, or failed
 	near    bool          // once settled: it has been a quick success

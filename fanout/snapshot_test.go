@@ -1042,3 +1042,61 @@ func TestSnapshotOnConnectionsWithSettings(t *testing.T) {
 		}
 	}
 }
+
+// A notification of one query is not undone by another one's failure, and is not repeated by Retries. Neither are large objects,
+// which PostgreSQL up to 15 lets a read-only transaction write.
+func TestSnapshotNotifies(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 2)
+		if _, err := pool.Exec(t.Context(), `
+			create function fail_at(attempt int) returns text language plpgsql volatile as $$ begin
+				if attempt = 1 then perform pg_sleep(0.3); raise exception 'once more' using errcode = '40001'; end if;
+				return 'ok'; end $$`); err != nil {
+			t.Fatal(err)
+		}
+		listener := pgtest.Connect(t, pool.Config().ConnString())
+		pgtest.Exec(t, listener, "listen news")
+		notified := func() (payloads []string) {
+			pgtest.Exec(t, listener, "notify news, 'end'")
+			for {
+				n, err := listener.WaitForNotification(inTime(t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n.Payload == "end" {
+					return payloads
+				}
+				payloads = append(payloads, n.Payload)
+			}
+		}
+		notify := statement[string]("select pg_notify('news', $1)::text", "one")
+		objects := func() (n int) {
+			if err := pool.QueryRow(t.Context(), "select count(*) from pg_largeobject_metadata").Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		object := statement[string]("select lo_from_bytea($1, 'x')::text", uint32(0))
+
+		src := raw(pool)
+		src.Strategy, src.Snapshot, src.Partial, src.Limit = s, true, true, 1
+		lists, err := fanout.Collect(inTime(t), src, notify, object, statement[string]("select (1 / $1::int)::text", 0))
+		var errs fanout.Errors
+		if !errors.As(err, &errs) {
+			t.Fatal(err)
+		}
+		if got := notified(); len(errs) != 1 || len(got) != 1 || objects() != len(lists[1]) {
+			t.Errorf("%v: notified %q, %d objects, %v: %v", s, got, objects(), lists, err)
+		}
+
+		src.Partial, src.Limit, src.Retries = false, 0, 3
+		var attempt atomic.Int32
+		_, err = fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			return statement[string]("select fail_at($1)", attempt.Add(1))(ctx, tx)
+		}, notify)
+		if got := notified(); len(got) > 1 || err == nil && attempt.Load() > 1 && len(got) != 1 {
+			t.Errorf("%v: notified %q by %d attempts: %v", s, got, attempt.Load(), err)
+		}
+		serves(t, pool)
+	}
+}

@@ -30,8 +30,8 @@ type Source[Q any] struct {
 
 	// Snapshot makes every query of a call read one and the same snapshot of the database, on whatever connection it
 	// runs: each connection is in a REPEATABLE READ, READ ONLY transaction, which lasts as long as it has queries to run.
-	// A write is refused by the server (25006), and a commit or rollback before it is sent. A statement that fails costs the
-	// transaction nothing but what the statement did, and what functions of the database's own may have set or locked
+	// A write is refused by the server (25006), though not a notification, nor, up to PostgreSQL 15, a large object; and a
+	// commit or rollback before it is sent. A statement that fails costs the transaction nothing but what the statement did, and what functions of the database's own may have set or locked
 	// before, which cannot be seen. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the promise cannot be kept.
 	Snapshot bool
 
@@ -47,7 +47,8 @@ type Source[Q any] struct {
 	// Retries is how often a call may start again after a transient failure, after a pause that is drawn by chance and
 	// grows, from 25 to 50 ms up to 1 to 2 s; 0 is never. What may have written is never repeated. A Snapshot call, which
 	// is read only by the server's word, starts again as a whole when a query fails by a serialization failure, a recovery
-	// conflict or a deadlock, or when the snapshot, the connection or the server is lost; its query functions run again.
+	// conflict or a deadlock, or when the snapshot, the connection or the server is lost; its query functions run again. Not
+	// if one has sent what names pg_notify or the functions of large objects, which a read-only transaction may do for good.
 	// In any other call only a query none of whose statements was sent runs again, alone, on another connection; and a
 	// call that gets no connection because the server cannot be reached, or has too many, tries again. With Partial,
 	// retries come first, and what still fails is reported. A Stream does not start again once the loop has had a result.

@@ -19,6 +19,7 @@ type text struct {
 	utility bool // it may change the session, or have a transaction of its own
 	leaves  bool // it may leave what is undone by going back to a savepoint before it
 	ends    bool // it ends the transaction that it runs in
+	lasting bool // it may leave what outlives even a read-only transaction
 
 	mu       sync.Mutex
 	mean     float64 // moving average of what executions took, in nanoseconds
@@ -131,6 +132,7 @@ func newText(sql string) *text {
 		utility: utility,
 		leaves:  utility && !movesCursor(sql) || lasts(sql),
 		ends:    (utility || mayBeSeveral(sql)) && endsTransaction(sql),
+		lasting: outlives(sql),
 	}
 }
 
@@ -345,7 +347,13 @@ func lasts(sql string) bool {
 			return true
 		}
 	}
-	return mentions(sql, "advisory_xact_lock", "lo_open")
+	return mentions(sql, "advisory_xact_lock", "lo_open") || outlives(sql)
+}
+
+// outlives reports whether sql may do what a read-only transaction that commits leaves behind: a notification or, up to PostgreSQL
+// 15, a large object.
+func outlives(sql string) bool {
+	return firstWord(sql) == "notify" || mentions(sql, "pg_notify", "lo_", "lowrite")
 }
 
 // firstWord is the word that sql begins with, in lower case, behind comments of a line; "" if it is not a word.

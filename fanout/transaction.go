@@ -40,8 +40,8 @@ const (
 	rollBackTo  = "rollback to savepoint fanout"
 	commitSQL   = "commit"
 	exportSQL   = "select pg_catalog.pg_export_snapshot()"
-	identifySQL = "select (pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) operator(pg_catalog.*) 1000000::pg_catalog.float8)::pg_catalog.int8::pg_catalog.text, pg_catalog.pg_backend_pid()::text, pg_catalog.pg_is_in_recovery()::text"
-	citusSQL    = "select 1 from pg_catalog.pg_extension where extname = 'citus'"
+	identifySQL = "select (pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) operator(pg_catalog.*) 1000000::pg_catalog.float8)::pg_catalog.int8::pg_catalog.text, pg_catalog.pg_backend_pid()::pg_catalog.text, pg_catalog.pg_is_in_recovery()::pg_catalog.text"
+	citusSQL    = "select 1 from pg_catalog.pg_extension where extname operator(pg_catalog.=) 'citus'"
 )
 
 // A prologue is what travels in front of a statement: utility statements, and what to do with their results.
@@ -102,6 +102,9 @@ func (t *transaction) precede(ctx context.Context, sql string, args []any, exec 
 	p, err := t.prologue(ctx)
 	if err == nil {
 		t.dirty = t.dirty || text.leaves || t.snapshot.shared.several(sql, args, exec)
+		if text.lasting {
+			t.snapshot.lasting.Store(true)
+		}
 	}
 	return p, err
 }
@@ -488,17 +491,21 @@ func (t *transaction) CopyFrom(ctx context.Context, table pgx.Identifier, column
 }
 
 func (t *transaction) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	leaves := false
+	leaves, lasting := false, false
 	for _, queued := range b.QueuedQueries {
 		text := t.snapshot.shared.statements.get(queued.SQL)
 		if text.ends {
 			return pgx.FailedBatchResults(b, errEndsTransaction)
 		}
+		lasting = lasting || text.lasting
 		leaves = leaves || text.leaves || mayBeSeveral(queued.SQL) || t.snapshot.shared.several(queued.SQL, queued.Arguments, false)
 	}
 	if err := t.ready(ctx); err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
 	t.dirty = t.dirty || leaves
+	if lasting {
+		t.snapshot.lasting.Store(true)
+	}
 	return t.conn.SendBatch(ctx, b)
 }

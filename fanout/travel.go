@@ -354,10 +354,10 @@ func (t *traveller) end(tag pgconn.CommandTag, err error) {
 }
 
 // outOfDate reports whether err may come of what is remembered of a statement: the tables have changed since, or somebody has
-// deallocated it.
+// deallocated it. Then it has not been executed. Inside of a function of the database it has, and that may have written.
 func outOfDate(err error) bool {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
+	if !errors.As(err, &pgErr) || pgErr.Where != "" {
 		return false
 	}
 	switch pgErr.Code {
