@@ -28,6 +28,7 @@ type bufferedRows struct {
 	values [][]byte // of the row that is being read
 
 	plans  *scanPlans
+	locked bool // a row is being decoded, or scanned as a whole
 	closed bool
 	err    error
 
@@ -129,7 +130,7 @@ func (r *bufferedRows) fail(err error) error {
 
 func (r *bufferedRows) Scan(dest ...any) error {
 	if scanner, ok := rowScanner(dest); ok {
-		if err := scanner.ScanRow(r); err != nil {
+		if err := r.scanRow(scanner); err != nil {
 			return r.fail(err)
 		}
 		return nil
@@ -149,10 +150,34 @@ func (r *bufferedRows) Scan(dest ...any) error {
 	return nil
 }
 
+// scanRow has a row scanned as a whole, which may be by the type map itself.
+func (r *bufferedRows) scanRow(scanner pgx.RowScanner) error {
+	if r.lockTypes() {
+		defer r.unlockTypes()
+	}
+	return scanner.ScanRow(r)
+}
+
+// lockTypes locks the connection's type map, which others use too, unless it is a destination that has something decoded.
+func (r *bufferedRows) lockTypes() bool {
+	if r.locked {
+		return false
+	}
+	r.state.types.Lock()
+	r.locked = true
+	return true
+}
+
+func (r *bufferedRows) unlockTypes() {
+	r.locked = false
+	r.state.types.Unlock()
+}
+
 // decode stores the row in dest, and returns the column that could not be.
 func (r *bufferedRows) decode(dest []any) (column int, err error) {
-	r.state.types.Lock()
-	defer r.state.types.Unlock()
+	if r.lockTypes() {
+		defer r.unlockTypes()
+	}
 	if r.plans == nil {
 		r.plans = r.plansFor(len(dest))
 	}
@@ -212,8 +237,9 @@ func (r *bufferedRows) Values() ([]any, error) {
 }
 
 func (r *bufferedRows) decodeAny() ([]any, error) {
-	r.state.types.Lock()
-	defer r.state.types.Unlock()
+	if r.lockTypes() {
+		defer r.unlockTypes()
+	}
 	types := r.conn.TypeMap()
 	values := make([]any, len(r.values))
 	for i, raw := range r.values {

@@ -27,8 +27,8 @@ import (
 // pgx's options may be among the arguments, as in pgx. The ctx that a [pgx.QueryRewriter] gets never ends, and it must not make
 // a statement of one that ends the transaction of a snapshot call. Of the ctx that a query tracer returns the values count, and
 // not always a deadline. Where statements are pipelined, functions share a connection's type map: what encodes an argument, or
-// scans a value, is called under its lock, and must not wait for what another function may hold, nor use the rows that are being
-// scanned; and the map itself (Rows.TypeMap, Rows.Conn) is not a function's to use.
+// scans a value, is called under its lock, and must not wait for what another function may hold; and the map itself
+// (Rows.TypeMap, Rows.Conn) is a function's to use only in a [pgx.RowScanner].
 type DBTX interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)

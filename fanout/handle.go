@@ -279,10 +279,7 @@ func (h *handle) rest() {
 	if h.alone && !h.keeps && h.keepsTransaction() {
 		h.keeps = true
 	}
-	if h.decoding {
-		h.decoding = false
-		h.pipeline.state.types.Unlock()
-	}
+	h.unlockTypes()
 	if h.alone && !h.keeps {
 		h.lost = h.lost || h.link.closed()
 		h.giveBack()
@@ -347,6 +344,7 @@ func (h *handle) read(r result) {
 	defer h.mu.Unlock()
 	h.state = reading
 	h.open = r
+	h.unlockTypes() // until r decodes: what the function does in between may depend on others that do
 }
 
 // count adds rows that the function has read.

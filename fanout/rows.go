@@ -29,6 +29,7 @@ type rows struct {
 	err    error                     // once closed
 	batch  bool                      // of a batch, whose other results are still to come: the connection stays in use
 	left   bool                      // likewise, and not read to the end when the next result was asked for
+	locked bool                      // pgx decodes a row by the connection's type map
 }
 
 // errNextResult is of a result of a batch that is read too late: pgx would read what is read now.
@@ -114,22 +115,52 @@ func (r *rows) Scan(dest ...any) error {
 	if err := r.failure(); err != nil {
 		return err
 	}
-	err := r.Rows.Scan(dest...)
+	err := r.scan(dest)
 	if err != nil {
 		r.Close() // as pgx has done with its own
 	}
 	return err
 }
 
+func (r *rows) scan(dest []any) error {
+	if r.lockTypes() {
+		defer r.unlockTypes()
+	}
+	return r.Rows.Scan(dest...)
+}
+
 func (r *rows) Values() ([]any, error) {
 	if err := r.failure(); err != nil {
 		return nil, err
 	}
-	values, err := r.Rows.Values()
+	values, err := r.values()
 	if err != nil {
 		r.Close()
 	}
 	return values, err
+}
+
+func (r *rows) values() ([]any, error) {
+	if r.lockTypes() {
+		defer r.unlockTypes()
+	}
+	return r.Rows.Values()
+}
+
+// lockTypes locks the type map of a connection that the function has to itself, while pgx decodes a row by it, unless it is a
+// destination of that row which has another one decoded.
+func (r *rows) lockTypes() bool {
+	if r.locked || !r.passesOn() {
+		return false
+	}
+	r.handle.pipeline.state.types.Lock()
+	r.locked = true
+	return true
+}
+
+func (r *rows) unlockTypes() {
+	r.locked = false
+	r.handle.pipeline.state.types.Unlock()
 }
 
 // discard closes rows that were still open when the query function returned. Their end must not look like the end of the
@@ -188,7 +219,7 @@ func (r *row) Scan(dest ...any) (err error) {
 	if scanner, ok := rowScanner(dest); ok {
 		dest = []any{&notedScanner{scanner, r.handle}}
 	}
-	err = r.row.Scan(dest...)
+	err = r.scan(dest)
 	if err != nil && errors.As(err, new(pgx.ScanArgError)) {
 		r.handle.executed()
 	}
@@ -197,6 +228,18 @@ func (r *row) Scan(dest ...any) (err error) {
 		r.handle.count(1)
 	}
 	return err
+}
+
+func (r *row) scan(dest []any) error {
+	first, _ := r.row.(firstRow)
+	_, buffered := first.rows.(*bufferedRows)
+	_, failed := r.row.(failedRows)
+	if r.handle.exchange != nil && !buffered && !failed {
+		types := &r.handle.pipeline.state.types
+		types.Lock()
+		defer types.Unlock()
+	}
+	return r.row.Scan(dest...)
 }
 
 // discard closes a row that was never scanned, and reads what is behind it: pgx offers no other way than to scan it. Of its

@@ -378,6 +378,14 @@ func (h *handle) lockTypes() {
 	}
 }
 
+// unlockTypes ends that, if it is so. It is called with mu held.
+func (h *handle) unlockTypes() {
+	if h.decoding {
+		h.decoding = false
+		h.pipeline.state.types.Unlock()
+	}
+}
+
 // locksTypes reports whether h's function, or one that its call is nested in, has locked the types of conn: it waits for the
 // nested call.
 func (h *handle) locksTypes(conn *pgx.Conn) bool {

@@ -9,7 +9,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
@@ -223,10 +225,16 @@ func TestTooManyConnections(t *testing.T) {
 		}
 	})
 	demo(t, "-dsn", s.DSN()).failsWith(t, "opening 10 connections (-conns): ", "too many clients")
-	conn := pgtest.Connect(t, s.DSN())
+	var conn *pgx.Conn
+	for deadline := time.Now().Add(10 * time.Second); conn == nil; time.Sleep(10 * time.Millisecond) {
+		conn, err = pgx.Connect(t.Context(), s.DSN())
+		if err != nil && time.Now().After(deadline) { // by then those of before have ended
+			t.Fatal(err)
+		}
+	}
 	if schemaExists(t, conn) {
 		t.Error("the schema is there")
 	}
-	conn.Close(context.Background())
+	_ = conn.Close(context.Background())
 	succeeds(t, "-dsn", s.DSN(), "-conns", "3")
 }
