@@ -65,7 +65,7 @@ func (r *bufferedRows) Next() bool {
 		return false
 	}
 	if r.row == r.chunk.rows {
-		next, more, err := r.request.handle.nextChunk(r.request)
+		next, more, err := r.nextChunk()
 		if !more {
 			r.finish(err)
 			return false
@@ -100,12 +100,22 @@ func (r *bufferedRows) Close() {
 		return
 	}
 	for {
-		_, more, err := r.request.handle.nextChunk(r.request)
+		_, more, err := r.nextChunk()
 		if !more {
 			r.finish(err)
 			return
 		}
 	}
+}
+
+// nextChunk is the handle's, which may wait for the server. Others do not wait for the type map meanwhile, if a destination that
+// has failed closes the rows.
+func (r *bufferedRows) nextChunk() (c chunk, more bool, err error) {
+	if r.locked {
+		r.unlockTypes()
+		defer r.lockTypes()
+	}
+	return r.request.handle.nextChunk(r.request)
 }
 
 func (r *bufferedRows) finish(err error) {

@@ -135,3 +135,42 @@ func TestScanUnderALock(t *testing.T) {
 	}
 	serves(t, pool)
 }
+
+// A deranged is a row that fails to scan itself.
+type deranged struct{}
+
+func (deranged) ScanRow(rows pgx.Rows) error {
+	var n int
+	return rows.Scan(&n) // of two columns
+}
+
+// A destination that fails in the middle of a long result does not keep the lane from sending what others have asked for.
+func TestDestinationThatFails(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	fails := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+		rows, err := tx.Query(ctx, "select n, repeat('x', 1000) from generate_series(1, $1::int) n", 20000)
+		if err != nil {
+			return nil, err
+		}
+		return pgx.CollectRows(rows, func(row pgx.CollectableRow) (int, error) { return 0, row.Scan(deranged{}) })
+	}
+	several := func(ctx context.Context, tx fanout.DBTX) (list []int, err error) {
+		for range 50 {
+			if list, err = statement[int]("select $1::int", 7)(ctx, tx); err != nil {
+				return nil, err
+			}
+		}
+		return list, nil
+	}
+	for _, s := range strategies {
+		src := raw(pool)
+		src.Strategy, src.Partial = s, true
+		lists, err := fanout.Collect(inTime(t), src, fails, several, several, fails, several)
+		errs, _ := err.(fanout.Errors)
+		if len(errs) != 2 || len(lists[1]) != 1 || len(lists[2]) != 1 || len(lists[4]) != 1 {
+			t.Errorf("%v: %v, %v", s, lists, err)
+		}
+		mention(t, err, "number of field descriptions must equal number of destinations, got 2 and 1")
+	}
+	serves(t, pool)
+}
