@@ -45,7 +45,7 @@ func (p *pipeline) repeatFailed(r *request, err error, aborted bool) bool {
 		(strings.HasPrefix(pgErr.Code, "40") || strings.HasPrefix(pgErr.Code, "53")):
 		r.apart = true // it may have shared the transaction of others, and a deadlock, say, may be of their locks
 		return true
-	case outOfDate(err) && p.call.tx == nil && !r.redone &&
+	case outOfDate(err) && !inside(err) && p.call.tx == nil && !r.redone &&
 		!r.described && !r.streamed && r.description != nil:
 		// What was prepared is out of date. pgx reports that; but here several may have been sent relying on it.
 		r.redone, r.distrust = true, true

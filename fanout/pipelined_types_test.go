@@ -494,7 +494,11 @@ func TestPipelinedPlansOutOfDate(t *testing.T) {
 		for _, conns := range []int{1, 3} {
 			for _, snapshot := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%v/conns=%d/snapshot=%v", mode, conns, snapshot), func(t *testing.T) {
-					pool := pgtest.Pool(t, conns, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode })
+					pool := pgtest.Pool(t, conns, inMode(mode), func(config *pgxpool.Config) {
+						if conns > 1 { // then an error says more of where it has come up
+							config.ConnConfig.RuntimeParams["log_parameter_max_length_on_error"] = "-1"
+						}
+					})
 					fill(t, pool, 5)
 					src := pipelined(pool)
 					src.Snapshot, src.Partial = snapshot, true

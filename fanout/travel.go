@@ -158,7 +158,7 @@ func travel(ctx context.Context, conn *pgx.Conn, p *prologue, sql string, args [
 		t.traced = true
 	}
 	err := t.send(args)
-	if t.settled && t.remembered && outOfDate(err) { // it has not been executed
+	if t.settled && t.remembered && outOfDate(err) && !inside(err) { // it has not been executed
 		err = t.sendAgain(args, err)
 	}
 	if err != nil {
@@ -354,10 +354,10 @@ func (t *traveller) end(tag pgconn.CommandTag, err error) {
 }
 
 // outOfDate reports whether err may come of what is remembered of a statement: the tables have changed since, or somebody has
-// deallocated it. Then it has not been executed. Inside of a function of the database it has, and that may have written.
+// deallocated it. Then it has not been executed, unless err has come up inside.
 func outOfDate(err error) bool {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || pgErr.Where != "" {
+	if !errors.As(err, &pgErr) {
 		return false
 	}
 	switch pgErr.Code {
@@ -369,6 +369,21 @@ func outOfDate(err error) bool {
 		return true
 	case "XX000": // likewise, in words that are not translated
 		return strings.HasPrefix(pgErr.Message, "cache lookup failed ")
+	}
+	return false
+}
+
+// inside reports whether err has come up inside of a function of the database, say, which may have written by then. Where an error
+// comes up, the server says line by line; one of them, if log_parameter_max_length_on_error is set, is about the parameters.
+func inside(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.Where == "" {
+		return false
+	}
+	for line := range strings.SplitSeq(pgErr.Where, "\n") {
+		if !strings.Contains(line, "$1 = ") {
+			return true
+		}
 	}
 	return false
 }
