@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -373,15 +374,18 @@ func outOfDate(err error) bool {
 	return false
 }
 
-// inside reports whether err has come up inside of a function of the database, say, which may have written by then. Where an error
-// comes up, the server says line by line; one of them, if log_parameter_max_length_on_error is set, is about the parameters.
+// aParameter is how the server calls a parameter.
+var aParameter = regexp.MustCompile(`\$[0-9]`)
+
+// inside reports whether err has come up inside of a function of the database, say, which may have written by then. Where it has,
+// the server says line by line, in words that may be translated; lines that name a parameter are about the statement's own.
 func inside(err error) bool {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) || pgErr.Where == "" {
 		return false
 	}
 	for line := range strings.SplitSeq(pgErr.Where, "\n") {
-		if !strings.Contains(line, "$1 = ") {
+		if !aParameter.MatchString(line) {
 			return true
 		}
 	}
