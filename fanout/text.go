@@ -353,7 +353,8 @@ func lasts(sql string) bool {
 // outlives reports whether sql may do what a read-only transaction that commits leaves behind: a notification or, up to PostgreSQL
 // 15, a large object.
 func outlives(sql string) bool {
-	return firstWord(sql) == "notify" || mentions(sql, "pg_notify", "lo_", "lowrite")
+	return firstWord(sql) == "notify" || mentions(sql, "pg_notify", "lowrite",
+		"lo_creat", "lo_from_bytea", "lo_import", "lo_put", "lo_truncate", "lo_unlink") // lo_ alone is in hello_id, too
 }
 
 // firstWord is the word that sql begins with, in lower case, behind comments of a line; "" if it is not a word.
