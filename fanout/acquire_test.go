@@ -417,13 +417,8 @@ func (c *losing) Read(b []byte) (int, error) {
 // A connection that does not answer pgxpool's ping keeps its place no longer than the documented second beyond the deadline.
 func TestDeadlineWhileAConnectionIsSilent(t *testing.T) {
 	var due atomic.Bool
-	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
+	pool := pgtest.Pool(t, 1, over(func(conn net.Conn) net.Conn { return &losing{conn, &due} }), func(config *pgxpool.Config) {
 		config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
-		dial := config.ConnConfig.DialFunc
-		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := dial(ctx, network, addr)
-			return &losing{conn, &due}, err
-		}
 	})
 	serves(t, pool)
 	for _, s := range []fanout.Strategy{fanout.Serial, fanout.Pipelined} {

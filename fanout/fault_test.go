@@ -412,14 +412,10 @@ func TestFrozenServerWithAContextWatcher(t *testing.T) {
 func TestEveryConnectionIsReset(t *testing.T) {
 	for _, s := range strategies {
 		var left, opened atomic.Int32
-		pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) {
-			dial := config.ConnConfig.DialFunc
-			config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-				opened.Add(1)
-				conn, err := dial(ctx, network, addr)
-				return &resetConn{Conn: conn, left: &left}, err
-			}
-		})
+		pool := pgtest.Pool(t, 2, over(func(conn net.Conn) net.Conn {
+			opened.Add(1)
+			return &resetConn{Conn: conn, left: &left}
+		}))
 		src := raw(pool)
 		src.Strategy = s
 		if _, err := fanout.Collect(t.Context(), src, repeated(4, pid)...); err != nil {
@@ -441,13 +437,7 @@ func TestConnectionsAreResetForAWhile(t *testing.T) {
 	for _, s := range strategies {
 		for _, conns := range []int{1, 2} {
 			var left atomic.Int32
-			pool := pgtest.Pool(t, conns, func(config *pgxpool.Config) {
-				dial := config.ConnConfig.DialFunc
-				config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-					conn, err := dial(ctx, network, addr)
-					return &resetConn{Conn: conn, left: &left}, err
-				}
-			})
+			pool := pgtest.Pool(t, conns, over(func(conn net.Conn) net.Conn { return &resetConn{Conn: conn, left: &left} }))
 			src := raw(pool)
 			src.Strategy, src.Retries = s, 6
 			if _, err := fanout.Collect(t.Context(), src, repeated(2, pid)...); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"slices"
@@ -86,6 +87,20 @@ var (
 	sleep = statement[string](sleepSQL, 60) // seconds: to be interrupted
 	boom  = statement[int32](boomSQL, 0)
 )
+
+// over has a pool's connections run over what wrap makes of them.
+func over(wrap func(net.Conn) net.Conn) func(*pgxpool.Config) {
+	return func(config *pgxpool.Config) {
+		dial := config.ConnConfig.DialFunc
+		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return wrap(conn), nil
+		}
+	}
+}
 
 // serves checks that the pool is as good as new: nothing acquired, and every connection answers. It waits for connections
 // that pgx closes in the background, because their ctx ended.

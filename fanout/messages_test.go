@@ -32,11 +32,7 @@ type editedConn struct {
 }
 
 func (e *edited) attach(config *pgxpool.Config) {
-	dial := config.ConnConfig.DialFunc
-	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		return &editedConn{Conn: conn, by: e}, err
-	}
+	over(func(conn net.Conn) net.Conn { return &editedConn{Conn: conn, by: e} })(config)
 }
 
 func (e *edited) set(f edit) {

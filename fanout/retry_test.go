@@ -209,14 +209,7 @@ func TestUnansweredWritesAreNotRepeated(t *testing.T) {
 	}
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
 		var due atomic.Bool
-		pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
-			config.ConnConfig.DefaultQueryExecMode = mode
-			dial := config.ConnConfig.DialFunc
-			config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-				conn, err := dial(ctx, network, addr)
-				return &unanswering{conn, &due}, err
-			}
-		})
+		pool := pgtest.Pool(t, 1, inMode(mode), over(func(conn net.Conn) net.Conn { return &unanswering{conn, &due} }))
 		if _, err := pool.Exec(t.Context(), "create table counter (n int); insert into counter values (0)"); err != nil {
 			t.Fatal(err)
 		}

@@ -303,7 +303,7 @@ func (h *handle) mayChangeSession(t *text, args []any, exec bool) bool {
 func (h *handle) keepFor(b *pgx.Batch) {
 	s := h.call.shared
 	if slices.ContainsFunc(b.QueuedQueries, func(q *pgx.QueuedQuery) bool {
-		return s.statements.get(q.SQL).utility || mayBeSeveral(q.SQL) || s.several(q.SQL, q.Arguments, false)
+		return s.statements.get(q.SQL).utility || s.severalQueued(q)
 	}) {
 		h.keepSession()
 	}

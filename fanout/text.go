@@ -320,6 +320,11 @@ options:
 	return takes && mayBeSeveral(sql)
 }
 
+// severalQueued is several for a statement of a batch, any of which may be sent by the simple protocol.
+func (s *shared) severalQueued(q *pgx.QueuedQuery) bool {
+	return mayBeSeveral(q.SQL) || s.several(q.SQL, q.Arguments, false)
+}
+
 // isQuery reports whether sql begins like a statement that mostly leaves the session and its transaction as they were.
 func isQuery(sql string) bool {
 	switch firstWord(sql) {

@@ -498,7 +498,7 @@ func (t *transaction) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResu
 			return pgx.FailedBatchResults(b, errEndsTransaction)
 		}
 		lasting = lasting || text.lasting
-		leaves = leaves || text.leaves || mayBeSeveral(queued.SQL) || t.snapshot.shared.several(queued.SQL, queued.Arguments, false)
+		leaves = leaves || text.leaves || t.snapshot.shared.severalQueued(queued)
 	}
 	if err := t.ready(ctx); err != nil {
 		return pgx.FailedBatchResults(b, err)
