@@ -320,7 +320,7 @@ func TestUnsentQueryWaitsForTheServer(t *testing.T) {
 	var connects atomic.Int32
 	pool := pgtest.Pool(t, 1, w.attach, func(config *pgxpool.Config) {
 		config.BeforeConnect = func(context.Context, *pgx.ConnConfig) error {
-			if connects.Add(1) == 3 {
+			if connects.Add(1) == 4 { // with one retry, three at most: one for both queries, and one for each again
 				w.closed.Store(false)
 			}
 			return nil
