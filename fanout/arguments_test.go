@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -271,19 +272,30 @@ type levelled struct {
 
 type holder struct{ A arrayText }
 
+// These print themselves rounded; a weekday by its name.
+type (
+	printedList []float64
+	printedPair struct{ X, Y float64 }
+	weekday     int32
+)
+
+func (l printedList) String() string { return fmt.Sprintf("{%.1f}", l[0]) }
+func (p printedPair) String() string { return fmt.Sprintf("(%.1f,%.1f)", p.X, p.Y) }
+func (d weekday) String() string     { return time.Weekday(d).String() }
+
 // What pgx sends of an array or a composite in binary form may be something else than what a method of the user's own says as
 // text.
 func TestArgumentsThatHaveTheirOwnText(t *testing.T) {
 	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
 		config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-			types, err := conn.LoadTypes(ctx, []string{"levelled", "holder"})
+			types, err := conn.LoadTypes(ctx, []string{"levelled", "holder", "pair"})
 			if err == nil {
 				conn.TypeMap().RegisterTypes(types)
 			}
 			return nil
 		}
 	})
-	if _, err := pool.Exec(t.Context(), "create type levelled as (n int, t text); create type holder as (a int[])"); err != nil {
+	if _, err := pool.Exec(t.Context(), "create type levelled as (n int, t text); create type holder as (a int[]); create type pair as (x float8, y float8)"); err != nil {
 		t.Fatal(err)
 	}
 	pool.Reset()
@@ -298,6 +310,10 @@ func TestArgumentsThatHaveTheirOwnText(t *testing.T) {
 		{name: "TextValuerJSON", sql: "select $1::jsonb[] as a", args: each([]document{{1}}, []document{{2}, {3}})},
 		{name: "TextValuerInComposite", sql: "select ($1::levelled).n as n", args: each(levelled{1, "x"}, levelled{2, "y"})},
 		{name: "ValuerInComposite", sql: "select array_ndims(($1::holder).a) as n", args: each(holder{"{{1,2},{3,4}}"}, holder{"{{5}}"})},
+		{name: "StringerArray", sql: "select $1::float8[] as a", args: each(printedList{1.25}, printedList{2.125})},
+		{name: "StringerComposite", sql: "select ($1::pair).x as x", args: each(printedPair{1.25, 2}, printedPair{2.125, 3})},
+		{name: "StringerInts", sql: "select $1::int[] as a", args: each([]weekday{1}, []weekday{2, 3})},
+		{name: "StringerTexts", sql: "select $1::text[] as a", args: each([]weekday{1}, []weekday{2, 3})},
 		{name: "PgtypeText", sql: "select array_ndims($1::int[]) as n", args: each(pgtype.Text{String: "{{1,2},{3,4}}", Valid: true}, pgtype.Text{String: "{{5}}", Valid: true})},
 		{name: "MalformedBits", sql: "select $1::varbit[] as a", args: each(bits(0xd3, 5), bits(0x77, 6))}, // Serial: an error
 	} {

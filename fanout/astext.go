@@ -3,6 +3,7 @@ package fanout
 import (
 	"bytes"
 	sqldriver "database/sql/driver"
+	"fmt"
 	"reflect"
 	"slices"
 	"sync"
@@ -38,6 +39,7 @@ var ownTexts sync.Map
 var (
 	textValuer   = reflect.TypeFor[pgtype.TextValuer]()
 	driverValuer = reflect.TypeFor[sqldriver.Valuer]()
+	stringer     = reflect.TypeFor[fmt.Stringer]()
 )
 
 // hasOwnText reports whether a method of somebody's own may say what the text form of a value is that is, or is within, a t.
@@ -59,6 +61,10 @@ func hasOwnText(t reflect.Type, within []reflect.Type) bool {
 	}
 	if either(textValuer) || either(driverValuer) {
 		return true
+	}
+	several := t.Kind() == reflect.Struct || t.Kind() == reflect.Slice || t.Kind() == reflect.Array || t.Kind() == reflect.Map
+	if several && either(stringer) {
+		return true // pgx asks that first for a text, and reads numbers and strings by their kind
 	}
 	switch t.Kind() {
 	case reflect.Interface:
