@@ -136,6 +136,7 @@ func (c *call) execute() error {
 // Source.On, or nested in a query function of another call on the same pool, recognised by its ctx.
 func (c *call) borrow() (giveBack func(), err error) {
 	outer, nested := c.parent.Value(poolKey{c.pool}).(*handle)
+	c.writesBeside()
 	var outerTx pgx.Tx // in which statements of several functions may be under way
 	if nested && outer.exchange != nil {
 		outerTx = outer.exchange.call.tx
@@ -159,7 +160,6 @@ func (c *call) borrow() (giveBack func(), err error) {
 			return nil, fmt.Errorf("fanout: the connection of the transaction is busy: %w", errRowsOpen)
 		}
 		if nested {
-			outer.wrote()
 			c.pipelined = c.pipelined && !outer.locksTypes(conn) // which a lane would wait for
 		}
 		c.borrowed, c.borrowedDB = &link{conn: conn}, c.tx
@@ -188,14 +188,32 @@ func (c *call) borrow() (giveBack func(), err error) {
 	return outer.takeBack, nil
 }
 
+// writesBeside notes in the functions around the call, on whatever pool, that it may write where they do not look: on another
+// pool, or in a transaction that is not theirs.
+func (c *call) writesBeside() {
+	for ctx := c.parent; ; {
+		h, nested := ctx.Value(handleKey{}).(*handle)
+		if !nested {
+			return
+		}
+		if h.call.pool != c.pool || c.tx != nil && c.tx != h.call.tx {
+			h.wrote()
+		}
+		ctx = h.call.parent
+	}
+}
+
+// around is the function that the call is nested in, and runs on the connection of; nil if it has its own.
+func (c *call) around() *handle { return cmp.Or(c.lender, c.outer) }
+
 // runLanes starts the lanes and waits for them.
 func (c *call) runLanes() error {
 	parent := c.parent
-	if c.lender != nil && c.parent.Done() != c.lender.ctx.Done() {
+	if outer := c.around(); outer != nil && c.parent.Done() != outer.ctx.Done() {
 		// The function may have made a ctx that does not end with its own. Its connection is the outer call's.
 		within, cancel := context.WithCancel(c.parent)
 		defer cancel()
-		stop := context.AfterFunc(&c.lender.ctx, cancel)
+		stop := context.AfterFunc(&outer.ctx, cancel)
 		defer func() {
 			if !stop() {
 				<-within.Done()
@@ -395,28 +413,32 @@ func (c *call) enlist(l *lane) int {
 // failUnit records that unit i has failed, which without partial ends the call. Then l, unless it is nil, ends what its
 // siblings run. It returns the error for the unit's span: one that has been ended may say so in words of its own.
 func (c *call) failUnit(l *lane, i int, name string, err error) (seen error) {
-	e := c.attribute(i, name, err)
-	c.mu.Lock()
-	ended := c.ctx.Err()
-	again := c.restarting || ended == nil && c.startAgain(err)
-	if !again {
-		e.Err = afterEarlier(e.Err, c.earlier)
-	}
-	seen = endedBy(ended, e.Err)
-	fatal := !c.partial || again
-	if fatal {
-		c.first = cmp.Or(c.first, e) // a sibling that is being ended because of it may fail by itself meanwhile
-		e = c.first
-	} else {
-		c.failed(e)
-	}
-	c.mu.Unlock()
+	e, seen, fatal := c.noteFailure(c.attribute(i, name, err))
 	if fatal {
 		running := c.claimSiblings(l)
 		c.fail(e)
 		running.cancel()
 	}
 	return seen
+}
+
+// noteFailure settles what e means for the call: whether it ends the attempt, or the call, and by which error. Its lock is
+// let go of by defer: the methods of an error that a query function has made may panic, as those of a nil pointer do.
+func (c *call) noteFailure(e *Error) (first *Error, seen error, fatal bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ended := c.ctx.Err()
+	again := c.restarting || ended == nil && c.startAgain(e.Err)
+	if !again {
+		e.Err = afterEarlier(e.Err, c.earlier)
+	}
+	seen = endedBy(ended, e.Err)
+	if c.partial && !again {
+		c.failed(e)
+		return e, seen, false
+	}
+	c.first = cmp.Or(c.first, e) // a sibling that is being ended because of it may fail by itself meanwhile
+	return c.first, seen, true
 }
 
 // failSnapshot ends the call because its queries may not all have seen the same snapshot. None of them is to blame.
@@ -453,6 +475,9 @@ func (c *call) unstarted() error {
 		return nil
 	}
 	err := c.parent.Err()
+	if outer := c.around(); err == nil && outer != nil {
+		err = outer.ctx.Err() // its end is the call's, whatever ctx that was made with
+	}
 	if !c.connected && !c.guest() {
 		err = c.noConnection(cmp.Or(err, c.noConn))
 	} else if err == nil && c.snapshot != nil && c.snapshot.gone() {

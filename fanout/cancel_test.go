@@ -297,3 +297,62 @@ func TestNestedCtxThatDoesNotEnd(t *testing.T) {
 		}
 	}
 }
+
+// It ends also with a call that is nested itself, which fails or whose ctx ends while those around it go on. What it has not
+// begun says so, and not that a connection was lost.
+func TestNestedCtxThatDoesNotEndInAnother(t *testing.T) {
+	cause := errors.New("the cause")
+	for _, middle := range strategies {
+		for _, inner := range []fanout.Strategy{fanout.Parallel, fanout.Coalesced} {
+			for _, failing := range []bool{false, true} {
+				if failing && middle < fanout.Pipelined {
+					continue // nested, it runs one query after the other
+				}
+				sameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
+					src.Strategy = fanout.Pipelined
+					between, nested := src, src
+					between.Strategy, nested.Strategy, nested.Partial = middle, inner, true
+					start := time.Now()
+					err := do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
+						own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+						if failing {
+							own, cancel = context.WithCancel(ctx)
+						}
+						defer cancel()
+						begun := make(chan struct{})
+						queries := []fanout.Query[fanout.DBTX, string]{func(ctx context.Context, _ fanout.DBTX) ([]string, error) {
+							close(begun)
+							var errs fanout.Errors
+							_, err := fanout.Collect(context.WithoutCancel(ctx), nested, repeated(40, sleep)...)
+							if !errors.As(err, &errs) || len(errs) != 40 {
+								t.Errorf("%v in %v: %v", inner, middle, err)
+							}
+							for _, e := range errs {
+								if !errors.Is(e, context.Canceled) && !errors.Is(e, context.DeadlineExceeded) {
+									t.Errorf("%v in %v: %v", inner, middle, e)
+									break
+								}
+							}
+							return nil, err
+						}}
+						if failing {
+							queries = append(queries, func(context.Context, fanout.DBTX) ([]string, error) {
+								<-begun
+								time.Sleep(50 * time.Millisecond)
+								return nil, cause
+							})
+						}
+						_, err := fanout.Collect(own, between, queries...)
+						if want := own.Err(); failing && !errors.Is(err, cause) || !failing && !errors.Is(err, want) {
+							t.Errorf("%v in %v: %v", inner, middle, err)
+						}
+						return nil
+					})
+					if d := time.Since(start); d > 10*time.Second || err != nil {
+						t.Errorf("%v in %v: after %v: %v", inner, middle, d, err)
+					}
+				})
+			}
+		}
+	}
+}

@@ -86,7 +86,7 @@ func (p *pipeline) jointFor(r *request) *joint {
 
 // mayJoin reports whether r is of a kind that can be coalesced.
 func (p *pipeline) mayJoin(r *request) bool {
-	return p.call.coalesced && !r.solo && p.provable(r)
+	return r.handle.call.coalesced && !r.solo && p.provable(r)
 }
 
 // provable reports whether it is of use to know whether r only reads. What a transaction of the caller's has changed in
@@ -171,7 +171,7 @@ func (p *pipeline) unproven() *text {
 	if len(queue) == 0 {
 		queue = x.ready
 	}
-	if len(queue) < 2 || !p.provable(queue[0]) || p.transaction != nil && !p.call.coalesced {
+	if len(queue) < 2 || !p.provable(queue[0]) || p.transaction != nil && !queue[0].handle.call.coalesced {
 		return nil
 	}
 	t := queue[0].text
@@ -326,7 +326,7 @@ func tells(err error) bool {
 
 // expected is what r is expected to cost, alone or together with others, and from how many executions that is known.
 func (x *exchange) expected(r *request) (cost time.Duration, counted int64) {
-	if x.call.coalesced && !r.solo {
+	if r.handle.call.coalesced && !r.solo {
 		if j := r.text.joint.Load(); j != nil && j.text != nil {
 			return j.expected(r.text)
 		}

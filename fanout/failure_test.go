@@ -420,3 +420,47 @@ func TestErrorThatClosesTheConnection(t *testing.T) {
 		}
 	}
 }
+
+// A function that returns a nil pointer as its error, which is not nil then, has the call panic: methods of such an error do.
+func TestErrorThatPanics(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 2)
+		src := raw(pool)
+		src.Strategy, src.Retries = s, 1
+		panicked := func(queries ...fanout.Query[fanout.DBTX, int]) (v any) {
+			defer func() { v = recover() }()
+			_, err := fanout.Collect(inTime(t), src, queries...)
+			t.Errorf("%v: %v", s, err)
+			return nil
+		}
+		// Retries look into it.
+		v := panicked(func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+			_, err := tx.Exec(ctx, "select 1")
+			var pgErr *pgconn.PgError
+			if errors.As(err, &pgErr) {
+				return nil, err
+			}
+			return []int{1}, pgErr
+		})
+		mention(t, v, "nil pointer")
+		// And so does a call that is ending.
+		if s == fanout.Serial {
+			continue // which runs no other then
+		}
+		src.Retries = 0
+		begun := make(chan struct{})
+		v = panicked(
+			func(ctx context.Context, _ fanout.DBTX) ([]int, error) {
+				close(begun)
+				<-ctx.Done()
+				var err *fanout.Error
+				return nil, err
+			},
+			func(ctx context.Context, _ fanout.DBTX) ([]int, error) {
+				<-begun
+				return nil, errors.New("another")
+			})
+		mention(t, v, "nil pointer")
+		serves(t, pool)
+	}
+}

@@ -107,8 +107,16 @@ type queryCtx struct {
 // poolKey is the key under which a queryCtx holds the handle of a connection of pool.
 type poolKey struct{ pool *pgxpool.Pool }
 
+// handleKey is the key under which it holds that of any.
+type handleKey struct{}
+
 func (c *queryCtx) Value(key any) any {
-	if key, ok := key.(poolKey); ok && key.pool == c.handle.call.pool {
+	switch key := key.(type) {
+	case poolKey:
+		if key.pool == c.handle.call.pool {
+			return c.handle
+		}
+	case handleKey:
 		return c.handle
 	}
 	return c.Context.Value(key)
@@ -243,8 +251,8 @@ func (h *handle) settled(err error) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	defer h.rest() // also if a method of err's panics, which may be of an encoder
 	h.sent = h.sent || err == nil || !pgconn.SafeToRetry(err)
-	h.rest()
 	return err
 }
 
@@ -319,8 +327,11 @@ func (h *handle) takeBack() {
 // wrote notes that a call which the function has made in a transaction of its own may have sent anything: likewise.
 func (h *handle) wrote() {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.sent = true
+	h.mu.Unlock()
+	if s := h.call.snapshot; s != nil {
+		s.lasting.Store(true)
+	}
 }
 
 // refusal is why the connection cannot be taken now; nil if it can. It is called with mu held.

@@ -113,6 +113,11 @@ func (h *handle) handUp() {
 // statement aborts what the outer function may well want to go on with: it is not cancelled only because another query
 // of its joined call has failed, after which Serial would not have sent it. It is called with mu held.
 func (x *exchange) spares(r *request) bool {
-	c := r.handle.call
-	return c.outer != nil && x.call.tx != nil && !x.closed && c.ctx.Err() != nil && c.parent.Err() == nil
+	var ended *call // the outermost
+	for c := r.handle.call; c.outer != nil; c = c.outer.call {
+		if c.ctx.Err() != nil {
+			ended = c
+		}
+	}
+	return ended != nil && x.call.tx != nil && !x.closed && ended.parent.Err() == nil
 }

@@ -833,3 +833,79 @@ func TestNestedLostToOthers(t *testing.T) {
 		mention(t, err, "greater than maximum value for int2")
 	}
 }
+
+// Whether a nested call's statements are coalesced is for its own Source to say, whatever the call around it does.
+func TestNestedStrategyIsItsOwn(t *testing.T) {
+	for _, s := range []fanout.Strategy{fanout.Pipelined, fanout.Coalesced, fanout.Auto} {
+		for _, nested := range []fanout.Strategy{fanout.Pipelined, fanout.Coalesced, fanout.Auto} {
+			pool := pgtest.Pool(t, 1)
+			if _, err := pool.Exec(t.Context(), "create table tiny (id int primary key); insert into tiny select generate_series(1, 100)"); err != nil {
+				t.Fatal(err)
+			}
+			src := raw(pool)
+			src.Strategy = s
+			inner := src
+			inner.Strategy = nested
+			shared := 0
+			inner.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
+			var queries []fanout.Query[fanout.DBTX, int]
+			for i := range 30 {
+				queries = append(queries, statement[int]("-- name: Tiny :many\nselect id from tiny where id = $1", i))
+			}
+			for range 5 {
+				if _, err := fanout.Collect(inTime(t), src, repeated(2, func(ctx context.Context, _ fanout.DBTX) ([]int, error) {
+					lists, err := fanout.Collect(ctx, inner, queries...)
+					return slices.Concat(lists...), err
+				})...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if (shared > 0) != (nested != fanout.Pipelined) {
+				t.Errorf("%v in %v: %d with another", nested, s, shared)
+			}
+			serves(t, pool)
+		}
+	}
+}
+
+// In the caller's transaction a failure ends no statement beside it, however deep that is: it would end the transaction.
+func TestNestedOnSparesWhatIsBelow(t *testing.T) {
+	cause := errors.New("the cause")
+	var deep func(src fanout.Source[fanout.DBTX], depth int) fanout.Query[fanout.DBTX, string]
+	deep = func(src fanout.Source[fanout.DBTX], depth int) fanout.Query[fanout.DBTX, string] {
+		if depth == 0 {
+			return statement[string]("select pg_sleep(0.1)::text")
+		}
+		return func(ctx context.Context, _ fanout.DBTX) ([]string, error) {
+			lists, err := fanout.Collect(ctx, src, deep(src, depth-1))
+			return slices.Concat(lists...), err
+		}
+	}
+	pool := pgtest.Pool(t, 1)
+	for _, s := range strategies {
+		for depth := range 3 {
+			src := raw(pool)
+			src.Strategy = s
+			tx, err := pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := do(t, src.On(tx), func(ctx context.Context, tx fanout.DBTX) error {
+				_, err := fanout.Collect(ctx, src, deep(src, depth), func(context.Context, fanout.DBTX) ([]string, error) {
+					time.Sleep(20 * time.Millisecond)
+					return nil, cause
+				})
+				if !errors.Is(err, cause) {
+					t.Errorf("%v, depth %d: %v", s, depth, err)
+				}
+				_, err = pid(ctx, tx)
+				return err
+			}); err != nil {
+				t.Errorf("%v, depth %d: %v", s, depth, err)
+			}
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

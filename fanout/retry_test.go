@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -427,39 +428,55 @@ func TestRetriesDoNotRepeatNestedCalls(t *testing.T) {
 	}
 }
 
-// Nor is what a nested call has written in a transaction.
-func TestRetriesDoNotRepeatNestedOn(t *testing.T) {
+// Nor is what a nested call has written where the call around it does not look: in a transaction, or on another pool.
+func TestRetriesDoNotRepeatNestedWrites(t *testing.T) {
 	for _, s := range strategies {
-		w := &wire{}
-		pool := pgtest.Pool(t, 2, w.attach)
-		src := raw(pool)
-		src.Strategy, src.Retries = s, 2
-		tx, err := pool.Begin(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		runs := 0
-		err = do(t, src, func(ctx context.Context, q fanout.DBTX) error {
-			runs++
-			err := fanout.Run(ctx, src.On(tx), fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
-				_, err := tx.Exec(ctx, "insert into a (data) values ($1)", "x")
-				return err
-			}))
-			if err == nil && runs == 1 {
-				w.arm(cut, 1)
+		for _, elsewhere := range []bool{false, true} {
+			for _, snapshot := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%v/otherPool=%v/snapshot=%v", s, elsewhere, snapshot), func(t *testing.T) {
+					w := &wire{}
+					pool := pgtest.Pool(t, 2, w.attach)
+					failable(t, pool)
+					target := pool
+					if elsewhere {
+						target = pgtest.Pool(t, 1)
+					}
+					tx, err := target.Begin(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					src, on := raw(pool), raw(target).On(tx)
+					src.Strategy, src.Retries, src.Snapshot = s, 2, snapshot
+					runs := 0
+					err = do(t, src, func(ctx context.Context, q fanout.DBTX) error {
+						runs++
+						err := fanout.Run(ctx, on, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+							_, err := tx.Exec(ctx, "insert into a (data) values ($1)", "x")
+							return err
+						}))
+						if err != nil || runs > 1 {
+							return err
+						}
+						if snapshot {
+							_, err = q.Exec(ctx, "select fail($1)", "40001")
+							return err
+						}
+						w.arm(cut, 1)
+						_, err = q.Exec(ctx, "select 1")
+						return err
+					})
+					w.disarm()
+					var written int
+					if e := tx.QueryRow(t.Context(), "select count(*) from a").Scan(&written); e != nil || written != 1 {
+						t.Errorf("%d rows after %d runs, %v, %v", written, runs, err, e)
+					}
+					if err := tx.Rollback(t.Context()); err != nil {
+						t.Error(err)
+					}
+					serves(t, pool)
+				})
 			}
-			_, execErr := q.Exec(ctx, "select 1")
-			return errors.Join(err, execErr)
-		})
-		w.disarm()
-		var written int
-		if e := tx.QueryRow(t.Context(), "select count(*) from a").Scan(&written); e != nil || written != 1 {
-			t.Errorf("%v: %d rows after %d runs, %v, %v", s, written, runs, err, e)
 		}
-		if err := tx.Rollback(t.Context()); err != nil {
-			t.Error(err)
-		}
-		serves(t, pool)
 	}
 }
 
