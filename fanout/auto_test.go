@@ -681,3 +681,80 @@ func TestAutoBehindTheUnknown(t *testing.T) {
 		})
 	}
 }
+
+// inUseBesideOthers is how many of the pool's connections are in use, on average, while so many clients call as often as they
+// can for so long, and somebody else uses the pool too.
+func inUseBesideOthers(t *testing.T, pool *pgxpool.Pool, clients int, long time.Duration, call func()) float64 {
+	t.Helper()
+	var others, all sync.WaitGroup
+	end := time.Now().Add(long)
+	var done atomic.Bool
+	others.Go(func() {
+		for !done.Load() {
+			_, _ = pool.Exec(t.Context(), "select 1")
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	for range clients {
+		all.Go(func() {
+			for time.Now().Before(end) {
+				call()
+			}
+		})
+	}
+	time.Sleep(long / 2)
+	sum, n := 0, 0
+	for ; time.Now().Before(end); n++ {
+		sum += int(pool.Stat().AcquiredConns())
+		time.Sleep(5 * time.Millisecond)
+	}
+	all.Wait()
+	done.Store(true)
+	others.Wait()
+	return float64(sum) / float64(n)
+}
+
+// Calls are told to stand in the server's way by what takes longer than it would for a call that is alone. Not by having
+// fewer connections each, when there are more of them, nor by being of another kind than those that were alone: where the
+// network is far, what a call takes does not follow its statements' work.
+func TestAutoTakesNoShareForAQueue(t *testing.T) {
+	const conns, clients = 15, 20
+	sleeps := sleeping(4, 20*time.Millisecond)
+	job := sleeping(8, 20*time.Millisecond)
+	var lookups []fanout.Query[fanout.DBTX, string]
+	for i := range 10 {
+		lookups = append(lookups, statement[string]("select ($1::integer + 1)::text", i))
+	}
+	for name, c := range map[string]struct {
+		delay        time.Duration
+		alone, among []fanout.Query[fanout.DBTX, string]
+	}{
+		"less for each": {0, sleeps, sleeps},
+		"another kind":  {20 * time.Millisecond, job, lookups},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &way{}
+			pool := pgtest.Pool(t, conns, w.attach)
+			warm(t, pool)
+			w.delay.Store(int64(c.delay))
+			src := raw(pool)
+			src.Strategy = fanout.Auto
+			call := func(queries []fanout.Query[fanout.DBTX, string]) {
+				if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
+					t.Error(err)
+				}
+			}
+			for range 5 {
+				call(c.among) // of which the statements are known then
+			}
+			for range 20 {
+				call(c.alone)
+			}
+			if inUse := inUseBesideOthers(t, pool, clients, 2*time.Second, func() { call(c.among) }); inUse < conns*2/3 {
+				t.Errorf("%d clients are at work on %.1f of %d connections", clients, inUse, conns)
+			}
+			w.delay.Store(0)
+			serves(t, pool)
+		})
+	}
+}

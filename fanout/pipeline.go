@@ -57,6 +57,8 @@ type pipeline struct {
 	ran       int              // results read that share the Sync to come
 	runTook   time.Duration    // which they have taken, together
 	measuring bool             // the way has been measured with them
+	trips     int              // to the server with nothing under way before, since work was added to
+	work      time.Duration    // of the statements so far with these, as turns count it
 	probing   bool             // an empty round trip is to be sent ahead of the next statement, to be measured
 	probed    time.Time        // when an empty round trip was sent ahead, to be measured
 	measured  time.Time        // when its answer came in, ahead of what is read now

@@ -103,7 +103,9 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 		return
 	}
 	if p.call.auto {
-		p.call.shared.turns.learn(&p.call.turn, r.text, base, took, executions)
+		p.work += time.Duration(p.trips) * trip
+		p.trips = 0
+		p.call.shared.turns.learn(&p.call.turn, &p.work, r.text, base, took, executions)
 	}
 	if r.members != nil {
 		r.learnJoint(took, each)

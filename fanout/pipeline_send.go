@@ -96,6 +96,7 @@ func (p *pipeline) send(batch []*request) {
 	x.mu.Lock()
 	if len(p.inflight) == 0 {
 		p.since = time.Since(epoch)
+		p.trips++
 	}
 	p.inflight, p.picked = append(p.inflight, p.sending...), 0
 	d := &driver{exchange: x} // not the lane's, which has results to wait for

@@ -49,10 +49,12 @@ const (
 	// in a statement of its own, as that of pg_current_xact_id does. Executions share a statement's now() and snapshot.
 	// Everything else is pipelined, and so is a text the first time that a Source sees it. The catalog is asked once
 	// per text and minute, which takes the server a few milliseconds, or a dozen where pgx's mode has nothing prepared or a
-	// hook of the pool may deallocate it: a function that is declared volatile meanwhile may go unnoticed for so long. If the one
-	// statement fails, its executions run again by themselves, so that an error is its own query's alone. A
-	// statement_timeout applies to the one statement; what it has ended runs again by itself too. A text whose
-	// executions take longer together than by themselves, and one with long results, is pipelined.
+	// hook of the pool may deallocate it, and more where many schemas have objects of the same names: a function that is
+	// declared volatile meanwhile may go unnoticed for so long. Where it takes longer than a second, or than
+	// statement_timeout, no other text is asked about for a minute. If the one statement fails, its executions run again by
+	// themselves, so that an error is its own query's alone. A statement_timeout applies to the one statement; what it has
+	// ended runs again by itself too. A text whose executions take longer together than by themselves, and one with long
+	// results, is pipelined.
 	//
 	// PostgreSQL plans the one statement for ten executions, however many there are: the plan of few is the plan of many.
 	// A look-up in a large table still goes by the index; a small table is read once for all.
@@ -74,8 +76,8 @@ const (
 	// nobody waits for, and it leaves one for the next call while others use the pool: a queue in front of a pool is first
 	// come, first served, and whoever takes many connections stands there many times. A share that shrinks is given back as
 	// soon as the functions that have sent something by a connection have returned.
-	// Where others use the pool, and calls take more than half as long again as one takes that is at work alone, more of
-	// them at once would only make everybody slower: fewer are at work then, though never less than two, or than a third as
+	// Where others use the pool, and calls take more than half as long again as one takes that is at work alone, for as much
+	// work on one connection, more of them at once would only make everybody slower: fewer are at work then, though never less than two, or than a third as
 	// many as the pool has connections. Others are known by the connections that somebody else has acquired, or a hook of
 	// the pool has refused, while these calls have acquired a hundred; without them, as many are at work as the pool has
 	// connections. The rest wait their turn, in order, before they ask for one, for at most 100 ms, and at most half of

@@ -15,7 +15,8 @@ import (
 // How many may be at work at once follows from how long calls take then, as against when one is at work alone: up to crowded
 // times as long is the use of what there is; beyond that it is waiting, and fewer are let in. That is how TCP Vegas tells
 // a queue in the network, and BBR's way of looking now and then at how long things take without one is where alone comes
-// from: every so often one call is at work by itself. Calls are compared by the work that their statements are known to be.
+// from: every so often one call is at work by itself. Calls are compared by the work that their statements are known to be,
+// with the way to the server, on the lane that has the most of it: a call has more lanes when it is alone.
 //
 // That is for others who use the pool. Where there are none, the calls stand in each other's way only, and as many as there
 // are connections do more in all than fewer: a tenth or more, with 16 clients on two processors.
@@ -77,7 +78,7 @@ const (
 type turn struct {
 	began    time.Time
 	number   int           // of the turn, if it began with nobody else at work; otherwise 0
-	work     time.Duration // of the statements so far
+	work     time.Duration // of the statements so far, on the lane that has the most
 	missed   bool          // part of it
 	snapshot bool          // of a call that has one
 }
@@ -176,14 +177,16 @@ func (t *turns) admit() {
 	}
 }
 
-// learn notes that n executions of x, and base besides, have taken d together. They are part of a call with turn mine.
-func (t *turns) learn(mine *turn, x *text, base, d time.Duration, n int) {
+// learn notes that n executions of x, and base besides, have taken d together. They are part of a call with turn mine, on a
+// lane that has had as much work before.
+func (t *turns) learn(mine *turn, work *time.Duration, x *text, base, d time.Duration, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.working == 1 || x.alone.count == 0 {
 		x.alone.add(float64(max(0, d-base)) / float64(n))
 	}
-	mine.work += base + time.Duration(x.alone.mean*float64(n))
+	*work += base + time.Duration(x.alone.mean*float64(n))
+	mine.work = max(mine.work, *work)
 }
 
 // miss notes that part of what the call with turn mine takes is work that nobody knows: a statement was described or parsed.

@@ -51,7 +51,7 @@ func crowd(t *turns, n, processors int, long time.Duration) (calls, most int) {
 				busy--
 				calls++
 				mu.Unlock()
-				t.learn(&mine, x, 0, time.Millisecond, 10)
+				t.learn(&mine, new(time.Duration), x, 0, time.Millisecond, 10)
 				t.end(&mine)
 			}
 		})
