@@ -164,7 +164,7 @@ func (r *request) wanted() bool {
 // is called with mu held.
 func (p *pipeline) unproven() *text {
 	x := p.exchange
-	if len(p.inflight) > 0 || p.doomed || p.spoiled || p.unable {
+	if len(p.inflight) > 0 || p.doomed || p.spoiled || p.unable || p.call.shared.catalogIsLate() {
 		return nil
 	}
 	queue := p.own
@@ -207,8 +207,9 @@ func (p *pipeline) prove(t *text) {
 		found, err = readProof(texts(rows[0]))
 	}
 	switch {
-	case late && isServerError(err):
-		// It would not answer the next one in time either.
+	case late && isServerError(err) || timedOut(err) && !p.haunted && p.call.ctx.Err() == nil: // a statement_timeout is shorter
+		// It would not answer the next one in time either, whatever that asks about.
+		p.call.shared.catalogLate.Store(int64(time.Since(epoch) + jointLasts))
 	case err != nil && !tells(err):
 		p.unable = true // another lane may ask
 		return
@@ -316,6 +317,15 @@ func (p *pipeline) preparesProof() bool {
 	}
 	return s.proof == proofPrepared
 }
+
+// timedOut reports whether the server has ended the statement before its time.
+func timedOut(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "57014"
+}
+
+// catalogIsLate reports whether the catalog has lately not answered in time.
+func (s *shared) catalogIsLate() bool { return time.Since(epoch) < time.Duration(s.catalogLate.Load()) }
 
 // tells reports whether err says something of what the server was asked for. Otherwise it has come of the connection, a
 // cancel request, the end of the server, or a want of room there.

@@ -363,10 +363,9 @@ func TestCoalescedBesideALockedCatalog(t *testing.T) {
 	if _, err := monitor.Exec(t.Context(), "begin; lock table pg_catalog.pg_policy in access exclusive mode"); err != nil {
 		t.Fatal(err)
 	}
-	src := raw(pool)
-	src.Strategy = fanout.Coalesced
 	for _, snapshot := range []bool{false, true} {
-		src.Snapshot = snapshot
+		src := raw(pool) // which asks no more for a minute when it has had no answer
+		src.Strategy, src.Snapshot = fanout.Coalesced, snapshot
 		sql := fmt.Sprintf("select $1::integer + 1 -- %v", snapshot)
 		query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			if _, err := pid(ctx, tx); err != nil {
@@ -397,4 +396,45 @@ func TestCoalescedBesideALockedCatalog(t *testing.T) {
 		t.Errorf("backends before %v, after %v", before, now)
 	}
 	serves(t, pool)
+}
+
+// One that does not answer in time is not asked again and again, for each text or by each call, also if the server has ended
+// the wait.
+func TestCoalescedBesideACatalogThatIsLate(t *testing.T) {
+	for _, s := range pipelining {
+		pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
+			config.ConnConfig.RuntimeParams["statement_timeout"] = "300ms"
+		})
+		src := raw(pool)
+		var queries []fanout.Query[fanout.DBTX, int32]
+		for text := range 10 {
+			sql := fmt.Sprintf("select $1::integer + %d", text)
+			queries = append(queries, repeated(3, statement[int32](sql, 1))...)
+		}
+		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil { // all is described, and loaded
+			t.Fatal(err)
+		}
+		monitor := outsider(t, pool)
+		if _, err := monitor.Exec(t.Context(), "begin; lock table pg_catalog.pg_policy in access exclusive mode"); err != nil {
+			t.Fatal(err)
+		}
+		src.Strategy = s
+		late := 0
+		for range 10 {
+			start := time.Now()
+			if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+				t.Fatalf("%v: %v", s, err)
+			}
+			if time.Since(start) > 250*time.Millisecond {
+				late++
+			}
+		}
+		if late > 5 {
+			t.Errorf("%v: %d of 10 calls have waited", s, late)
+		}
+		if _, err := monitor.Exec(t.Context(), "rollback"); err != nil {
+			t.Fatal(err)
+		}
+		serves(t, pool)
+	}
 }

@@ -77,7 +77,8 @@ type shared struct {
 	hooks        bool // somebody else may use a connection while it is in the pool
 	simple       bool // the pool's connections take several statements in one, also with arguments
 	beforeClose  func(*pgx.Conn)
-	behindPooler atomic.Bool // the backend at work for a connection has been found to be not the one that it names
+	behindPooler atomic.Bool  // the backend at work for a connection has been found to be not the one that it names
+	catalogLate  atomic.Int64 // until when, since epoch, the catalog is not asked, as it has not answered in time
 
 	calls      atomic.Int64 // in progress, with connections of their own
 	nesting    atomic.Bool  // single queries have made calls of their own: they had better be ready for that
