@@ -68,9 +68,10 @@ const (
 	// error says so. A connection that has prepared the statement is not told either; a new one had better be.
 	descriptionLasts = time.Minute
 
-	// maxTexts is how many statement texts a Source remembers. Of more, any one makes way for the next: those that are in
-	// use are soon known again.
-	maxTexts = 4096
+	// maxTexts is how many statement texts a Source remembers, and maxTextBytes how long they may be together. Of more, any
+	// one makes way for the next: those that are in use are soon known again.
+	maxTexts     = 4096
+	maxTextBytes = 16 << 20
 
 	// costNoise is how much longer a statement may seem to take than it does, on average.
 	costNoise = 300 * time.Microsecond
@@ -95,6 +96,7 @@ const (
 type statements struct {
 	mu    sync.RWMutex
 	known map[string]*text
+	bytes int // of their SQL
 }
 
 // get returns what is known of sql.
@@ -114,11 +116,13 @@ func (t *statements) get(sql string) *text {
 	if t.known == nil {
 		t.known = map[string]*text{}
 	}
-	if len(t.known) == maxTexts {
-		for any := range t.known {
-			delete(t.known, any)
+	t.bytes += len(sql)
+	for any := range t.known {
+		if len(t.known) < maxTexts && t.bytes <= maxTextBytes {
 			break
 		}
+		delete(t.known, any)
+		t.bytes -= len(any)
 	}
 	t.known[sql] = found
 	return found

@@ -2,6 +2,8 @@ package fanout
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -236,6 +238,30 @@ func TestTextIsTried(t *testing.T) {
 		x.trust()
 		if x.tried() {
 			t.Errorf("company %d: what was tried counts for ever", with)
+		}
+	}
+}
+
+// A Source does not remember more and longer texts than there is room for; the last one it does.
+func TestTextsAreForgotten(t *testing.T) {
+	for _, length := range []int{30, 100_000, maxTextBytes / 2, maxTextBytes + 1} {
+		var s statements
+		filler := strings.Repeat("x", length)
+		for i := range 5000 {
+			sql := fmt.Sprintf("select %d /* %s */", i, filler)
+			if found := s.get(sql); s.get(sql) != found {
+				t.Fatalf("text %d of %d bytes is forgotten at once", i, length)
+			}
+			if length > 1<<20 && i == 10 {
+				break
+			}
+		}
+		sum := 0
+		for sql := range s.known {
+			sum += len(sql)
+		}
+		if sum != s.bytes || len(s.known) > 1 && (sum > maxTextBytes || len(s.known) > maxTexts) {
+			t.Errorf("of texts of %d bytes it knows %d: %d bytes, counted %d", length, len(s.known), sum, s.bytes)
 		}
 	}
 }

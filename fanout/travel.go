@@ -24,6 +24,7 @@ type connState struct {
 	ran          bool                                    // something, by a pipelined lane
 	server       string                                  // the one it leads to; "" where that is not known, or may change
 	standby      bool                                    // that is a hot standby
+	most         int                                     // descriptions that are remembered
 	descriptions map[string]*pgconn.StatementDescription // of statements, prepared unless their name is ""
 	prepared     int                                     // statements ever prepared, for their names
 	proof        proofState                              // of proofSQL
@@ -37,7 +38,7 @@ type connState struct {
 const (
 	connStateKey = "github.com/sqlc-fanout/sqlc-fanout/fanout"
 
-	// maxDescriptions is how many statements are remembered per connection: pgx's caches are of this size too. Of more, the
+	// maxDescriptions is how many statements are remembered per connection, unless pgx's cache is to have fewer. Of more, the
 	// next user of the connection forgets every other; those that come up before cost a round trip each time.
 	maxDescriptions = 512
 )
@@ -51,10 +52,18 @@ func stateOf(conn *pgx.Conn) *connState {
 	state := &connState{
 		mode:         config.DefaultQueryExecMode,
 		tracer:       config.Tracer,
+		most:         maxDescriptions,
 		descriptions: map[string]*pgconn.StatementDescription{},
 		fields:       map[string][]pgconn.FieldDescription{},
 		formats:      map[string][]int16{},
 		plans:        map[string]*scanPlans{},
+	}
+	capacity := config.StatementCacheCapacity
+	if state.mode == pgx.QueryExecModeCacheDescribe {
+		capacity = config.DescriptionCacheCapacity
+	}
+	if capacity > 0 {
+		state.most = min(state.most, capacity)
 	}
 	data[connStateKey] = state
 	return state
@@ -62,7 +71,7 @@ func stateOf(conn *pgx.Conn) *connState {
 
 // newName is the name under which another statement is to be prepared; "" if none is.
 func (s *connState) newName() string {
-	if s.mode != pgx.QueryExecModeCacheStatement || len(s.descriptions) >= maxDescriptions {
+	if s.mode != pgx.QueryExecModeCacheStatement || len(s.descriptions) >= s.most {
 		return ""
 	}
 	s.prepared++
@@ -86,7 +95,7 @@ func (s *connState) keep(sql string, d *pgconn.StatementDescription) {
 		return
 	}
 	s.drop(sql)
-	if len(s.descriptions) < maxDescriptions {
+	if len(s.descriptions) < s.most {
 		s.descriptions[sql] = d
 	} else if d.Name != "" {
 		s.stale = append(s.stale, d.Name)
@@ -97,11 +106,11 @@ func (s *connState) keep(sql string, d *pgconn.StatementDescription) {
 // makeRoom is called when nothing is under way on the connection. Which statements are forgotten is left to chance: those
 // that are in use are soon known again.
 func (s *connState) makeRoom() {
-	if len(s.descriptions) < maxDescriptions {
+	if len(s.descriptions) < s.most {
 		return
 	}
 	for sql := range s.descriptions {
-		if s.drop(sql); len(s.descriptions) == maxDescriptions/2 {
+		if s.drop(sql); len(s.descriptions) == s.most/2 {
 			break
 		}
 	}

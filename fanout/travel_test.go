@@ -200,6 +200,29 @@ func TestPreparedByName(t *testing.T) {
 	})
 }
 
+// Who has pgx's cache of statements keep fewer, for the sake of the server's memory, has no more prepared by the package.
+func TestStatementCacheCapacity(t *testing.T) {
+	const capacity = 16
+	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
+		for range 2 {
+			var queries []fanout.Query[fanout.DBTX, int32]
+			for i := range 50 {
+				queries = append(queries, statement[int32](fmt.Sprintf("select $1::integer + %d", i), 1))
+			}
+			if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var n int
+		if err := pool.QueryRow(t.Context(), "select count(*) from pg_prepared_statements").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		if n > capacity+3 { // this one, the catalog's proof, and what is deallocated next time
+			t.Errorf("%d statements stay prepared", n)
+		}
+	}, func(config *pgxpool.Config) { config.ConnConfig.StatementCacheCapacity = capacity })
+}
+
 // A row that scans itself has the connection's type map, by all ways.
 func TestRowScannerHasTheConnection(t *testing.T) {
 	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
