@@ -245,12 +245,27 @@ func (o *options) checkFiles() error {
 		if special(f.name) {
 			continue
 		}
-		if other := asked[filepath.Clean(f.name)]; other != "" {
+		file := resolved(f.name)
+		if other := asked[file]; other != "" {
 			errs = append(errs, fmt.Errorf("%s: the file is that of %s", f.flag, other))
 		}
-		asked[filepath.Clean(f.name)] = f.flag
+		asked[file] = f.flag
 	}
 	return errors.Join(errs...)
+}
+
+// resolved is the file's path without relative and symbolic parts, so that two names of one file are told.
+func resolved(name string) string {
+	if path, err := filepath.Abs(name); err == nil {
+		name = path
+	}
+	if path, err := filepath.EvalSymlinks(name); err == nil {
+		return path
+	}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(name)); err == nil {
+		return filepath.Join(dir, filepath.Base(name)) // not there yet
+	}
+	return name
 }
 
 // special reports whether the file is a pipe, say, or a device.

@@ -273,6 +273,16 @@ func TestCheckFilesTwice(t *testing.T) {
 	if err := opts.checkFiles(); err == nil || err.Error() != "-svg: the file is that of -json" {
 		t.Errorf("%v", err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, "x"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("x", filepath.Join(dir, "y")); err != nil {
+		t.Fatal(err)
+	}
+	opts = options{html: filepath.Join(dir, "x"), markdown: filepath.Join(dir, "y")}
+	if err := opts.checkFiles(); err == nil || err.Error() != "-markdown: the file is that of -html" {
+		t.Errorf("%v", err)
+	}
 	opts = options{json: os.DevNull, svg: os.DevNull}
 	if err := opts.checkFiles(); err != nil {
 		t.Error(err)

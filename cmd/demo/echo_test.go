@@ -1,9 +1,13 @@
 package main
 
 import (
+	"context"
+	"io"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
@@ -54,5 +58,51 @@ func TestEchoOfFailure(t *testing.T) {
 	}
 	if r.status != failure || !strings.HasPrefix(r.lastLine(), "demo: fanout: query ") {
 		t.Errorf("status %d\n%s", r.status, r.lastLine())
+	}
+}
+
+// A halting reader takes some lines, and no more until it is resumed.
+type halting struct {
+	lines          atomic.Int32
+	halted, resume chan struct{}
+}
+
+func (h *halting) Write(p []byte) (int, error) {
+	if h.lines.Add(1) < 20 {
+		return len(p), nil
+	}
+	select {
+	case h.halted <- struct{}{}:
+	default:
+	}
+	<-h.resume
+	return len(p), nil
+}
+
+// Statements are logged while they are under way. Who does not read the log does not keep an interrupted demo from ending, and
+// from putting everything back.
+func TestEchoUnread(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	reader := &halting{halted: make(chan struct{}, 1), resume: make(chan struct{})}
+	defer close(reader.resume)
+	go func() {
+		<-reader.halted
+		cancel()
+	}()
+	status := make(chan int)
+	go func() {
+		status <- run(ctx, []string{"-dsn", dsn, "-echo"}, io.Discard, reader, func(string) string { return "" })
+	}()
+	select {
+	case s := <-status:
+		if s != failure {
+			t.Errorf("status %d", s)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the demo has not ended")
+	}
+	if pgtest.QueryRow[bool](t, pgtest.Connect(t, dsn), "select exists (select from pg_namespace where nspname = 'fanout_demo')") {
+		t.Error("the schema is still there")
 	}
 }

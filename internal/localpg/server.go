@@ -35,10 +35,11 @@ const (
 
 // A Server is a running PostgreSQL server. Its methods may be called from any goroutine.
 type Server struct {
-	dsn  string
-	dir  *directory
-	proc *process
-	stop func() error
+	dsn      string
+	libpqDSN string
+	dir      *directory
+	proc     *process
+	stop     func() error
 }
 
 // Start starts a server and returns once it accepts connections. Each setting is a "name=value" for the server's
@@ -67,7 +68,7 @@ func Start(ctx context.Context, settings ...string) (*Server, error) {
 func StartStandby(ctx context.Context, primary *Server, settings ...string) (*Server, error) {
 	return start(ctx, settings, func(bin binaries, dir *directory, as *account) *exec.Cmd {
 		return dir.command(filepath.Join(filepath.Dir(bin.postgres), "pg_basebackup"), as, "--pgdata="+dir.data(),
-			"--dbname="+primary.dsn, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+			"--dbname="+primary.libpqDSN, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
 	})
 }
 
@@ -113,7 +114,8 @@ func start(ctx context.Context, settings []string, fill func(binaries, *director
 		}
 	}()
 
-	dsn := dsn(dir.data(), port)
+	libpqDSN := dsn(dir.data(), port)
+	dsn := libpqDSN + asksNothing
 	// Parsed before anything is started, as PG* variables can make any DSN invalid (PGSERVICE, for one).
 	config, err := pgconn.ParseConfig(dsn)
 	if err != nil {
@@ -135,7 +137,7 @@ func start(ctx context.Context, settings []string, fill func(binaries, *director
 	if err != nil {
 		return nil, fmt.Errorf("localpg: postgres: %w", err)
 	}
-	s := &Server{dsn: dsn, dir: dir, proc: proc}
+	s := &Server{dsn: dsn, libpqDSN: libpqDSN, dir: dir, proc: proc}
 	s.stop = sync.OnceValue(s.shutdown)
 	if err := s.waitReady(ctx, config); err != nil {
 		proc.end(shutdownGrace, syscall.SIGQUIT, syscall.SIGKILL)
@@ -144,8 +146,9 @@ func start(ctx context.Context, settings []string, fill func(binaries, *director
 	return s, nil
 }
 
-// DSN returns the connection string, a URL, of the database "postgres" for the superuser "postgres". It is complete: the
-// PGHOST, PGPORT, PGUSER, PGDATABASE, PGSSLMODE and PGTARGETSESSIONATTRS of the environment do not change its meaning.
+// DSN returns the connection string, a URL, of the database "postgres" for the superuser "postgres". It is complete, for
+// pgx: PGHOST, PGPORT, PGUSER, PGDATABASE, PGSSLMODE, PGTARGETSESSIONATTRS, PGCHANNELBINDING, PGREQUIREAUTH and the like in the
+// environment do not change its meaning.
 func (s *Server) DSN() string { return s.dsn }
 
 // PID returns the process id of the server, the parent of all its backends.
@@ -176,6 +179,7 @@ func (s *Server) waitReady(ctx context.Context, config *pgconn.Config) error {
 	config.RuntimeParams = nil // of no use here, and a bad PGOPTIONS or PGTZ would look like a bad server
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
+	var last error
 	for {
 		conn, err := pgconn.ConnectConfig(ctx, config)
 		if err == nil {
@@ -186,9 +190,12 @@ func (s *Server) waitReady(ctx context.Context, config *pgconn.Config) error {
 		if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code != cannotConnectNow {
 			return fmt.Errorf("localpg: postgres: %w", err)
 		}
+		if last == nil || ctx.Err() == nil { // later ones tell no more than that
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("localpg: postgres: %w (the last attempt to connect: %v)", context.Cause(ctx), err)
+			return fmt.Errorf("localpg: postgres: %w (the last attempt to connect: %v)", context.Cause(ctx), last)
 		case <-s.proc.done:
 			return fmt.Errorf("localpg: postgres did not start: %s", s.proc.cmd.ProcessState)
 		case <-tick.C:
@@ -217,6 +224,9 @@ func postgresArgs(data string, settings []string) []string {
 	}
 	return args
 }
+
+// asksNothing goes behind a DSN: what the user's own server is to offer, this one does not. Not every libpq knows all of it.
+const asksNothing = "&channel_binding=disable&require_auth=none&min_protocol_version=3.0&max_protocol_version=3.0"
 
 func dsn(socketDir, port string) string {
 	query := url.Values{

@@ -106,7 +106,9 @@ func TestEnvironmentIsIgnored(t *testing.T) {
 	for name, value := range map[string]string{
 		"PGHOST": "nowhere.invalid", "PGPORT": "1", "PGUSER": "somebody", "PGDATABASE": "something", "PGPASSWORD": "secret",
 		"PGSSLMODE": "verify-full", "PGTARGETSESSIONATTRS": "read-only", "PGDATA": "/nonexistent", "PGOPTIONS": "--bad",
-		"PGCLIENTENCODING": "LATIN1", "LC_ALL": "xx_XX", "LANG": "xx_XX", "TZ": "Asia/Tokyo",
+		"PGCLIENTENCODING": "LATIN1",
+		"PGCHANNELBINDING": "require", "PGREQUIREAUTH": "scram-sha-256", "PGMINPROTOCOLVERSION": "3.2", "PGMAXPROTOCOLVERSION": "3.2",
+		"LC_ALL": "xx_XX", "LANG": "xx_XX", "TZ": "Asia/Tokyo",
 	} {
 		t.Setenv(name, value)
 	}

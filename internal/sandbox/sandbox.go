@@ -198,4 +198,9 @@ func (s *Sandbox) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	_ = s.Conn.Close(ctx) // says goodbye if it can; closed it is in any case
+	// A statement that ctx has interrupted is cancelled by a goroutine of pgx's, which the end of the program would forestall.
+	select {
+	case <-s.Conn.PgConn().CleanupDone():
+	case <-ctx.Done():
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -55,6 +56,27 @@ func TestNoSchemaCanBeCreated(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) || !conn.IsClosed() {
 			t.Errorf("%s: %v; closed: %v", setting, err, conn.IsClosed())
 		}
+	}
+}
+
+// When an interrupted sandbox is closed the server has been told to end what it was at: the program may end, too.
+func TestInterrupted(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	schema := Schema{Name: "fanout_sandbox", Program: "test", Tables: []string{"one"}, Lock: 1}
+	conn := inside(t, dsn, schema)
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := Open(ctx, conn, schema, io.Discard, func(ctx context.Context, tx pgx.Tx) error {
+		time.AfterFunc(50*time.Millisecond, cancel)
+		_, err := tx.Exec(ctx, "select pg_sleep(60)")
+		return err
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	select {
+	case <-conn.PgConn().CleanupDone():
+	default:
+		t.Error("the statement has not been cancelled yet")
 	}
 }
 
