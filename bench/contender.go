@@ -19,7 +19,7 @@ type contender struct {
 	// unmodified says that it runs the functions as sqlc generated them; the others need a statement or a loop of their own.
 	unmodified bool
 
-	// aside says that no claim rests on it: it gets less time than the others.
+	// aside says that no claim about many cells rests on it: it gets less time than the others.
 	aside bool
 
 	// least says that it is a yardstick for statements that travel together, see least.go. It is measured where the
