@@ -45,8 +45,9 @@
 // others may not have started.
 //
 // Functions are coroutines, where a call is Pipelined or has one connection. So none may be locked to its thread
-// (runtime.LockOSThread) when it returns, nor, if the call is Pipelined, Coalesced or Auto, while it asks for a statement:
-// Go's runtime would end the process.
+// (runtime.LockOSThread) when it returns, nor, if the call is Pipelined, Coalesced or Auto, while it asks for a statement;
+// nor the caller, where a call has one connection and a function may end by runtime.Goexit, as t.FailNow does: Go's runtime
+// would end the process.
 //
 // # Snapshots
 //

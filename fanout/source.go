@@ -48,11 +48,12 @@ type Source[Q any] struct {
 	// grows, from 25 to 50 ms up to 1 to 2 s; 0 is never. What may have written is never repeated. A Snapshot call, which
 	// is read only by the server's word, starts again as a whole when a query fails by a serialization failure, a recovery
 	// conflict or a deadlock, or when the snapshot, the connection or the server is lost; its query functions run again. Not
-	// if one has sent what names pg_notify or the functions of large objects, which a read-only transaction may do for good.
-	// In any other call only a query none of whose statements was sent runs again, alone, on another connection; and a
-	// call that gets no connection because the server cannot be reached, or has too many, tries again. With Partial,
-	// retries come first, and what still fails is reported. A Stream does not start again once the loop has had a result.
-	// The error of the last attempt tells those before.
+	// if one has sent what names pg_notify or the functions of large objects, which a read-only transaction may do for good,
+	// nor if one has made a call on another pool or in a transaction of the caller's. In any other call only a query that
+	// has not, and none of whose statements was sent, runs again, alone, on another connection; and a call that gets no
+	// connection because the server cannot be reached, or has too many, tries again. With Partial, retries come first, and
+	// what still fails is reported. A Stream does not start again once the loop has had a result. The error of the last
+	// attempt tells those before.
 	Retries int
 
 	// Observe, if set, is called once for each finished query, in each attempt of its call, with the call's ctx: by one
