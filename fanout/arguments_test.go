@@ -279,9 +279,49 @@ type (
 	weekday     int32
 )
 
+// oddUUID says of itself that it is another one than the bytes that it consists of.
+type oddUUID [16]byte
+
+func (u oddUUID) String() string { return ownUUID{0xff}.String() }
+
 func (l printedList) String() string { return fmt.Sprintf("{%.1f}", l[0]) }
 func (p printedPair) String() string { return fmt.Sprintf("(%.1f,%.1f)", p.X, p.Y) }
 func (d weekday) String() string     { return time.Weekday(d).String() }
+
+// ownUUID is made as those of google/uuid and gofrs/uuid are.
+type ownUUID [16]byte
+
+func (u ownUUID) Value() (driver.Value, error) { return u.String(), nil }
+func (u ownUUID) String() string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// Their lists are coalesced, as those of pgx's own are: their text is what pgx writes, too.
+func TestListsOfUUIDsAreCoalesced(t *testing.T) {
+	src := raw(pgtest.Pool(t, 1))
+	src.Strategy = fanout.Coalesced
+	shared := 0
+	src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
+	var queries []fanout.Query[fanout.DBTX, int]
+	for i := range 20 {
+		ids := []ownUUID{{1: 0xab, 15: 1}, {1: 0xab, 15: byte(i)}}
+		queries = append(queries, statement[int]("select cardinality($1::uuid[]) * 100 + get_byte(uuid_send(($1::uuid[])[2]), 15)", ids))
+	}
+	for range 5 {
+		lists, err := fanout.Collect(t.Context(), src, queries...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, rows := range lists {
+			if len(rows) != 1 || rows[0] != 200+i {
+				t.Errorf("query %d: %v", i, rows)
+			}
+		}
+	}
+	if shared == 0 {
+		t.Error("none has shared a statement")
+	}
+}
 
 // What pgx sends of an array or a composite in binary form may be something else than what a method of the user's own says as
 // text.
@@ -314,6 +354,7 @@ func TestArgumentsThatHaveTheirOwnText(t *testing.T) {
 		{name: "StringerComposite", sql: "select ($1::pair).x as x", args: each(printedPair{1.25, 2}, printedPair{2.125, 3})},
 		{name: "StringerInts", sql: "select $1::int[] as a", args: each([]weekday{1}, []weekday{2, 3})},
 		{name: "StringerTexts", sql: "select $1::text[] as a", args: each([]weekday{1}, []weekday{2, 3})},
+		{name: "UUIDs", sql: "select $1::uuid[] as a", args: each([]oddUUID{{1}, {2}}, []oddUUID{{3}})},
 		{name: "PgtypeText", sql: "select array_ndims($1::int[]) as n", args: each(pgtype.Text{String: "{{1,2},{3,4}}", Valid: true}, pgtype.Text{String: "{{5}}", Valid: true})},
 		{name: "MalformedBits", sql: "select $1::varbit[] as a", args: each(bits(0xd3, 5), bits(0x77, 6))}, // Serial: an error
 	} {

@@ -80,3 +80,19 @@ func hasOwnText(t reflect.Type, within []reflect.Type) bool {
 	}
 	return false
 }
+
+// canonical reports whether text is what pgx itself writes for the value that the binary form has: then it means the same
+// whoever wrote it. Only of types that pgx reads without loss, of which uuid[] is the one whose Go types (google/uuid,
+// gofrs/uuid) have texts of their own.
+func (p *pipeline) canonical(oid uint32, binary, text []byte) bool {
+	if oid != pgtype.UUIDArrayOID {
+		return false
+	}
+	var value pgtype.Array[pgtype.UUID]
+	types := p.conn.TypeMap()
+	if types.Scan(oid, pgtype.BinaryFormatCode, binary, &value) != nil || bytes.Contains(text, []byte("NULL")) {
+		return false
+	}
+	own, err := types.Encode(oid, pgtype.TextFormatCode, value, nil)
+	return err == nil && bytes.Equal(own, text)
+}

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -66,6 +68,8 @@ type call struct {
 	turn          turn      // at being at work, with auto; guarded by the mu of turns
 	outer         *handle   // of the function that a joined call is nested in, whose exchange it has; see join
 	runners       int       // of a joined call, that have not ended; guarded by the exchange's mu
+
+	elsewhere atomic.Bool // a function of it has made a call that may have written elsewhere
 
 	mu        sync.Mutex     // guards what is below
 	next      int            // the unit to be taken next
@@ -136,12 +140,12 @@ func (c *call) execute() error {
 // Source.On, or nested in a query function of another call on the same pool, recognised by its ctx.
 func (c *call) borrow() (giveBack func(), err error) {
 	outer, nested := c.parent.Value(poolKey{c.pool}).(*handle)
-	c.writesBeside()
+	c.writesElsewhere()
 	var outerTx pgx.Tx // in which statements of several functions may be under way
 	if nested && outer.exchange != nil {
 		outerTx = outer.exchange.call.tx
 	}
-	if c.tx != nil && c.tx != outerTx {
+	if c.tx != nil && !sameTx(c.tx, outerTx) {
 		conn := c.tx.Conn()
 		if conn != nil && outerTx != nil && outerTx.Conn() == conn {
 			return nil, errOtherTx
@@ -188,19 +192,26 @@ func (c *call) borrow() (giveBack func(), err error) {
 	return outer.takeBack, nil
 }
 
-// writesBeside notes in the functions around the call, on whatever pool, that it may write where they do not look: on another
-// pool, or in a transaction that is not theirs.
-func (c *call) writesBeside() {
+// writesElsewhere notes in the functions around the call, on whatever pool, and in their calls, that they have sent anything,
+// perhaps, by another pool or in a transaction that is not theirs: they are not to be run again. No lock is taken: a tracer
+// may make such a call, while whoever has called it holds one.
+func (c *call) writesElsewhere() {
 	for ctx := c.parent; ; {
 		h, nested := ctx.Value(handleKey{}).(*handle)
 		if !nested {
 			return
 		}
-		if h.call.pool != c.pool || c.tx != nil && c.tx != h.call.tx {
-			h.wrote()
+		if h.call.pool != c.pool || c.tx != nil && !sameTx(c.tx, h.call.tx) {
+			h.elsewhere.Store(true)
+			h.call.elsewhere.Store(true)
 		}
 		ctx = h.call.parent
 	}
+}
+
+// sameTx reports whether a is b, which may be nil. A Tx of the user's own may be of a type that cannot be compared.
+func sameTx(a, b pgx.Tx) bool {
+	return b != nil && reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.ValueOf(a).Comparable() && a == b
 }
 
 // around is the function that the call is nested in, and runs on the connection of; nil if it has its own.

@@ -67,7 +67,7 @@ func (p *pipeline) jointFor(r *request) *joint {
 	if !p.mayJoin(r) {
 		return nil
 	}
-	j := r.text.provenJoint()
+	j := r.text.provenJoint(p.state.place)
 	if j == nil || j.text == nil || r.text.bulky() || r.text.onTrial() {
 		return nil
 	}
@@ -175,7 +175,7 @@ func (p *pipeline) unproven() *text {
 		return nil
 	}
 	t := queue[0].text
-	if p.state.descriptions[t.sql] == nil || t.provenJoint() != nil {
+	if p.state.descriptions[t.sql] == nil || t.proved() {
 		return nil
 	}
 	if !slices.ContainsFunc(queue[1:], func(r *request) bool { return r.text == t }) {
@@ -195,7 +195,7 @@ func (p *pipeline) unproven() *text {
 func (p *pipeline) prove(t *text) {
 	defer t.proving.Store(false)
 	d := p.state.descriptions[t.sql]
-	j := &joint{found: time.Now(), original: &sourceDescription{params: d.ParamOIDs, fields: d.Fields}}
+	j := &joint{found: time.Now(), original: &sourceDescription{params: d.ParamOIDs, fields: d.Fields, place: p.state.place}}
 	s := shapeOf(t.sql)
 	if s == nil || s.highest != len(d.ParamOIDs) { // which would mean that the server reads it differently
 		t.joint.Store(j)
@@ -602,7 +602,7 @@ func (p *pipeline) addToArrays(a *arrays, j *joint, description *pgconn.Statemen
 		cast := j.parameters[k].cast != ""
 		if cast && b.ParamFormats[k] != pgtype.TextFormatCode {
 			text, err := p.conn.TypeMap().Encode(oid, pgtype.TextFormatCode, m.args[k], nil)
-			if err != nil || text == nil || !p.sameAsText(m.args[k], text) {
+			if err != nil || text == nil || !p.sameAsText(m.args[k], text) && !p.canonical(oid, value, text) {
 				return false
 			}
 			b.ParamValues[k] = text
@@ -767,6 +767,6 @@ func (p *pipeline) mayShareSync(r *request) bool {
 	if p.transaction != nil || p.call.tx != nil {
 		return true
 	}
-	j := r.text.provenJoint()
+	j := r.text.provenJoint(p.state.place)
 	return j != nil && j.pure
 }

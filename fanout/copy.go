@@ -20,7 +20,7 @@ type copySource struct {
 // conclude is called when the copy has ended: what has become of the source is h's function's affair.
 func (s *copySource) conclude(h *handle) {
 	if s.read {
-		h.wrote() // rows that have been taken from the source need not be there a second time
+		h.elsewhere.Store(true) // rows that have been taken from the source need not be there a second time
 	}
 	switch ended := s.ended.(type) {
 	case nil:

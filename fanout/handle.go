@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,6 +36,8 @@ type handle struct {
 	lost     bool      // it has had one to itself, and given it back closed
 	decoding bool      // it holds the lock of the connection's type map, which pgx uses now
 	pid      uint32    // of that lane's backend
+
+	elsewhere atomic.Bool // it has done what cannot be done again, by other means than its own statements
 
 	mu       sync.Mutex
 	state    handleState
@@ -322,16 +325,6 @@ func (h *handle) takeBack() {
 	defer h.mu.Unlock()
 	h.sent = true
 	h.rest()
-}
-
-// wrote notes that a call which the function has made in a transaction of its own may have sent anything: likewise.
-func (h *handle) wrote() {
-	h.mu.Lock()
-	h.sent = true
-	h.mu.Unlock()
-	if s := h.call.snapshot; s != nil {
-		s.lasting.Store(true)
-	}
 }
 
 // refusal is why the connection cannot be taken now; nil if it can. It is called with mu held.

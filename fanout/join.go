@@ -119,5 +119,5 @@ func (x *exchange) spares(r *request) bool {
 			ended = c
 		}
 	}
-	return ended != nil && x.call.tx != nil && !x.closed && ended.parent.Err() == nil
+	return ended != nil && x.call.tx != nil && !x.closed && ended.parent.Err() == nil && ended.outer.ctx.Err() == nil
 }

@@ -112,6 +112,8 @@ func (l *lane) acquire(ctx context.Context) error {
 			err = cause
 		} else if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 			err = errNoAnswer{err}
+		} else if lostInHook(err) {
+			err = fmt.Errorf("%w: %w", errConnectionLost, err)
 		}
 		if c.noConn == nil && (c.next < c.n || c.exchange != nil) && context.Cause(ctx) != errNotNeeded {
 			c.noConn = err

@@ -289,3 +289,37 @@ func TestOnNestedTwice(t *testing.T) {
 		}
 	}
 }
+
+// A Tx of the user's own need not be of a type that can be compared.
+func TestOnATxThatCannotBeCompared(t *testing.T) {
+	type logged struct {
+		pgx.Tx
+		_ []string
+	}
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 2)
+		src := raw(pool)
+		src.Strategy = s
+		var txs []pgx.Tx
+		for range 2 {
+			tx, err := pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			txs = append(txs, tx)
+		}
+		err := do(t, src.On(logged{Tx: txs[0]}), func(ctx context.Context, _ fanout.DBTX) error {
+			_, err := fanout.Collect(ctx, src.On(logged{Tx: txs[1]}), pid)
+			return err
+		})
+		if err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+		for _, tx := range txs {
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		serves(t, pool)
+	}
+}

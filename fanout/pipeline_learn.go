@@ -58,7 +58,7 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 		}
 		s.keep(r.text.sql, r.description)
 		if p.call.tx == nil { // what a transaction of the caller's has changed, others do not see
-			r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas, time.Now()})
+			r.text.description.Store(&sourceDescription{r.description.ParamOIDs, r.description.Fields, r.schemas, p.state.place, time.Now()})
 		} else {
 			p.isPrepared(r.text.sql, true)
 		}

@@ -166,7 +166,7 @@ func (p *pipeline) behindUnknown(batch []*request) bool {
 // connection.
 func (p *pipeline) toBeDescribed(r *request, t *text, batch []*request) bool {
 	return p.state.mode != pgx.QueryExecModeExec && p.state.mode != pgx.QueryExecModeDescribeExec && p.state.descriptions[t.sql] == nil &&
-		(t.told() == nil || r.distrust || p.call.tx != nil) && p.underWay(t, batch)
+		(t.told(p.state.place) == nil || r.distrust || p.call.tx != nil) && p.underWay(t, batch)
 }
 
 // overtakes reports whether r, which is new and asks for t, would be executed before another statement that is only
@@ -191,7 +191,7 @@ func (p *pipeline) describes(r *request, t *text) bool {
 	case pgx.QueryExecModeDescribeExec:
 		return !told
 	}
-	return !told && p.state.descriptions[t.sql] == nil && (p.call.tx != nil || r.distrust || t.told() == nil)
+	return !told && p.state.descriptions[t.sql] == nil && (p.call.tx != nil || r.distrust || t.told(p.state.place) == nil)
 }
 
 // bind makes the lane r's function's, so that its later requests go by it as well.

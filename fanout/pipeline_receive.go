@@ -352,7 +352,7 @@ func (r *request) confirm() {
 		fields[i].Format = 0
 	}
 	if known := r.text.description.Load(); known != nil && slices.Equal(known.fields, d.Fields) {
-		r.text.description.CompareAndSwap(known, &sourceDescription{known.params, fields, known.schemas, known.found})
+		r.text.description.CompareAndSwap(known, &sourceDescription{known.params, fields, known.schemas, known.place, known.found})
 	}
 	d.Fields = fields
 }

@@ -158,7 +158,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 			description = r.own // where the connection's memory is full
 		}
 		if description == nil {
-			known := r.text.told()
+			known := r.text.told(p.state.place)
 			switch {
 			case known == nil || r.distrust || p.call.tx != nil:
 				r.described = true

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
@@ -908,4 +910,81 @@ func TestNestedOnSparesWhatIsBelow(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What is spared so ends with the ctx of the outer call, whatever ctx the nested one has.
+func TestNestedOnEndsWithTheOuterCall(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	src := raw(pool)
+	src.Strategy = fanout.Pipelined
+	for i := range 20 {
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		start := time.Now()
+		err = fanout.Run(ctx, src.On(tx), fanout.Do(func(ctx context.Context, _ fanout.DBTX) error {
+			_, err := fanout.Collect(context.WithoutCancel(ctx), src, statement[string]("select pg_sleep(20)::text"))
+			return err
+		}))
+		if d := time.Since(start); d > 10*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("call %d: after %v: %v", i, d, err)
+		}
+		cancel()
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	serves(t, pool)
+}
+
+// An auditor writes down on another pool, by a call with the ctx that it is given, that a statement has ended.
+type auditor struct {
+	src   fanout.Source[fanout.DBTX]
+	ended chan struct{}
+}
+
+func (a *auditor) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	return context.WithValue(ctx, a, data.SQL)
+}
+
+func (a *auditor) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	if sql, _ := ctx.Value(a).(string); !strings.Contains(sql, "pg_sleep") {
+		return
+	}
+	close(a.ended)
+	time.Sleep(50 * time.Millisecond) // so that the function goes on meanwhile
+	_ = fanout.Run(context.WithoutCancel(ctx), a.src, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+		_, err := tx.Exec(ctx, "select 1")
+		return err
+	}))
+}
+
+// A tracer may make a call on another pool, also while a nested function unwinds.
+func TestNestedPanicBesideATracersCall(t *testing.T) {
+	a := &auditor{src: raw(pgtest.Pool(t, 1)), ended: make(chan struct{})}
+	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) { config.ConnConfig.Tracer = a })
+	src := raw(pool)
+	src.Strategy = fanout.Pipelined
+	done := make(chan any)
+	go func() {
+		defer func() { done <- recover() }()
+		_, _ = fanout.Collect(t.Context(), src, func(ctx context.Context, _ fanout.DBTX) ([]int, error) {
+			return nil, fanout.Run(ctx, src, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+				ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+				defer cancel()
+				_, _ = tx.Exec(ctx, "select pg_sleep($1)", 0.3)
+				<-a.ended
+				panic("boom")
+			}))
+		})
+	}()
+	select {
+	case v := <-done:
+		mention(t, v, "boom")
+	case <-time.After(20 * time.Second):
+		t.Fatal("the call has not ended")
+	}
+	serves(t, pool)
 }

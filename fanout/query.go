@@ -23,7 +23,8 @@ type Query[Q, T any] func(ctx context.Context, q Q) ([]T, error)
 
 // Many is the Query of a generated :many method with one argument. Where the SQL has more parameters than sqlc's
 // query_parameter_limit, which is 1 by default, that argument is the generated Params struct. A method with several arguments,
-// by a higher limit, is called in a function literal.
+// by a higher limit, is called in a function literal. Where sqlc knows no Go type for the parameter, as it does not for a
+// domain, that is interface{}: then pass any(arg).
 func Many[Q, T, A any](method func(Q, context.Context, A) ([]T, error), arg A) Query[Q, T] {
 	mustBeSet(method != nil, "Many", "method")
 	return func(ctx context.Context, q Q) ([]T, error) { return method(q, ctx, arg) }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"time"
 
@@ -26,6 +28,14 @@ var errConnectionLost = errors.New("the connection was lost")
 type errNoAnswer struct{ error }
 
 func (e errNoAnswer) Unwrap() error { return e.error }
+
+// lostInHook reports whether err, of a wait for a connection, is that one has been lost while a hook of the pool used it.
+func lostInHook(err error) bool {
+	var pgErr *pgconn.PgError
+	var connectErr *pgconn.ConnectError
+	return !errors.As(err, &pgErr) && !errors.As(err, &connectErr) &&
+		(errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, new(*net.OpError)))
+}
 
 // unencoded reports whether err is of a batch with an argument that cannot be encoded. Where that is not in the first
 // statement, pgx closes the connection because of it.
@@ -107,7 +117,7 @@ func (c *call) startAgain(err error) bool {
 	if c.attempt > c.retries || c.guest() || c.parent.Err() != nil || !transient(err) {
 		return false
 	}
-	if c.connected && (c.snapshot == nil || c.snapshot.lasting.Load()) {
+	if c.connected && (c.snapshot == nil || c.snapshot.lasting.Load() || c.elsewhere.Load()) {
 		return false // something may have been written
 	}
 	c.restarting = c.restart == nil || c.restart()
@@ -117,7 +127,7 @@ func (c *call) startAgain(err error) bool {
 // unitAgain decides whether h's unit may run again, alone, after err: if none of its statements was sent.
 func (c *call) unitAgain(h *handle, attempt int, err error) bool {
 	return c.snapshot == nil && !c.guest() && attempt <= c.retries && c.ctx.Err() == nil &&
-		h.statements > 0 && !h.sent && pgconn.SafeToRetry(err) && !ofCtx(err)
+		h.statements > 0 && !h.sent && !h.elsewhere.Load() && pgconn.SafeToRetry(err) && !ofCtx(err)
 }
 
 // pause waits before the next attempt, and reports whether there is to be one: ctx has not ended.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -480,6 +481,32 @@ func TestRetriesDoNotRepeatNestedWrites(t *testing.T) {
 	}
 }
 
+// Such a call may also be made by a goroutine that a function leaves behind, while its own call starts again.
+func TestRetriesBesideACallInTheBackground(t *testing.T) {
+	pool, other := pgtest.Pool(t, 2), pgtest.Pool(t, 1)
+	failable(t, pool)
+	src, audit := raw(pool), raw(other)
+	src.Snapshot, src.Retries = true, 3
+	var background sync.WaitGroup
+	var once sync.Once
+	_ = do(t, src, func(ctx context.Context, q fanout.DBTX) error {
+		once.Do(func() {
+			background.Go(func() {
+				time.Sleep(20 * time.Millisecond) // the function has returned
+				for range 50 {
+					if _, err := fanout.Collect(context.WithoutCancel(ctx), audit, pid); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(2 * time.Millisecond)
+				}
+			})
+		})
+		_, err := q.Exec(ctx, "select fail($1)", "40001")
+		return err
+	})
+	background.Wait()
+}
+
 // With Partial and a ctx that ends in the last attempt, a query that has not been run in that has no rows of the one before.
 func TestRetriesForgetRows(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
@@ -775,4 +802,39 @@ func TestReadersErrorDoesNotRepeatAWrite(t *testing.T) {
 		}
 	}
 	serves(t, pool)
+}
+
+// A connection may be lost while a hook of the pool uses it, as when the server goes away meanwhile: the call has had none, and
+// tries again.
+func TestRetriesWhenAHookLosesTheConnection(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	for _, hook := range []string{"AfterConnect", "PrepareConn"} {
+		for _, snapshot := range []bool{false, true} {
+			for _, s := range strategies {
+				var times atomic.Int32
+				use := func(ctx context.Context, conn *pgx.Conn) error {
+					if times.Add(1) == 1 {
+						_ = conn.PgConn().Conn().Close()
+					}
+					_, err := conn.Exec(ctx, "set application_name = 'x'")
+					return err
+				}
+				pool := pgtest.PoolOn(t, dsn, 1, func(config *pgxpool.Config) {
+					if hook == "AfterConnect" {
+						config.AfterConnect = use
+						return
+					}
+					config.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+						err := use(ctx, conn)
+						return err == nil, err
+					}
+				})
+				src := raw(pool)
+				src.Strategy, src.Retries, src.Snapshot = s, 1, snapshot
+				if _, err := fanout.Collect(t.Context(), src, pid, pid); err != nil || times.Load() < 2 {
+					t.Errorf("%s, %v, snapshot=%v: after %d uses: %v", hook, s, snapshot, times.Load(), err)
+				}
+			}
+		}
+	}
 }

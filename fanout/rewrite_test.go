@@ -116,7 +116,7 @@ func TestShapeThatTheServerReadsDifferently(t *testing.T) {
 		p := &pipeline{state: &connState{descriptions: map[string]*pgconn.StatementDescription{sql: {ParamOIDs: params}}}}
 		text := newText(sql)
 		p.prove(text)
-		if j := text.provenJoint(); j == nil || j.pure || j.text != nil {
+		if j := text.provenJoint(""); j == nil || j.pure || j.text != nil {
 			t.Errorf("%d parameters: %+v", len(params), j)
 		}
 	}

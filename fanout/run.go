@@ -83,9 +83,9 @@ func Into[Q, T, A any](dst *T, method func(Q, context.Context, A) (T, error), ar
 	return IntoFunc(dst, func(ctx context.Context, q Q) (T, error) { return method(q, ctx, arg) })
 }
 
-// IntoFunc runs f and stores what it returns in dst. It is for every shape that Into does not fit: a method without an
-// argument or with several, and functions of several statements, which run one after the other on one connection, each a
-// transaction of its own.
+// IntoFunc runs f, a function literal, and stores what it returns in dst. It is for every shape that Into does not fit: a
+// method without an argument or with several, and functions of several statements, which run one after the other on one
+// connection, each a transaction of its own.
 func IntoFunc[Q, T any](dst *T, f func(ctx context.Context, q Q) (T, error)) Task[Q] {
 	mustBeSet(dst != nil, "IntoFunc", "dst")
 	mustBeSet(f != nil, "IntoFunc", "f")

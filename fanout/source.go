@@ -95,7 +95,8 @@ type shared struct {
 //
 // Make one Source per pool, and keep it: what calls learn of statements and of the way to the server is kept in it, and
 // shared by its copies. For a package generated with emit_methods_with_db_argument see [DBTX]. The pool remains the
-// caller's, to use otherwise and to close.
+// caller's, to use otherwise and to close. Where its hooks lead connections to several databases, each text is coalesced in
+// the one that has come first, for a minute at a time.
 //
 // The pool's hooks (PrepareConn, BeforeAcquire) get a ctx that ends when a call turns out not to need the connection: 100 ms
 // later, or at once if all of the pool's connections are in use or one is being opened. A hook that makes a round trip should

@@ -59,6 +59,7 @@ type sourceDescription struct {
 	params  []uint32
 	fields  []pgconn.FieldDescription
 	schemas string
+	place   string // of the connection: the pool's hooks may lead another one to another database
 	found   time.Time
 }
 
@@ -193,17 +194,25 @@ func (t *text) restart() { t.observed, t.longer, t.shorter = 0, 0, 0 }
 // farther reports whether d is so much longer than known that chance does not explain it.
 func farther(d, known time.Duration) bool { return d > 2*known+costNoise }
 
-// provenJoint is what is known of coalescing the text; nil if nothing is, or if it was found out too long ago.
-func (t *text) provenJoint() *joint {
-	if j := t.joint.Load(); j != nil && time.Since(j.found) < jointLasts {
+// provenJoint is what is known of coalescing the text on a connection to place; nil if nothing is, or if it was found out
+// too long ago.
+func (t *text) provenJoint(place string) *joint {
+	if j := t.joint.Load(); j != nil && j.original.place == place && time.Since(j.found) < jointLasts {
 		return j
 	}
 	return nil
 }
 
-// told is what another connection has learned of the text; nil if none has, or too long ago.
-func (t *text) told() *sourceDescription {
-	if d := t.description.Load(); d != nil && time.Since(d.found) < descriptionLasts {
+// proved reports whether that has been found out lately, at whatever place: where they change with each call, it is not to be
+// asked for each.
+func (t *text) proved() bool {
+	j := t.joint.Load()
+	return j != nil && time.Since(j.found) < jointLasts
+}
+
+// told is what another connection to place has learned of the text; nil if none has, or too long ago.
+func (t *text) told(place string) *sourceDescription {
+	if d := t.description.Load(); d != nil && d.place == place && time.Since(d.found) < descriptionLasts {
 		return d
 	}
 	return nil

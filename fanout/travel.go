@@ -21,6 +21,7 @@ import (
 type connState struct {
 	mode         pgx.QueryExecMode
 	tracer       pgx.QueryTracer
+	place        string                                  // the server and the database that it was meant to lead to
 	ran          bool                                    // something, by a pipelined lane
 	server       string                                  // the one it leads to; "" where that is not known, or may change
 	standby      bool                                    // that is a hot standby
@@ -52,6 +53,7 @@ func stateOf(conn *pgx.Conn) *connState {
 	state := &connState{
 		mode:         config.DefaultQueryExecMode,
 		tracer:       config.Tracer,
+		place:        fmt.Sprintf("%s:%d/%s", config.Host, config.Port, config.Database),
 		most:         maxDescriptions,
 		descriptions: map[string]*pgconn.StatementDescription{},
 		fields:       map[string][]pgconn.FieldDescription{},

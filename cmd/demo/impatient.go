@@ -4,19 +4,28 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"sync"
 	"time"
 )
 
-// An impatient writer does not outlast ctx for long, though a write to a reader who does not read would.
+// An impatient writer does not outlast ctx for long, though a write to a reader who does not read would: after lastWords it
+// writes no more.
 type impatient struct {
-	ctx      context.Context
-	w        io.Writer
-	patience time.Duration // after the end of ctx
+	ctx context.Context
+	w   io.Writer
+
+	mu     sync.Mutex
+	gaveUp bool
 }
 
-func (i impatient) Write(p []byte) (int, error) {
+func (i *impatient) Write(p []byte) (int, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.gaveUp {
+		return 0, i.ctx.Err()
+	}
+	p = bytes.Clone(p) // it may be the caller's again before it is written
 	done := make(chan error, 1)
-	p = bytes.Clone(p) // which is the caller's again before it is written, perhaps
 	go func() {
 		_, err := i.w.Write(p)
 		done <- err
@@ -29,7 +38,8 @@ func (i impatient) Write(p []byte) (int, error) {
 	select {
 	case err := <-done:
 		return len(p), err
-	case <-time.After(i.patience):
+	case <-time.After(lastWords):
+		i.gaveUp = true
 		return 0, i.ctx.Err()
 	}
 }

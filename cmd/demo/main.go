@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv fu
 		if ctx.Err() != nil {
 			err = sandbox.Interrupted(err)
 		}
-		fmt.Fprintf(impatient{ctx, stderr, lastWords}, "demo: %s\n", oneLine(err))
+		fmt.Fprintf(&impatient{ctx: ctx, w: stderr}, "demo: %s\n", oneLine(err))
 		return failure
 	}
 	return success
@@ -83,7 +83,7 @@ func perform(ctx context.Context, opts options, stderr io.Writer, getenv func(st
 	fmt.Fprintf(stderr, "demo: %s\n", srv.description)
 
 	if opts.echo {
-		srv.config.ConnConfig.Tracer = echo(impatient{ctx, stderr, 0})
+		srv.config.ConnConfig.Tracer = echo(&impatient{ctx: ctx, w: stderr})
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, srv.config)
 	if err != nil {
