@@ -77,13 +77,13 @@ const (
 	// come, first served, and whoever takes many connections stands there many times. A share that shrinks is given back as
 	// soon as the functions that have sent something by a connection have returned.
 	// Where others use the pool, and calls take more than half as long again as one takes that is at work alone, for as much
-	// work on one connection, more of them at once would only make everybody slower: fewer are at work then, though never less than two, or than a third as
-	// many as the pool has connections. Others are known by the connections that somebody else has acquired, or a hook of
-	// the pool has refused, while these calls have acquired a hundred; without them, as many are at work as the pool has
-	// connections. The rest wait their turn, in order, before they ask for one, for at most 100 ms, and at most half of
-	// AcquireTimeout. To see how long a call takes alone, one is run by itself if none has happened to be for ten seconds;
-	// a call that has had statements described or parsed does not count. A call of a single query has no turn to wait for,
-	// and runs as with Parallel, until one has made a nested call.
+	// work on one connection, more of them at once would only make everybody slower: fewer are at work then, though never
+	// less than two, or than a third as many as the pool has connections. Others are known by the connections that somebody
+	// else has acquired, or a hook of the pool has refused, while these calls have acquired a hundred; without them, as many
+	// are at work as the pool has connections. The rest wait their turn, in order, before they ask for one, for at most 100
+	// ms, and at most half of AcquireTimeout. To see how long a call takes alone, one is run by itself if none has happened
+	// to be for ten seconds; a call that has had statements described or parsed does not count. A call of a single query has
+	// no turn to wait for, and runs as with Parallel, until one has made a nested call.
 	//
 	// Estimates change slowly, but a lasting change is noticed. Two executions of a text in a row that take far longer than
 	// expected, or 32 that take far less, replace its estimate; the slow ones only when a round trip measured beside them
