@@ -43,7 +43,7 @@ func tenant(t *testing.T, name string) context.Context {
 // What one database has said of a statement's parameters is not what another one has: here, an argument would lose its time
 // of day.
 func TestDatabasePerTenantKeepsArguments(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range pipelining {
 		t.Run(s.String(), func(t *testing.T) {
 			dsns := map[string]string{"one": pgtest.DSN(t), "two": pgtest.DSN(t)}
 			for name, typ := range map[string]string{"one": "date", "two": "timestamptz"} {
@@ -77,7 +77,7 @@ func TestDatabasePerTenantKeepsArguments(t *testing.T) {
 
 // What one database's catalog proves is not what another one's does: here, a function of the same name is volatile.
 func TestDatabasePerTenantKeepsExecutions(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range pipelining {
 		t.Run(s.String(), func(t *testing.T) {
 			dsns := map[string]string{"one": pgtest.DSN(t), "two": pgtest.DSN(t)}
 			for _, dsn := range dsns {
