@@ -175,7 +175,7 @@ func (p *pipeline) unproven() *text {
 		return nil
 	}
 	t := queue[0].text
-	if p.state.descriptions[t.sql] == nil || t.proved() {
+	if p.state.descriptions[t.sql] == nil || t.joint.Load().fresh() {
 		return nil
 	}
 	if !slices.ContainsFunc(queue[1:], func(r *request) bool { return r.text == t }) {
@@ -207,7 +207,7 @@ func (p *pipeline) prove(t *text) {
 		found, err = readProof(texts(rows[0]))
 	}
 	switch {
-	case late && isServerError(err) || timedOut(err) && !p.haunted && p.call.ctx.Err() == nil: // a statement_timeout is shorter
+	case late && isServerError(err) || queryCanceled(err) && !p.haunted && p.call.ctx.Err() == nil: // a statement_timeout is shorter
 		// It would not answer the next one in time either, whatever that asks about.
 		p.call.shared.catalogLate.Store(int64(time.Since(epoch) + jointLasts))
 	case err != nil && !tells(err):
@@ -316,12 +316,6 @@ func (p *pipeline) preparesProof() bool {
 		}
 	}
 	return s.proof == proofPrepared
-}
-
-// timedOut reports whether the server has ended the statement before its time.
-func timedOut(err error) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && pgErr.Code == "57014"
 }
 
 // catalogIsLate reports whether the catalog has lately not answered in time.

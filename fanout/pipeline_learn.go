@@ -39,8 +39,7 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	took = max(0, took-r.held-p.busy)
 	if err != nil {
 		p.ran, p.runTook, p.measuring = 0, 0, false
-		var pgErr *pgconn.PgError
-		if expected, _ := r.text.expected(); r.members == nil && errors.As(err, &pgErr) && pgErr.Code == "57014" &&
+		if expected, _ := r.text.expected(); r.members == nil && queryCanceled(err) &&
 			took > max(expected, time.Millisecond) {
 			r.text.observe(took, 1) // it would have taken even longer
 		}

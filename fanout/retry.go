@@ -44,6 +44,12 @@ func unencoded(err error) bool {
 	return errors.As(err, &batch) && strings.Contains(batch.Error(), "(build)") // and not of the server, or of the network
 }
 
+// queryCanceled reports whether the server says that it has ended the statement: by a cancel request, or a timeout.
+func queryCanceled(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "57014"
+}
+
 // transient reports whether another attempt may well succeed, for reasons that lie in time and not in the query.
 func transient(err error) bool {
 	if errors.Is(err, errSnapshotLost) {

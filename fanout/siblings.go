@@ -320,6 +320,5 @@ func (v *sibling) hold() bool {
 // usedUp reports whether no cancel can hit what comes after the statement, which has ended with err: none was sent; or one
 // was, and the server has confirmed it, and it has had its effect.
 func (h *handle) usedUp(err error) bool {
-	var pgErr *pgconn.PgError
-	return !h.requested && (h.signals == 0 || h.signals == 1 && errors.As(err, &pgErr) && pgErr.Code == "57014")
+	return !h.requested && (h.signals == 0 || h.signals == 1 && queryCanceled(err))
 }

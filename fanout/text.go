@@ -197,18 +197,15 @@ func farther(d, known time.Duration) bool { return d > 2*known+costNoise }
 // provenJoint is what is known of coalescing the text on a connection to place; nil if nothing is, or if it was found out
 // too long ago.
 func (t *text) provenJoint(place string) *joint {
-	if j := t.joint.Load(); j != nil && j.original.place == place && time.Since(j.found) < jointLasts {
+	if j := t.joint.Load(); j.fresh() && j.original.place == place {
 		return j
 	}
 	return nil
 }
 
-// proved reports whether that has been found out lately, at whatever place: where they change with each call, it is not to be
-// asked for each.
-func (t *text) proved() bool {
-	j := t.joint.Load()
-	return j != nil && time.Since(j.found) < jointLasts
-}
+// fresh reports whether j, which may be nil, is relied on, at its place: where these change with each call, the catalog is not
+// to be asked for each.
+func (j *joint) fresh() bool { return j != nil && time.Since(j.found) < jointLasts }
 
 // told is what another connection to place has learned of the text; nil if none has, or too long ago.
 func (t *text) told(place string) *sourceDescription {

@@ -213,8 +213,7 @@ func (t *transaction) imports(id, server string) *prologue {
 			t.joined.Store(true)
 			return nil
 		}
-		var pgErr *pgconn.PgError
-		if errors.As(err, &pgErr) && pgErr.Code == "57014" {
+		if queryCanceled(err) {
 			return err // cancelled with the statement, or timed out: the next one can begin anew
 		}
 		if err != nil && here == "" {
@@ -228,6 +227,7 @@ func (t *transaction) imports(id, server string) *prologue {
 			t.failed = ErrSnapshotServer
 		default:
 			t.failed = err
+			var pgErr *pgconn.PgError
 			if errors.As(err, &pgErr) && slices.Contains([]string{"22023", "42704", "55000"}, pgErr.Code) {
 				// In the words of older servers, of newer ones, and of one whose exporter is just ending.
 				t.failed = fmt.Errorf("%w: %w", errSnapshotLost, err)

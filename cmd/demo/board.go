@@ -118,17 +118,11 @@ func (b *board) conclude(ctx context.Context) error {
 		<-b.shown
 		done <- b.printEnd()
 	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(lastWords):
+	ended, err := heard(ctx, done)
+	if !ended {
 		return errors.New("interrupted")
 	}
+	return err
 }
 
 func (b *board) printEnd() error {

@@ -30,16 +30,25 @@ func (i *impatient) Write(p []byte) (int, error) {
 		_, err := i.w.Write(p)
 		done <- err
 	}()
+	ended, err := heard(i.ctx, done)
+	if !ended {
+		i.gaveUp = true
+		return 0, i.ctx.Err()
+	}
+	return len(p), err
+}
+
+// heard waits for what is to come of a write, but after the end of ctx for lastWords at most.
+func heard(ctx context.Context, done <-chan error) (ended bool, err error) {
 	select {
 	case err := <-done:
-		return len(p), err
-	case <-i.ctx.Done():
+		return true, err
+	case <-ctx.Done():
 	}
 	select {
 	case err := <-done:
-		return len(p), err
+		return true, err
 	case <-time.After(lastWords):
-		i.gaveUp = true
-		return 0, i.ctx.Err()
+		return false, nil
 	}
 }
