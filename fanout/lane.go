@@ -101,7 +101,7 @@ func (l *lane) acquire(ctx context.Context) error {
 	if takesTurn {
 		c.shared.turns.ours.Add(1)
 	}
-	res, err := c.pool.Acquire(postdated{ctx})
+	link, err := l.fromPool(ctx)
 	if err != nil && takesTurn {
 		c.shared.turns.ours.Add(-1)
 	}
@@ -126,8 +126,26 @@ func (l *lane) acquire(ctx context.Context) error {
 			c.timer.Stop()
 		}
 	}
-	l.use(&link{conn: res.Conn(), res: res, beforeClose: c.shared.beforeClose}, res.Conn())
+	l.use(link, link.conn)
 	return nil
+}
+
+// fromPool takes a connection from the pool. Where an attempt has failed before, that may have been by a dead one, and all
+// that the pool has may be dead, as after a failover: they are passed by, for each would take an attempt.
+func (l *lane) fromPool(ctx context.Context) (*link, error) {
+	c := l.call
+	again := c.attempt > 1 || len(l.earlier) > 0
+	for passed := 0; ; passed++ {
+		res, err := c.pool.Acquire(postdated{ctx})
+		if err != nil {
+			return nil, err
+		}
+		link := &link{conn: res.Conn(), res: res, beforeClose: c.shared.beforeClose}
+		if !again || passed == c.shared.maxConns || link.answers() {
+			return link, nil
+		}
+		link.release()
+	}
 }
 
 // A postdated is a ctx that ends when it ends, but says that it will be later, by the grace that a server has. pgxpool pings a

@@ -99,6 +99,12 @@ func (l *link) absorb(deadline time.Time) {
 	_, _ = l.exec(deadline, ";")
 }
 
+// answers makes the same round trip to find out whether the connection is dead.
+func (l *link) answers() bool {
+	l.absorb(time.Now().Add(cancelGrace))
+	return !l.closed()
+}
+
 // exec makes a round trip of the package's own, of which tracers are not told. A server that has not answered by the
 // deadline costs the connection.
 func (l *link) exec(deadline time.Time, sql string) (results []*pgconn.Result, err error) {

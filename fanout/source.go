@@ -53,7 +53,8 @@ type Source[Q any] struct {
 	// has not, and none of whose statements was sent, runs again, alone, on another connection; and a call that gets no
 	// connection because the server cannot be reached, or has too many, tries again. With Partial, retries come first, and
 	// what still fails is reported. A Stream does not start again once the loop has had a result. The error of the last
-	// attempt tells those before.
+	// attempt tells those before. Connections that have died in the pool, as all do in a failover, do not take an attempt
+	// each: after the first one the pool's are asked before they are used.
 	Retries int
 
 	// Observe, if set, is called once for each finished query, in each attempt of its call, with the call's ctx: by one
