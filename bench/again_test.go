@@ -58,13 +58,9 @@ func TestUndecided(t *testing.T) {
 
 // Figures are added to those that are there, in cells of all kinds, and nobody else's are touched.
 func TestAgain(t *testing.T) {
-	srv, pool := opened(t, 1000, 3)
-	there, _, err := available(t.Context(), pool, contenders())
-	if err != nil {
-		t.Fatal(err)
-	}
+	srv, _ := opened(t, 1000, 3)
 	b := &bench{
-		opts: options{statements: []string{scanning}}, srv: srv, statements: statements(1000, 100), contenders: there,
+		opts: options{statements: []string{scanning}}, srv: srv, statements: statements(1000, 100), contenders: contenders(),
 		progress: newProgress(io.Discard), random: rand.New(rand.NewPCG(1, 2)),
 	}
 	defer b.closePool()

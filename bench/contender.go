@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -87,41 +85,15 @@ func label(name string) string {
 	return name
 }
 
-// available leaves out the strategies that the library declares and does not have yet: it says so itself, in a call
-// without queries.
-func available(ctx context.Context, pool *pgxpool.Pool, all []contender) (there, missing []contender, err error) {
-	for _, c := range all {
-		if c.strategy != nil {
-			err := fanout.Run(ctx, c.source(pool, 0))
-			if errors.Is(err, errors.ErrUnsupported) {
-				missing = append(missing, c)
-				continue
-			} else if err != nil {
-				return nil, nil, err
-			}
-		}
-		there = append(there, c)
-	}
-	return there, missing, nil
-}
-
-// source is the Source of a contender that is a strategy, new and with nothing learned.
-func (c contender) source(pool *pgxpool.Pool, conns int) fanout.Source[*benchdb.Queries] {
-	src := fanout.New(pool, benchdb.New)
-	src.Limit = conns
-	src.Strategy = *c.strategy
-	src.Snapshot = c.snapshot
-	return src
-}
-
 // bound gives each strategy a Source of its own on the pool, new and with nothing learned. It is for all cells on that
 // pool: a program, too, makes its Source once, and runs by it whatever there is to run.
 func bound(all []contender, pool *pgxpool.Pool, conns int) []contender {
 	all = slices.Clone(all)
 	for i := range all {
-		if all[i].strategy != nil {
-			src := all[i].source(pool, conns)
-			all[i].src = &src
+		if c := &all[i]; c.strategy != nil {
+			src := fanout.New(pool, benchdb.New)
+			src.Limit, src.Strategy, src.Snapshot = conns, *c.strategy, c.snapshot
+			c.src = &src
 		}
 	}
 	return all

@@ -46,11 +46,7 @@ func opened(t *testing.T, rows, conns int) (*server, *pgxpool.Pool) {
 func TestSameRows(t *testing.T) {
 	const rows, conns, burn = 100_000, 3, 100
 	srv, pool := opened(t, rows, conns)
-	there, _, err := available(t.Context(), pool, contenders())
-	if err != nil {
-		t.Fatal(err)
-	}
-	there = bound(there, pool, conns)
+	there := bound(contenders(), pool, conns)
 	python, err := startPython(t.Context(), srv, false, time.Millisecond, burn)
 	if errors.Is(err, errNoPython) && os.Getenv("CI") != "true" { // .ci/run installs it
 		t.Logf("without SQLAlchemy: %v", err)
@@ -383,12 +379,8 @@ func TestSSLMode(t *testing.T) {
 // A call can be asked afterwards how it ran.
 func TestChosen(t *testing.T) {
 	_, pool := opened(t, 1000, 2)
-	all, _, err := available(t.Context(), pool, contenders())
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := statements(1000, 1)[looking]
-	for _, c := range bound(all, pool, 2) {
+	for _, c := range bound(contenders(), pool, 2) {
 		if c.name != serial {
 			continue
 		}

@@ -28,7 +28,7 @@ type bufferedRows struct {
 	values [][]byte // of the row that is being read
 
 	plans  *scanPlans
-	locked bool // a row is being decoded, or scanned as a whole
+	types  typesLock
 	closed bool
 	err    error
 
@@ -111,9 +111,9 @@ func (r *bufferedRows) Close() {
 // nextChunk is the handle's, which may wait for the server. Others do not wait for the type map meanwhile, if a destination that
 // has failed closes the rows.
 func (r *bufferedRows) nextChunk() (c chunk, more bool, err error) {
-	if r.locked {
-		r.unlockTypes()
-		defer r.lockTypes()
+	if r.types.held {
+		r.types.unlock()
+		defer r.types.lock()
 	}
 	return r.request.handle.nextChunk(r.request)
 }
@@ -162,31 +162,16 @@ func (r *bufferedRows) Scan(dest ...any) error {
 
 // scanRow has a row scanned as a whole, which may be by the type map itself.
 func (r *bufferedRows) scanRow(scanner pgx.RowScanner) error {
-	if r.lockTypes() {
-		defer r.unlockTypes()
+	if r.types.lock() {
+		defer r.types.unlock()
 	}
 	return scanner.ScanRow(r)
 }
 
-// lockTypes locks the connection's type map, which others use too, unless it is a destination that has something decoded.
-func (r *bufferedRows) lockTypes() bool {
-	if r.locked {
-		return false
-	}
-	r.state.types.Lock()
-	r.locked = true
-	return true
-}
-
-func (r *bufferedRows) unlockTypes() {
-	r.locked = false
-	r.state.types.Unlock()
-}
-
 // decode stores the row in dest, and returns the column that could not be.
 func (r *bufferedRows) decode(dest []any) (column int, err error) {
-	if r.lockTypes() {
-		defer r.unlockTypes()
+	if r.types.lock() {
+		defer r.types.unlock()
 	}
 	if r.plans == nil {
 		r.plans = r.plansFor(len(dest))
@@ -212,7 +197,7 @@ func (r *bufferedRows) decode(dest []any) (column int, err error) {
 func (r *bufferedRows) plansFor(columns int) *scanPlans {
 	kept := r.state.plans[r.request.text.sql]
 	if kept != nil && len(kept.fields) > 0 && &kept.fields[0] == &r.fields[0] {
-		// Fields are kept too: see fieldsOf.
+		// Fields are kept too: see kept.
 		same := true
 		for i, field := range r.fields {
 			known, _ := r.conn.TypeMap().TypeForOID(field.DataTypeOID)
@@ -247,8 +232,8 @@ func (r *bufferedRows) Values() ([]any, error) {
 }
 
 func (r *bufferedRows) decodeAny() ([]any, error) {
-	if r.lockTypes() {
-		defer r.unlockTypes()
+	if r.types.lock() {
+		defer r.types.unlock()
 	}
 	types := r.conn.TypeMap()
 	values := make([]any, len(r.values))

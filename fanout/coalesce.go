@@ -284,8 +284,7 @@ func (p *pipeline) askProof(args [][]byte) (rows [][][]byte, late bool, err erro
 		} else if len(after) > 0 && p.link.status() == 'E' {
 			_, _ = p.link.exec(time.Now().Add(cancelGrace), strings.Join(after, ";"))
 		}
-		var pgErr *pgconn.PgError
-		again = prepared && errors.As(err, &pgErr) && pgErr.Code == "26000" // somebody has deallocated it
+		again = prepared && hasCode(err, "26000") // somebody has deallocated it
 		if again {
 			p.state.proof = proofUnprepared
 		}
@@ -671,7 +670,7 @@ type jointRun struct{ member, rows, data, lengths int }
 
 // readJoint reads the rows of g's statement, each of which begins with the number of the execution that it belongs to.
 func (p *pipeline) readJoint(g *request, reader *pgconn.ResultReader) error {
-	g.fields = p.fieldsOf(g, reader.FieldDescriptions())
+	g.fields = kept(p.state.fields, g.text.sql, reader.FieldDescriptions())
 	g.confirm()
 	p.runs = p.runs[:0]
 	for reader.NextRow() {

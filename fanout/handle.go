@@ -2,7 +2,6 @@ package fanout
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -130,8 +129,21 @@ func (c *queryCtx) Value(key any) any {
 func (h *handle) begin(ctx context.Context, name string, n int) (context.Context, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err := h.refusal(); err != nil {
+	if err := h.take(ctx, name, n); err != nil {
 		return nil, err
+	}
+	if err := h.reserve(ctx); err != nil {
+		h.rest()
+		return nil, err
+	}
+	h.begins(time.Time{})
+	return h.supervise(ctx), nil
+}
+
+// take is the step from idle to running for n statements, or says why there is none. It is called with mu held.
+func (h *handle) take(ctx context.Context, name string, n int) error {
+	if err := h.refusal(); err != nil {
+		return err
 	}
 	if n > 0 {
 		h.name = name
@@ -139,15 +151,10 @@ func (h *handle) begin(ctx context.Context, name string, n int) (context.Context
 	h.statements += n
 	if err := ctx.Err(); err != nil {
 		h.begins(time.Time{})
-		return nil, fmt.Errorf("fanout: the statement was not sent: %w", err)
+		return fmt.Errorf("fanout: the statement was not sent: %w", err)
 	}
 	h.state = running
-	if err := h.reserve(ctx); err != nil {
-		h.rest()
-		return nil, err
-	}
-	h.begins(time.Time{})
-	return h.supervise(ctx), nil
+	return nil
 }
 
 // begins notes, for the span, when the first statement was sent; without a time, that it is about to be, or has failed to be.
@@ -465,20 +472,17 @@ func (h *handle) Query(ctx context.Context, sql string, args ...any) (_ pgx.Rows
 			err = h.endUnless(completed, err)
 		}
 	}()
-	var pgxRows pgx.Rows = buffered
-	if buffered == nil {
-		pgxRows, err = h.db.Query(ctx, sql, args...)
+	if buffered != nil {
+		r = &buffered.outer
+		r.Rows, r.handle = buffered, h
+	} else {
+		pgxRows, err := h.db.Query(ctx, sql, args...)
 		if err != nil {
 			completed = true
 			return pgxRows, err
 		}
+		r = &rows{Rows: pgxRows, handle: h, types: h.typesLock()}
 	}
-	if buffered != nil {
-		r = &buffered.outer
-	} else {
-		r = new(rows)
-	}
-	r.Rows, r.handle = pgxRows, h
 	h.read(r)
 	return r, nil
 }
@@ -494,11 +498,11 @@ func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 			_ = h.endUnless(false, nil)
 		}
 	}()
-	var pgxRow pgx.Row = firstRow{buffered}
-	if buffered == nil {
-		pgxRow = h.db.QueryRow(ctx, sql, args...)
+	if buffered != nil {
+		r = &row{row: firstRow{buffered}, handle: h}
+	} else {
+		r = &row{row: h.db.QueryRow(ctx, sql, args...), handle: h, types: h.typesLock()}
 	}
-	r = &row{row: pgxRow, handle: h}
 	h.read(r)
 	return r
 }
@@ -508,8 +512,7 @@ func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 func (h *handle) failedRow(err error) pgx.Row {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || h.refusal() != nil {
+	if !isServerError(err) || h.refusal() != nil {
 		return failedRows{err}
 	}
 	r := &row{row: failedRows{err}, handle: h}

@@ -54,12 +54,10 @@ func (s *shared) patience() time.Duration {
 
 // endsWithin waits for ended, and reports whether it has been closed in time.
 func endsWithin(patience time.Duration, ended <-chan struct{}) bool {
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
 	select {
 	case <-ended:
 		return true
-	case <-timer.C:
+	case <-time.After(patience):
 		return false
 	}
 }
@@ -74,16 +72,13 @@ func (l *link) cancel(ended <-chan struct{}, deadline time.Time) {
 	defer stop()
 	for wait := cancelRepeat; ; wait *= 2 {
 		_ = l.conn.PgConn().CancelRequest(ctx) // if it fails, it is tried again
-		timer := time.NewTimer(wait)
 		select {
 		case <-ended:
-			timer.Stop()
 			return
 		case <-ctx.Done():
-			timer.Stop()
 			l.sever()
 			return
-		case <-timer.C:
+		case <-time.After(wait):
 		}
 	}
 }

@@ -74,7 +74,6 @@ type pipeline struct {
 	spoiled   bool          // an error has aborted the transaction of a snapshot call: what is under way will fail
 	haunted   bool          // a cancel request may yet come to bear on what is under way
 	deadline  time.Time     // of what follows a cancel request
-	timer     *time.Timer
 }
 
 // run is the goroutine of a lane that has been started.

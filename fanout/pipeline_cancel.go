@@ -34,13 +34,11 @@ func (p *pipeline) interrupt(r *request) {
 		defer close(c.done)
 		if arrived != nil {
 			// What precedes it is not to be cancelled: others rely on that, too.
-			latest := time.NewTimer(time.Until(deadline))
-			defer latest.Stop()
 			select {
 			case <-arrived:
 			case <-c.ended:
 				return
-			case <-latest.C:
+			case <-time.After(time.Until(deadline)):
 			}
 		}
 		if endsWithin(patience, c.ended) {

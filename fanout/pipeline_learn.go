@@ -1,11 +1,9 @@
 package fanout
 
 import (
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // learn keeps what the result tells of the statement, and of the way to the server.
@@ -142,11 +140,7 @@ func (r *request) learnBytes(n int) {
 
 // forget drops descriptions that may be out of date by err, or are unfit for this connection.
 func (p *pipeline) forget(r *request, err error) {
-	if err == nil {
-		return
-	}
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
+	if !isServerError(err) {
 		return
 	}
 	s := p.state

@@ -166,7 +166,7 @@ func (p *pipeline) behindUnknown(batch []*request) bool {
 // connection.
 func (p *pipeline) toBeDescribed(r *request, t *text, batch []*request) bool {
 	return p.state.mode != pgx.QueryExecModeExec && p.state.mode != pgx.QueryExecModeDescribeExec && p.state.descriptions[t.sql] == nil &&
-		(t.told(p.state.place) == nil || r.distrust || p.call.tx != nil) && p.underWay(t, batch)
+		p.toldOf(r, t) == nil && p.underWay(t, batch)
 }
 
 // overtakes reports whether r, which is new and asks for t, would be executed before another statement that is only
@@ -191,7 +191,17 @@ func (p *pipeline) describes(r *request, t *text) bool {
 	case pgx.QueryExecModeDescribeExec:
 		return !told
 	}
-	return !told && p.state.descriptions[t.sql] == nil && (p.call.tx != nil || r.distrust || t.told(p.state.place) == nil)
+	return !told && p.state.descriptions[t.sql] == nil && p.toldOf(r, t) == nil
+}
+
+// toldOf is what another connection to the same place has learned of t, which is to be sent for r; nil if none has, or too long
+// ago, or if it is not to be relied on.
+func (p *pipeline) toldOf(r *request, t *text) *sourceDescription {
+	d := t.description.Load()
+	if d == nil || d.place != p.state.place || time.Since(d.found) >= descriptionLasts || r.distrust || p.call.tx != nil {
+		return nil
+	}
+	return d
 }
 
 // bind makes the lane r's function's, so that its later requests go by it as well.

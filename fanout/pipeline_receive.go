@@ -287,7 +287,7 @@ func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error)
 	if r.members != nil {
 		return p.readJoint(r, reader)
 	}
-	r.fields = p.fieldsOf(r, reader.FieldDescriptions())
+	r.fields = kept(p.state.fields, r.text.sql, reader.FieldDescriptions())
 	r.confirm()
 	var wrong error
 	for reader.NextRow() {
@@ -315,27 +315,15 @@ func (e errValues) Error() string {
 	return fmt.Sprintf("number of field descriptions must equal number of values, got %d and %d", e.fields, e.values)
 }
 
-// kept is a copy of formats that stays as it is. They are mostly those of the execution before.
-func (p *pipeline) kept(sql string, formats []int16) []int16 {
-	if kept := p.state.formats[sql]; slices.Equal(kept, formats) {
+// kept is a copy of what describes a result of sql, its columns or their formats, that stays as it is beyond the next one. Mostly
+// it is that of the execution before.
+func kept[T comparable](before map[string][]T, sql string, now []T) []T {
+	if kept := before[sql]; slices.Equal(kept, now) {
 		return kept
 	}
-	kept := slices.Clone(formats)
-	if len(p.state.formats) < maxDescriptions {
-		p.state.formats[sql] = kept
-	}
-	return kept
-}
-
-// fieldsOf keeps the descriptions of r's columns beyond the next result. They are mostly those of the execution before.
-func (p *pipeline) fieldsOf(r *request, fields []pgconn.FieldDescription) []pgconn.FieldDescription {
-	same := func(a, b pgconn.FieldDescription) bool { return a == b }
-	if kept := p.state.fields[r.text.sql]; slices.EqualFunc(kept, fields, same) {
-		return kept
-	}
-	kept := slices.Clone(fields)
-	if len(p.state.fields) < maxDescriptions {
-		p.state.fields[r.text.sql] = kept
+	kept := slices.Clone(now)
+	if len(before) < maxDescriptions {
+		before[sql] = kept
 	}
 	return kept
 }
@@ -388,12 +376,7 @@ func (p *pipeline) hand(r *request) {
 		others := len(p.inflight) > 1 || len(p.again)+len(p.own)+len(x.ready) > 0
 		x.mu.Unlock()
 		if others && patience == nil {
-			if p.timer == nil {
-				p.timer = time.NewTimer(stallBound)
-			} else {
-				p.timer.Reset(stallBound)
-			}
-			patience = p.timer.C
+			patience = time.After(stallBound)
 		}
 		select {
 		case <-p.wake:

@@ -158,11 +158,9 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 			description = r.own // where the connection's memory is full
 		}
 		if description == nil {
-			known := r.text.told(p.state.place)
-			switch {
-			case known == nil || r.distrust || p.call.tx != nil:
+			if known := p.toldOf(r, r.text); known == nil {
 				r.described = true
-			default:
+			} else {
 				guard, r.guarded = known.schemas, true
 				description = &pgconn.StatementDescription{SQL: r.text.sql, ParamOIDs: known.params, Fields: known.fields}
 			}
@@ -203,7 +201,7 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		p.probing, p.probed = false, time.Now()
 	}
 	// pgconn needs the formats until the result is read, the builder only until the next statement.
-	results = p.kept(r.text.sql, results)
+	results = kept(p.state.formats, r.text.sql, results)
 	r.description = description
 	r.prologue, r.arrived = ahead, nil
 	if ahead != nil {

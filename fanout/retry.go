@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,9 +32,7 @@ func (e errNoAnswer) Unwrap() error { return e.error }
 
 // lostInHook reports whether err, of a wait for a connection, is that one has been lost while a hook of the pool used it.
 func lostInHook(err error) bool {
-	var pgErr *pgconn.PgError
-	var connectErr *pgconn.ConnectError
-	return !errors.As(err, &pgErr) && !errors.As(err, &connectErr) &&
+	return !isServerError(err) && !errors.As(err, new(*pgconn.ConnectError)) &&
 		(errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, new(*net.OpError)))
 }
 
@@ -45,9 +44,12 @@ func unencoded(err error) bool {
 }
 
 // queryCanceled reports whether the server says that it has ended the statement: by a cancel request, or a timeout.
-func queryCanceled(err error) bool {
+func queryCanceled(err error) bool { return hasCode(err, "57014") }
+
+// hasCode reports whether the server says that it has failed by one of these.
+func hasCode(err error, codes ...string) bool {
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && pgErr.Code == "57014"
+	return errors.As(err, &pgErr) && slices.Contains(codes, pgErr.Code)
 }
 
 // transient reports whether another attempt may well succeed, for reasons that lie in time and not in the query.
@@ -64,18 +66,12 @@ func transient(err error) bool {
 	if errors.Is(err, errConnectionLost) {
 		return true
 	}
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		switch pgErr.Code {
-		case "40001", "40P01", // serialization failure (or recovery conflict), deadlock
+	if isServerError(err) {
+		return hasCode(err, "40001", "40P01", // serialization failure (or recovery conflict), deadlock
 			"57P01", "57P02", "57P03", // the server shuts down, has crashed, does not take connections yet
-			"53300": // it has too many
-			return true
-		}
-		return false
+			"53300") // it has too many
 	}
-	var connectErr *pgconn.ConnectError
-	return errors.As(err, &connectErr)
+	return errors.As(err, new(*pgconn.ConnectError))
 }
 
 // ofCtx reports whether err is that a ctx has ended: the call's, or one that a function has made.
@@ -142,10 +138,8 @@ func pause(ctx context.Context, attempt int) bool {
 	if attempt < 10 {
 		d = min(d, retryBase<<(attempt-1))
 	}
-	timer := time.NewTimer(d/2 + rand.N(d/2))
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(d/2 + rand.N(d/2)):
 		return true
 	case <-ctx.Done():
 		return false

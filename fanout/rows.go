@@ -29,7 +29,7 @@ type rows struct {
 	err    error                     // once closed
 	batch  bool                      // of a batch, whose other results are still to come: the connection stays in use
 	left   bool                      // likewise, and not read to the end when the next result was asked for
-	locked bool                      // pgx decodes a row by the connection's type map
+	types  typesLock                 // of the connection, where the function has that only until the rows are closed
 }
 
 // errNextResult is of a result of a batch that is read too late: pgx would read what is read now.
@@ -75,7 +75,7 @@ func (r *rows) close() {
 	r.Rows.Close()
 	// pgx has one place for the columns of all of a connection's results. Of ";" alone, by the simple protocol, there is none,
 	// and then it panics.
-	if r.passesOn() && (r.read > 0 || r.Rows.Err() != nil || r.Rows.CommandTag().String() != "") {
+	if r.types.mu != nil && (r.read > 0 || r.Rows.Err() != nil || r.Rows.CommandTag().String() != "") {
 		r.fields = slices.Clone(r.Rows.FieldDescriptions())
 	}
 	r.handle.count(r.read)
@@ -87,16 +87,10 @@ func (r *rows) close() {
 	}
 }
 
-// passesOn reports whether the connection is the function's only until the rows are closed.
-func (r *rows) passesOn() bool {
-	_, buffered := r.Rows.(*bufferedRows) // which have nothing in common with others
-	return r.handle.exchange != nil && !buffered
-}
-
 func (r *rows) FieldDescriptions() []pgconn.FieldDescription {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed && r.passesOn() {
+	if r.closed && r.types.mu != nil {
 		return r.fields
 	}
 	return r.Rows.FieldDescriptions()
@@ -123,8 +117,8 @@ func (r *rows) Scan(dest ...any) error {
 }
 
 func (r *rows) scan(dest []any) error {
-	if r.lockTypes() {
-		defer r.unlockTypes()
+	if r.types.lock() {
+		defer r.types.unlock()
 	}
 	return r.Rows.Scan(dest...)
 }
@@ -141,26 +135,40 @@ func (r *rows) Values() ([]any, error) {
 }
 
 func (r *rows) values() ([]any, error) {
-	if r.lockTypes() {
-		defer r.unlockTypes()
+	if r.types.lock() {
+		defer r.types.unlock()
 	}
 	return r.Rows.Values()
 }
 
-// lockTypes locks the type map of a connection that the function has to itself, while pgx decodes a row by it, unless it is a
-// destination of that row which has another one decoded.
-func (r *rows) lockTypes() bool {
-	if r.locked || !r.passesOn() {
+// A typesLock is the lock of a connection's type map, for a result whose rows are decoded by it.
+type typesLock struct {
+	mu   *sync.Mutex // nil where nobody else uses the map
+	held bool
+}
+
+// lock locks the map while a row is decoded, or scanned as a whole, unless it is a destination of that row which has another
+// one decoded. If it returns true, unlock is to follow.
+func (l *typesLock) lock() bool {
+	if l.mu == nil || l.held {
 		return false
 	}
-	r.handle.pipeline.state.types.Lock()
-	r.locked = true
+	l.mu.Lock()
+	l.held = true
 	return true
 }
 
-func (r *rows) unlockTypes() {
-	r.locked = false
-	r.handle.pipeline.state.types.Unlock()
+func (l *typesLock) unlock() {
+	l.held = false
+	l.mu.Unlock()
+}
+
+// typesLock is for results that pgx reads from the connection of h.
+func (h *handle) typesLock() typesLock {
+	if h.exchange == nil {
+		return typesLock{}
+	}
+	return typesLock{mu: &h.pipeline.state.types}
 }
 
 // discard closes rows that were still open when the query function returned. Their end must not look like the end of the
@@ -186,6 +194,7 @@ type row struct {
 	row    pgx.Row
 	handle *handle
 	batch  *batchResults // of a batch
+	types  typesLock
 }
 
 func (r *row) Scan(dest ...any) (err error) {
@@ -231,13 +240,8 @@ func (r *row) Scan(dest ...any) (err error) {
 }
 
 func (r *row) scan(dest []any) error {
-	first, _ := r.row.(firstRow)
-	_, buffered := first.rows.(*bufferedRows)
-	_, failed := r.row.(failedRows)
-	if r.handle.exchange != nil && !buffered && !failed {
-		types := &r.handle.pipeline.state.types
-		types.Lock()
-		defer types.Unlock()
+	if r.types.lock() {
+		defer r.types.unlock()
 	}
 	return r.row.Scan(dest...)
 }
@@ -246,8 +250,7 @@ func (r *row) scan(dest []any) error {
 // errors only the server's are the statement's; another one says that there is no row.
 func (r *row) discard() error {
 	err := r.handle.end(r.row.Scan(nothing{}))
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if isServerError(err) {
 		return err
 	}
 	return nil
@@ -301,13 +304,13 @@ func (b *batchResults) Query() (pgx.Rows, error) {
 		err = b.handle.explain(err)
 		return failedRows{err}, err
 	}
-	b.rows = &rows{Rows: pgxRows, handle: b.handle, batch: true}
+	b.rows = &rows{Rows: pgxRows, handle: b.handle, batch: true, types: b.handle.typesLock()}
 	return b.rows, nil
 }
 
 func (b *batchResults) QueryRow() pgx.Row {
 	b.leave()
-	b.row = &row{row: b.BatchResults.QueryRow(), handle: b.handle, batch: b}
+	b.row = &row{row: b.BatchResults.QueryRow(), handle: b.handle, batch: b, types: b.handle.typesLock()}
 	return b.row
 }
 

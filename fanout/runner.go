@@ -7,7 +7,6 @@ import (
 	"iter"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -135,6 +134,7 @@ func (h *handle) newRows(r *request) *bufferedRows {
 		rows = new(bufferedRows)
 	}
 	rows.request, rows.conn, rows.state, rows.fields = r, p.conn, p.state, r.fields
+	rows.types.mu = &p.state.types
 	return rows
 }
 
@@ -327,17 +327,8 @@ func (h *handle) start(ctx context.Context, t *text, args []any, exec bool) (sha
 	if !h.shares(t, args, exec) {
 		return false, nil
 	}
-	if err := h.refusal(); err != nil {
-		return false, err
-	}
-	h.name = t.name
-	h.statements++
-	if err := ctx.Err(); err != nil {
-		h.begins(time.Time{})
-		return false, fmt.Errorf("fanout: the statement was not sent: %w", err)
-	}
-	h.state = running
-	return true, nil
+	err = h.take(ctx, t.name, 1)
+	return err == nil, err
 }
 
 // reserve gets the function of a Pipelined call a connection to itself. It is called with mu held, which is let go of

@@ -2,7 +2,6 @@ package fanout
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -105,8 +104,7 @@ func (s *siblings) cancel() {
 // they are released.
 func (s *siblings) round() {
 	reached, err := s.ask()
-	var pgErr *pgconn.PgError
-	unknown := err != nil && !errors.As(err, &pgErr) && !pgconn.SafeToRetry(err)
+	unknown := err != nil && !isServerError(err) && !pgconn.SafeToRetry(err)
 	for _, v := range s.running {
 		switch {
 		case unknown:
@@ -125,8 +123,6 @@ func (s *siblings) ask() (reached map[uint32]bool, err error) {
 	if sql == "" {
 		return nil, nil
 	}
-	impatient := time.NewTimer(answerPatience)
-	defer impatient.Stop()
 	answered := make(chan struct{})
 	var results []*pgconn.Result
 	go func() {
@@ -135,7 +131,7 @@ func (s *siblings) ask() (reached map[uint32]bool, err error) {
 	}()
 	select {
 	case <-answered:
-	case <-impatient.C:
+	case <-time.After(answerPatience):
 		for _, v := range s.running {
 			s.leaveAlone(v)
 		}
@@ -226,8 +222,7 @@ func whereIs(conn *pgx.Conn) (at location, ok bool) {
 // await waits for statements that the server has signalled. A signal that came before its statement did, or between two
 // messages of one, is lost. It reports whether there is to be another round.
 func (s *siblings) await(wait time.Duration) bool {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
+	waited := time.After(wait)
 	again := false
 	for _, v := range s.running {
 		if v.alone {
@@ -242,7 +237,7 @@ func (s *siblings) await(wait time.Duration) bool {
 			select {
 			case <-v.ended:
 				continue
-			case <-timer.C:
+			case <-waited:
 				again = true
 			case <-s.ctx.Done():
 				again = true

@@ -31,13 +31,11 @@ func (s *snapshot) letIn(ctx context.Context, k int) {
 	if s == nil || s.alone || k == 0 {
 		return
 	}
-	patience := time.NewTimer(claimPatience)
-	defer patience.Stop()
 	select {
 	case <-s.settled:
 	case <-ctx.Done():
 		return
-	case <-patience.C:
+	case <-time.After(claimPatience):
 		if !s.claimed() {
 			return
 		}
@@ -50,10 +48,8 @@ func (s *snapshot) letIn(ctx context.Context, k int) {
 	if k < earlyLanes || !s.near {
 		return
 	}
-	late := time.NewTimer(lateness)
-	defer late.Stop()
 	select {
-	case <-late.C:
+	case <-time.After(lateness):
 	case <-ctx.Done():
 	}
 }

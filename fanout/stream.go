@@ -54,6 +54,7 @@ func Stream[Q, T any](ctx context.Context, src Source[Q], queries ...Query[Q, T]
 					err = unwound(recover())
 				}
 				ended <- err
+				close(ended)
 				close(s.wake)
 			}()
 			err = call.executeRetrying()
@@ -61,26 +62,20 @@ func Stream[Q, T any](ctx context.Context, src Source[Q], queries ...Query[Q, T]
 		}()
 		// However the loop ends, the call ends first. A panic of a query function is passed on even if the loop has ended
 		// by break, but not in place of a panic of the loop body.
-		over := false
 		defer func() {
 			cancel()
-			if !over {
-				<-ended
-			}
+			<-ended
 		}()
 		for range s.wake {
 			for _, item := range s.get() {
 				if !yield(item.result, item.err) {
 					cancel()
-					err := <-ended
-					over = true
-					raise(err)
+					raise(<-ended)
 					return
 				}
 			}
 		}
 		err := <-ended
-		over = true
 		raise(err)
 		if err != nil {
 			yield(Result[T]{}, err)

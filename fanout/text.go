@@ -207,14 +207,6 @@ func (t *text) provenJoint(place string) *joint {
 // to be asked for each.
 func (j *joint) fresh() bool { return j != nil && time.Since(j.found) < jointLasts }
 
-// told is what another connection to place has learned of the text; nil if none has, or too long ago.
-func (t *text) told(place string) *sourceDescription {
-	if d := t.description.Load(); d != nil && d.place == place && time.Since(d.found) < descriptionLasts {
-		return d
-	}
-	return nil
-}
-
 // sureOf reports whether something was added that often.
 func (t *text) sureOf(times int) bool {
 	t.mu.Lock()

@@ -227,8 +227,7 @@ func (t *transaction) imports(id, server string) *prologue {
 			t.failed = ErrSnapshotServer
 		default:
 			t.failed = err
-			var pgErr *pgconn.PgError
-			if errors.As(err, &pgErr) && slices.Contains([]string{"22023", "42704", "55000"}, pgErr.Code) {
+			if hasCode(err, "22023", "42704", "55000") {
 				// In the words of older servers, of newer ones, and of one whose exporter is just ending.
 				t.failed = fmt.Errorf("%w: %w", errSnapshotLost, err)
 			}

@@ -405,8 +405,7 @@ func inside(err error) bool {
 
 // forget drops the description of the statement, which may be out of date by err.
 func (s *connState) forget(sql string, err error) {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "26000" {
+	if hasCode(err, "26000") {
 		delete(s.descriptions, sql) // there is nothing to deallocate
 		return
 	}

@@ -117,11 +117,9 @@ func (t *turns) wait(ctx context.Context, patience time.Duration) {
 	mine := make(chan struct{})
 	t.waiting = append(t.waiting, mine)
 	t.mu.Unlock()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
 	select {
 	case <-mine:
-	case <-timer.C:
+	case <-time.After(patience):
 	case <-ctx.Done():
 	}
 	t.mu.Lock()

@@ -143,7 +143,6 @@ func strategyNames() []string {
 	return names
 }
 
-// parseStrategy knows all names, available or not: the library's word on what is available is the better one.
 func parseStrategy(name string) (fanout.Strategy, error) {
 	for s := fanout.Parallel; s <= fanout.Auto; s++ {
 		if s.String() == name {

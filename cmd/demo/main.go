@@ -95,10 +95,6 @@ func perform(ctx context.Context, opts options, stderr io.Writer, getenv func(st
 	src.Strategy = opts.strategy
 	src.Snapshot = opts.snapshot
 	src.Partial = opts.partial
-	// What the library refuses, a call without queries refuses too, and here nothing has been created yet.
-	if err := fanout.Run(ctx, src); err != nil {
-		return nil, err
-	}
 
 	progress := newProgress(stderr, opts)
 	box, err := openSandbox(ctx, srv.config.ConnConfig, stderr, func(ctx context.Context, tx pgx.Tx) error {
