@@ -203,9 +203,23 @@ func (l *lane) release() {
 		l.transaction = nil
 	}
 	if l.call.borrowed == nil && l.link != nil {
-		l.link.release()
-		l.link = nil
+		l.giveBack()
 	}
+}
+
+// giveBack gives the connection back to the pool, and survives what a tracer of that may do. pgxpool has let go of the
+// connection by then.
+func (l *lane) giveBack() {
+	completed := false
+	defer func() {
+		if !completed {
+			l.call.fail(unwound(recover()))
+		}
+	}()
+	link := l.link
+	l.link = nil
+	link.release()
+	completed = true
 }
 
 // runUnit runs the function of unit i and settles what comes of it; once more on another connection, if it may and the

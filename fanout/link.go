@@ -158,9 +158,9 @@ func (l *link) destroy() {
 func (l *link) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.res != nil {
-		l.res.Release()
+	if res := l.res; res != nil {
 		l.res = nil
+		res.Release()
 	}
 	if l.severed && l.beforeClose != nil {
 		go l.beforeClose(l.conn)

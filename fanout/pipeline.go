@@ -175,6 +175,9 @@ func (p *pipeline) unwind(d *driver, v any) {
 	}()
 	err := unwound(v)
 	p.call.fail(err)
+	if p.link == nil {
+		return // the connection had gone back
+	}
 	p.link.sever() // nothing that has been written is to be sent now, or that is still to come read
 	p.lost(err)
 }
@@ -486,11 +489,11 @@ func (p *pipeline) leave() {
 	p.exchange.mu.Lock()
 	doomed := p.doomed
 	p.exchange.mu.Unlock()
+	defer p.exchange.left(p) // also if a tracer of the pool ends the goroutine
 	if p.link != nil {
 		if doomed && p.call.borrowed == nil {
 			p.link.destroy()
 		}
 		p.release()
 	}
-	p.exchange.left(p)
 }
