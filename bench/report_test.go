@@ -328,3 +328,21 @@ func checkXML(t *testing.T, content []byte) {
 		}
 	}
 }
+
+// What is written beside a bar of the slowest calls is a time in milliseconds, with as many digits as everywhere else, and
+// not rounded like a number of queries in a second.
+func TestSlowestCallsAreWrittenInMilliseconds(t *testing.T) {
+	c := cell{Kind: loadCells, Statement: looking, Queries: 8, Connections: 16, Clients: 1, Unit: perSecond, Results: []result{
+		{Contender: byBatch, Values: 16, Median: 33178, P10: 30119, P90: 40012, P50: 0.22, P99: 0.394},
+	}}
+	for _, chart := range charts(&report{Cells: []cell{c}}) {
+		if !strings.HasSuffix(chart.title, ": the slowest calls") {
+			continue
+		}
+		if svg := string(chart.drawing.svg(chart.title, false)); !strings.Contains(svg, ">0.394<") {
+			t.Errorf("the bar of 0.394 ms is labelled otherwise:\n%s", svg)
+		}
+		return
+	}
+	t.Fatal("no such chart")
+}

@@ -366,3 +366,42 @@ func TestArgumentsThatHaveTheirOwnText(t *testing.T) {
 		})
 	}
 }
+
+// A composite whose attributes have changed since pgx has learned them is refused, not read as another one.
+func TestCompositesThatHaveChanged(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	admin := pgtest.Connect(t, dsn)
+	pgtest.Exec(t, admin, "create type span as (low int, high bigint)")
+	pool := pgtest.PoolOn(t, dsn, 1, func(config *pgxpool.Config) {
+		config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			types, err := conn.LoadTypes(ctx, []string{"span"})
+			conn.TypeMap().RegisterTypes(types)
+			return err
+		}
+	})
+	src := raw(pool)
+	src.Partial = true
+	call := func(s fanout.Strategy) string {
+		src.Strategy = s
+		var queries []fanout.Query[fanout.DBTX, int64]
+		for i := range 4 {
+			queries = append(queries, statement[int64]("select ($1::span).high::int8", spanned{int32(i), int64(100 + i)}))
+		}
+		lists, err := fanout.Collect(inTime(t), src, queries...)
+		return fmt.Sprint(lists, err)
+	}
+	for i := range 6 {
+		if i == 3 {
+			pgtest.Exec(t, admin, "alter type span drop attribute low, add attribute low int")
+		}
+		want := call(fanout.Serial)
+		if got := call(fanout.Coalesced); got != want {
+			t.Errorf("call %d: %s, want %s", i, got, want)
+		}
+	}
+}
+
+type spanned struct {
+	Low  int32
+	High int64
+}

@@ -13,8 +13,12 @@ import (
 
 // sameAsText reports whether text is certain to mean the same to the server as the binary form of an argument, which pgx
 // would have sent: NULL as an element is a word where array_nulls is off; an interval is read otherwise where IntervalStyle is
-// sql_standard; and what is given as bytes pgx takes for the text itself.
-func (p *pipeline) sameAsText(arg any, text []byte) bool {
+// sql_standard; what is given as bytes pgx takes for the text itself; and the binary form of a composite says of which types its
+// fields are, so that one is refused whose attributes have changed since pgx has learned them.
+func (p *pipeline) sameAsText(oid uint32, arg any, text []byte) bool {
+	if known, ok := p.conn.TypeMap().TypeForOID(oid); !ok || ofComposites(known.Codec) {
+		return false
+	}
 	if bytes.Contains(bytes.ToLower(text), []byte("null")) || p.conn.PgConn().ParameterStatus("IntervalStyle") == "sql_standard" {
 		return false
 	}
@@ -31,6 +35,17 @@ func (p *pipeline) sameAsText(arg any, text []byte) bool {
 		ownTexts.Store(t, own)
 	}
 	return !own.(bool)
+}
+
+// ofComposites reports whether values are composites, or arrays of them.
+func ofComposites(codec pgtype.Codec) bool {
+	switch c := codec.(type) {
+	case *pgtype.CompositeCodec:
+		return true
+	case *pgtype.ArrayCodec:
+		return ofComposites(c.ElementType.Codec)
+	}
+	return false
 }
 
 // ownTexts are the answers of hasOwnText: a program has as many types.

@@ -595,7 +595,7 @@ func (p *pipeline) addToArrays(a *arrays, j *joint, description *pgconn.Statemen
 		cast := j.parameters[k].cast != ""
 		if cast && b.ParamFormats[k] != pgtype.TextFormatCode {
 			text, err := p.conn.TypeMap().Encode(oid, pgtype.TextFormatCode, m.args[k], nil)
-			if err != nil || text == nil || !p.sameAsText(m.args[k], text) && !p.canonical(oid, value, text) {
+			if err != nil || text == nil || !p.sameAsText(oid, m.args[k], text) && !p.canonical(oid, value, text) {
 				return false
 			}
 			b.ParamValues[k] = text

@@ -350,3 +350,62 @@ func TestColumnsThatAFunctionRenames(t *testing.T) {
 		}
 	}
 }
+
+// What the server says of an argument's value may come of the type that the parameter had: as in pgx, the statement is described
+// again after that.
+func TestValuesOfATypeThatTheColumnHadBefore(t *testing.T) {
+	for name, c := range map[string]struct {
+		create, change, sql string
+		before, after       any
+	}{
+		"enum to text": {"create type status as enum ('new', 'old'); create table v (s status)", "alter table v alter s type text",
+			"insert into v values ($1) returning s::text", "new", "paid"},
+		"integer to text": {"create table v (s int)", "alter table v alter s type text",
+			"insert into v values ($1) returning s::text", "1", "a1"},
+		"uuid to text": {"create table v (s uuid)", "alter table v alter s type text",
+			"insert into v values ($1) returning s::text", "00000000-0000-0000-0000-000000000001", "key"},
+		"domain to integer": {"create domain above as int check (value > 0); create table v (s above)", "alter table v alter s type int",
+			"insert into v values ($1) returning s::text", 1, -1},
+		"integer to bigint": {"create table v (s int)", "alter table v alter s type bigint",
+			"insert into v values ($1) returning s::text", "1", "5000000000"},
+		"enum to text, read": {"create type status as enum ('new', 'old'); create table v (s status)", "alter table v alter s type text",
+			"select coalesce((select max(s::text) from v where s = $1), 'none')", "new", "paid"},
+	} {
+		for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
+			if mode == pgx.QueryExecModeCacheDescribe && name != "enum to text, read" {
+				continue
+			}
+			for _, s := range []fanout.Strategy{fanout.Serial, fanout.Pipelined, fanout.Coalesced, fanout.Auto} {
+				t.Run(fmt.Sprint(name, " ", mode, " ", s), func(t *testing.T) {
+					pool := pgtest.Pool(t, 1, inMode(mode))
+					exec := func(sql string) {
+						if _, err := pool.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+							t.Fatal(err)
+						}
+					}
+					exec(c.create)
+					src := raw(pool)
+					src.Strategy = s
+					src.Snapshot = name == "enum to text, read" && s == fanout.Serial
+					call := func(arg any) error {
+						_, err := fanout.Collect(inTime(t), src, repeated(3, statement[string](c.sql, arg))...)
+						return err
+					}
+					for range 2 {
+						if err := call(c.before); err != nil {
+							t.Fatal(err)
+						}
+					}
+					exec(c.change)
+					var err error
+					for range 3 { // pgx reports what is out of date, once
+						err = call(c.after)
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+	}
+}

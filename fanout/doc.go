@@ -30,8 +30,8 @@
 // that has failed ends the others' statements with a single pg_cancel_backend, at once, where the server confirms that it
 // is PostgreSQL itself at the other end. A server that has not ended a statement one second after its ctx ended is given
 // up: the connection is taken out of the pool and closed, and the statement fails. The same happens if a function that
-// has the connection to itself has not closed the statement's rows by then. And pgx closes the connection of a batch if
-// an argument cannot be encoded, unless its first statement's.
+// has the connection to itself has not closed the statement's rows by then. And if an argument of a batch's second
+// statement, or a later one's, cannot be encoded, pgx closes the connection.
 //
 // # Inside a query function
 //

@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
@@ -514,6 +516,60 @@ func TestFunctionLeavesAReaderBehind(t *testing.T) {
 				t.Errorf("%v: the goroutine has %v, and takes it for the result", s, got)
 			}
 			serves(t, pool)
+		}
+	}
+}
+
+// An endTracer is called at the end of a statement.
+type endTracer func(context.Context)
+
+func (endTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+func (f endTracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) { f(ctx) }
+
+// A tracer that makes a call of its own with the ctx of a statement is refused, also if its function has gone on.
+func TestCallOfATracer(t *testing.T) {
+	for _, s := range strategies {
+		var src fanout.Source[fanout.DBTX]
+		var busy atomic.Bool
+		var refused atomic.Value
+		end := endTracer(func(ctx context.Context) {
+			if busy.CompareAndSwap(false, true) {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+				defer cancel()
+				_, err := fanout.Collect(ctx, src, statement[int]("select 1"))
+				refused.Store(fmt.Sprint(err))
+			}
+		})
+		pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) { c.ConnConfig.Tracer = end })
+		src = raw(pool)
+		src.Strategy = s
+		done := make(chan error, 1)
+		go func() {
+			_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+				own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+				defer cancel()
+				if _, err := tx.Exec(own, "select pg_sleep(60), $1::text", "x"); !errors.Is(err, context.DeadlineExceeded) {
+					return nil, fmt.Errorf("not abandoned: %w", err)
+				}
+				for !busy.Load() && ctx.Err() == nil {
+					time.Sleep(time.Millisecond)
+				}
+				return nil, nil
+			})
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("%v: %v", s, err)
+			}
+			if r, _ := refused.Load().(string); r == "<nil>" || r == "" {
+				t.Errorf("%v: not refused: %q", s, r)
+			}
+		case <-time.After(20 * time.Second): // the call's own ctx has ended long since
+			t.Fatalf("%v: the call does not end", s)
 		}
 	}
 }

@@ -477,3 +477,38 @@ func TestGoexitInObserve(t *testing.T) {
 		}
 	}
 }
+
+// A tracer that panics at the start of a statement is no different where several go as one.
+func TestPanicOfATracerOfCoalesced(t *testing.T) {
+	rec := &recorder{}
+	pool, ctx := pgtest.Pool(t, 1, rec.attach), asCaller(t)
+	src := raw(pool)
+	src.Strategy = fanout.Coalesced
+	var queries []fanout.Query[fanout.DBTX, string]
+	for i := range 20 {
+		queries = append(queries, traced("select 'trap' where 0 <= $1::int", i))
+	}
+	shared := 0
+	src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
+	for range 5 {
+		if _, err := fanout.Collect(ctx, src, queries...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if shared == 0 {
+		t.Fatal("not coalesced")
+	}
+	rec.panicStart.Store(true)
+	p := panicked(t, func() {
+		_, err := fanout.Collect(ctx, src, queries...)
+		t.Errorf("no panic: %v", err)
+	})
+	if p == nil || p.Value != "traced" {
+		t.Errorf("%v", p)
+	}
+	rec.panicStart.Store(false)
+	if _, wrong := rec.account(); wrong != nil {
+		t.Errorf("%q", wrong)
+	}
+	serves(t, pool)
+}

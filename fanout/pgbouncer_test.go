@@ -423,3 +423,25 @@ func TestPgBouncerManySnapshotCalls(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// What PgBouncer says when it ends a connection has the code of an execution that does not fit what is prepared. It is the
+// cause, also of a statement that is remembered and travels with the BEGIN of a snapshot call.
+func TestPgBouncerEndsAStatementOfASnapshot(t *testing.T) {
+	through, _, ok := bouncer(t, "query_timeout = 1")
+	if !ok {
+		return
+	}
+	for _, s := range []fanout.Strategy{fanout.Serial, fanout.Parallel} {
+		pool := pgtest.PoolOn(t, through, 1, cacheDescribe)
+		src := raw(pool)
+		src.Strategy, src.Snapshot = s, true
+		if _, err := fanout.Collect(t.Context(), src, statement[string](sleepSQL, 0)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := fanout.Collect(t.Context(), src, sleep)
+		if sqlState(err) != "08P01" {
+			t.Errorf("%v: %v", s, err)
+		}
+		mention(t, err, "query timeout")
+	}
+}

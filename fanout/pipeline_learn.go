@@ -154,7 +154,7 @@ func (p *pipeline) forget(r *request, err error) {
 		}
 		return
 	}
-	if outOfDate(err) {
+	if mayBeOutOfDate(err) {
 		if s.descriptions[r.text.sql] == r.description {
 			s.forget(r.text.sql, err)
 		}

@@ -137,9 +137,12 @@ func mostTogether(batch []*request) time.Duration {
 // unless others of its text may share it, a Sync.
 func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 	defer func() {
-		if v := recover(); v != nil { // of an argument's encoder
-			r.panicked = &PanicError{Value: v, Stack: debug.Stack()}
-			err = errors.New("fanout: an argument's encoder panicked")
+		if v := recover(); v != nil { // of an argument's encoder, or a tracer
+			panicked := &PanicError{Value: v, Stack: debug.Stack()}
+			for m := range r.each {
+				m.panicked = panicked
+			}
+			err = errors.New("fanout: an argument's encoder or a tracer panicked")
 		}
 	}()
 	s := p.state

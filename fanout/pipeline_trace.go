@@ -1,6 +1,10 @@
 package fanout
 
-import "github.com/jackc/pgx/v5"
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
 
 func (p *pipeline) startTrace(r *request) {
 	if p.state.tracer == nil || r.traced != nil {
@@ -24,8 +28,28 @@ func (p *pipeline) trace(r *request) {
 			p.call.fail(unwound(recover()))
 		}
 	}()
-	p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
+	ctx := r.traceCtx
+	if r.abandoned {
+		ctx = &afterwards{ctx, handle{call: r.handle.call, state: running}}
+	}
+	p.state.tracer.TraceQueryEnd(ctx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
 	told = true
+}
+
+// An afterwards is the ctx of a statement's end whose function does not wait for it any more. A call that the tracer makes with
+// it is refused, as one is while the function waits: it would be joined to the function's, and wait for the lane that tells the
+// tracer.
+type afterwards struct {
+	context.Context
+	handle handle // in use
+}
+
+func (c *afterwards) Value(key any) any {
+	v := c.Context.Value(key)
+	if h, ok := v.(*handle); ok && h.call == c.handle.call {
+		return &c.handle
+	}
+	return v
 }
 
 // tellDropped is trace for what has been dropped.

@@ -33,7 +33,7 @@ type request struct {
 	sentAt    time.Time   // for the last time
 	values    [][]byte    // of the row that is being read: memory that the next request has use for
 	err       error       // the answer, with fields and tag
-	panicked  *PanicError // instead: an argument's encoder has panicked
+	panicked  *PanicError // instead: an argument's encoder has panicked, or a tracer
 	fields    []pgconn.FieldDescription
 	tag       pgconn.CommandTag
 

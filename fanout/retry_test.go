@@ -842,14 +842,14 @@ func TestRetriesWhenAHookLosesTheConnection(t *testing.T) {
 // All connections of the pool die, as in a failover: one retry is enough for a call that may start again, however many the
 // pool still has.
 func TestRetriesPassDeadConnectionsBy(t *testing.T) {
-	pool := pgtest.Pool(t, 8)
+	pool := pgtest.Pool(t, 4)
 	for _, s := range strategies {
 		for _, snapshot := range []bool{false, true} {
 			warm(t, pool)
 			terminateAll(t, pool)
 			src := raw(pool)
 			src.Strategy, src.Snapshot, src.Retries = s, snapshot, 1
-			if _, err := fanout.Collect(t.Context(), src, repeated(16, pid)...); err != nil {
+			if _, err := fanout.Collect(t.Context(), src, repeated(8, pid)...); err != nil {
 				t.Errorf("%v, snapshot %v: %v", s, snapshot, err)
 			}
 		}
@@ -857,7 +857,7 @@ func TestRetriesPassDeadConnectionsBy(t *testing.T) {
 	serves(t, pool)
 }
 
-// terminateAll ends every backend of the pool, and returns when they are gone.
+// terminateAll ends every backend of the pool, and returns when their processes are gone, and so the sockets closed.
 func terminateAll(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)

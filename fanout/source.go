@@ -31,8 +31,9 @@ type Source[Q any] struct {
 	// Snapshot makes every query of a call read one and the same snapshot of the database, on whatever connection it
 	// runs: each connection is in a REPEATABLE READ, READ ONLY transaction, which lasts as long as it has queries to run.
 	// A write is refused by the server (25006), though not a notification, nor, up to PostgreSQL 15, a large object; and a
-	// commit or rollback before it is sent. A statement that fails costs the transaction nothing but what the statement did, and what functions of the database's own may have set or locked
-	// before, which cannot be seen. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the promise cannot be kept.
+	// commit or rollback before it is sent. After a statement that fails, the transaction goes on from a savepoint before it;
+	// what functions of the database have set or locked in earlier statements may be undone with it, as that cannot be seen
+	// from outside. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the promise cannot be kept.
 	Snapshot bool
 
 	// Partial keeps what succeeded when some queries fail: the call returns the results of the successful queries and

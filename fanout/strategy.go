@@ -72,13 +72,14 @@ const (
 	// of which nothing is known goes at most one, of another text (in pgx's mode DescribeExec, what has been described with
 	// it); the rest, as in slow start, on other connections. Equal statements are coalesced where they can be and as long as
 	// it takes less than running them one by one. And a call takes no more than its share of the pool, which is the pool's
-	// size divided by the number of the Source's calls in progress. Beyond its first connection it takes only such as
-	// nobody waits for, and it leaves one for the next call while others use the pool: a queue in front of a pool is first
-	// come, first served, and whoever takes many connections stands there many times. A share that shrinks is given back as
-	// soon as the functions that have sent something by a connection have returned.
-	// Where others use the pool, and calls take more than half as long again as one takes that is at work alone, for as much
-	// work on one connection, more of them at once would only make everybody slower: fewer are at work then, though never
-	// less than two, or than a third as many as the pool has connections. Others are known by the connections that somebody
+	// size divided by the number of the Source's calls in progress. A second connection, and any further one, it takes only
+	// if it is free and nobody waits for it; and while others use the pool, it leaves one free: a queue in front of a pool is
+	// first come, first served, and whoever takes many connections stands there many times. A share that shrinks is given back
+	// as soon as the functions that have sent something by a connection have returned.
+	//
+	// Where others use the pool, and calls take more than one and a half times as long as the same work on one connection
+	// takes a call that is at work alone, more of them at once would only make everybody slower. Then fewer are at work,
+	// though never less than two, or than a third as many as the pool has connections. Others are known by the connections that somebody
 	// else has acquired, or a hook of the pool has refused, while these calls have acquired a hundred; without them, as many
 	// are at work as the pool has connections. The rest wait their turn, in order, before they ask for one, for at most 100
 	// ms, and at most half of AcquireTimeout. To see how long a call takes alone, one is run by itself if none has happened

@@ -170,7 +170,7 @@ func travel(ctx context.Context, conn *pgx.Conn, p *prologue, sql string, args [
 		t.traced = true
 	}
 	err := t.send(args)
-	if t.settled && t.remembered && outOfDate(err) && !inside(err) { // it has not been executed
+	if t.settled && t.remembered && outOfDate(err) && !inside(err) && !conn.IsClosed() { // it has not been executed
 		err = t.sendAgain(args, err)
 	}
 	if err != nil {
@@ -355,7 +355,7 @@ func (t *traveller) end(tag pgconn.CommandTag, err error) {
 	if t.pipeline != nil {
 		err = cmp.Or(err, t.pipeline.Close()) // which reads what there is to read
 	}
-	if outOfDate(err) {
+	if mayBeOutOfDate(err) {
 		t.state.forget(t.sql, err)
 	}
 	if t.traced {
@@ -383,6 +383,15 @@ func outOfDate(err error) bool {
 		return strings.HasPrefix(pgErr.Message, "cache lookup failed ")
 	}
 	return false
+}
+
+// mayBeOutOfDate is outOfDate, and reports whether err may come of the type that a parameter had when the statement was
+// described: by an enumeration or a domain that the column had then, the server refuses what the column would take now. It
+// mostly does not, so pgx, which describes a statement again after any error, is right to report it first.
+func mayBeOutOfDate(err error) bool {
+	var pgErr *pgconn.PgError
+	return outOfDate(err) || errors.As(err, &pgErr) &&
+		(strings.HasPrefix(pgErr.Code, "22") || pgErr.Code == "23502" || pgErr.Code == "23514")
 }
 
 // aParameter is how the server calls a parameter.

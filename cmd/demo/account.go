@@ -84,6 +84,9 @@ type writers struct {
 
 func openWriters(ctx context.Context, config *pgx.ConnConfig, opts consistencyOptions) (writers, error) {
 	w := writers{accounts: opts.accounts}
+	// Where the server's default is a stricter one, two that meet at an account would fail, rather than wait.
+	config = config.Copy()
+	config.RuntimeParams["default_transaction_isolation"] = "read committed"
 	for range opts.writers {
 		conn, err := pgx.ConnectConfig(ctx, config.Copy())
 		if err != nil {

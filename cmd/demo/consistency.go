@@ -118,7 +118,7 @@ func runConsistency(ctx context.Context, args []string, stdout, stderr io.Writer
 		err = errors.Join(fmt.Errorf("torn although read in a snapshot: %s", counted(n, "total", "totals")), err)
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "demo: %s\n", oneLine(err))
+		fmt.Fprintf(&impatient{ctx: ctx, w: stderr}, "demo: %s\n", oneLine(err))
 		return failure
 	}
 	return success

@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -452,4 +453,55 @@ func TestTally(t *testing.T) {
 	if mean := got.mean(); mean != 4500*time.Microsecond {
 		t.Errorf("mean %v", mean)
 	}
+}
+
+// filledWriter stands for a reader who reads so many writes and then no more.
+type filledWriter struct {
+	blockedWriter
+	reads *atomic.Int32
+	full  chan struct{} // closed when the first write is not read
+}
+
+func (w filledWriter) Write(p []byte) (int, error) {
+	left := w.reads.Add(-1)
+	if left >= 0 {
+		return len(p), nil
+	}
+	if left == -1 {
+		close(w.full)
+	}
+	return w.blockedWriter.Write(p)
+}
+
+// An interrupted program does not wait for a reader of its standard error either: demo consistency 2>&1 | pager.
+func TestConsistencySlowReaderOfErrors(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	release := make(chan struct{})
+	defer close(release)
+	both := filledWriter{blockedWriter{release}, new(atomic.Int32), make(chan struct{})}
+	both.reads.Store(2) // which server it is, and the introduction
+	ended := make(chan int, 1)
+	dsn := pgtest.DSN(t)
+	go func() {
+		ended <- run(ctx, []string{consistency, "-dsn", dsn, "-for", "1h"}, both, both, func(string) string { return "" })
+	}()
+	<-both.full
+	cancel()
+	select {
+	case status := <-ended:
+		if status != failure {
+			t.Errorf("status %d", status)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the program has not ended 20 seconds after it was interrupted")
+	}
+}
+
+// Writers wait for each other also where transactions are serializable unless they say otherwise.
+func TestConsistencyOnASerializableServer(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	conn := pgtest.Connect(t, dsn)
+	pgtest.Exec(t, conn, "do $$ begin execute format('alter database %I set default_transaction_isolation = serializable', current_database()); end $$")
+	succeeds(t, consistency, "-dsn", dsn, "-for", "1s", "-writers", "4", "-accounts", "2")
 }

@@ -23,15 +23,15 @@ func printAll(opts options, out *outcome, stdout, stderr io.Writer) error {
 		fileErr = writeTimeline(opts, out)
 	}
 	w := bufio.NewWriter(stdout) // which keeps its first error for Flush
-	side := w
+	side, sideOut := w, stdout
 	if opts.json {
 		printJSON(w, opts, out)
-		side = bufio.NewWriter(stderr)
+		side, sideOut = bufio.NewWriter(stderr), stderr
 	} else {
 		printResults(w, opts, out)
 	}
 	if opts.timeline.on && opts.timeline.file == "" {
-		columns, _ := terminalWidth(stdout)
+		columns, _ := terminalWidth(sideOut)
 		printTimeline(side, out, columns)
 	}
 	fmt.Fprintln(side, summary(opts, out))

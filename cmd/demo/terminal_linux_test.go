@@ -71,26 +71,33 @@ func TestProgressOnTerminal(t *testing.T) {
 	}
 }
 
+// With -json the timeline is on standard error: the terminal that it has to fit is that one.
 func TestTimelineFitsTerminal(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	tty, screen := terminal(t, 70)
-	shown := make(chan string, 1)
-	go func() {
-		content, _ := io.ReadAll(screen)
-		shown <- string(content)
-	}()
-	status := run(t.Context(), []string{"-dsn", dsn, "-timeline"}, tty, io.Discard, func(string) string { return "" })
-	tty.Close()
-	_, chart, _ := strings.Cut(<-shown, "timeline")
-	chart, _, _ = strings.Cut(chart, "\r\n\r\n")
-	if status != success || strings.Count(chart, "  query ") != 30 {
-		t.Errorf("status %d:\n%s", status, chart)
-	}
-	widest := 0
-	for line := range strings.SplitSeq(chart, "\r\n") {
-		widest = max(widest, len([]rune(line)))
-	}
-	if widest != 69 {
-		t.Errorf("%d columns of 70:\n%s", widest, chart)
+	for _, json := range []bool{false, true} {
+		tty, screen := terminal(t, 70)
+		shown := make(chan string, 1)
+		go func() {
+			content, _ := io.ReadAll(screen)
+			shown <- string(content)
+		}()
+		args, stdout, stderr := []string{"-dsn", dsn, "-timeline"}, io.Writer(tty), io.Discard
+		if json {
+			args, stdout, stderr = append(args, "-json"), stderr, stdout
+		}
+		status := run(t.Context(), args, stdout, stderr, func(string) string { return "" })
+		tty.Close()
+		_, chart, _ := strings.Cut(<-shown, "timeline")
+		chart, _, _ = strings.Cut(chart, "\r\n\r\n")
+		if status != success || strings.Count(chart, "  query ") != 30 {
+			t.Errorf("json %v: status %d:\n%s", json, status, chart)
+		}
+		widest := 0
+		for line := range strings.SplitSeq(chart, "\r\n") {
+			widest = max(widest, len([]rune(line)))
+		}
+		if widest != 69 {
+			t.Errorf("json %v: %d columns of 70:\n%s", json, widest, chart)
+		}
 	}
 }
