@@ -50,7 +50,10 @@ func TestPoolTracerThatUnwinds(t *testing.T) {
 	for _, where := range []string{"release", "start", "end", "prepare", "ping"} {
 		for _, s := range strategies {
 			for i := range 16 {
-				snapshot, exits, partial, n := i&1 > 0, i&2 > 0, i&8 > 0, 1+5*(i>>2&1)
+				snapshot, exits, n, partial := i&1 > 0, i&2 > 0, 1+5*(i>>2&1), i&8 > 0
+				if partial && where != "release" {
+					continue
+				}
 				config, err := pgxpool.ParseConfig(dsn)
 				if err != nil {
 					t.Fatal(err)
