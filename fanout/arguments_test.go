@@ -367,41 +367,85 @@ func TestArgumentsThatHaveTheirOwnText(t *testing.T) {
 	}
 }
 
-// A composite whose attributes have changed since pgx has learned them is refused, not read as another one.
+// A composite whose attributes have changed since pgx has learned them is refused, not read as another one, also where it is
+// within a domain, a range or an array.
 func TestCompositesThatHaveChanged(t *testing.T) {
-	dsn := pgtest.DSN(t)
-	admin := pgtest.Connect(t, dsn)
-	pgtest.Exec(t, admin, "create type span as (low int, high bigint)")
-	pool := pgtest.PoolOn(t, dsn, 1, func(config *pgxpool.Config) {
-		config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-			types, err := conn.LoadTypes(ctx, []string{"span"})
-			conn.TypeMap().RegisterTypes(types)
-			return err
+	between := func(i int) pgtype.Range[spanned] {
+		return pgtype.Range[spanned]{
+			Lower: spanned{int32(i), int64(100 + i)}, LowerType: pgtype.Inclusive,
+			Upper: spanned{int32(i + 500), int64(1000 + i)}, UpperType: pgtype.Exclusive, Valid: true,
 		}
-	})
-	src := raw(pool)
-	src.Partial = true
-	call := func(s fanout.Strategy) string {
-		src.Strategy = s
-		var queries []fanout.Query[fanout.DBTX, int64]
-		for i := range 4 {
-			queries = append(queries, statement[int64]("select ($1::span).high::int8", spanned{int32(i), int64(100 + i)}))
-		}
-		lists, err := fanout.Collect(inTime(t), src, queries...)
-		return fmt.Sprint(lists, err)
 	}
-	for i := range 6 {
-		if i == 3 {
-			pgtest.Exec(t, admin, "alter type span drop attribute low, add attribute low int")
-		}
-		want := call(fanout.Serial)
-		if got := call(fanout.Coalesced); got != want {
-			t.Errorf("call %d: %s, want %s", i, got, want)
-		}
+	for name, c := range map[string]struct {
+		sql string
+		arg func(i int) any
+	}{
+		"composite":       {"select ($1::span).high::int8", func(i int) any { return spanned{int32(i), int64(100 + i)} }},
+		"domain":          {"select ($1::spand).high::int8", func(i int) any { return spanned{int32(i), int64(100 + i)} }},
+		"range":           {"select (lower($1::spans)).high::int8", func(i int) any { return between(i) }},
+		"multirange":      {"select (lower($1::manyspans)).high::int8", func(i int) any { return pgtype.Multirange[pgtype.Range[spanned]]{between(i)} }},
+		"array of ranges": {"select (lower(($1::spans[])[1])).high::int8", func(i int) any { return []pgtype.Range[spanned]{between(i)} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dsn := pgtest.DSN(t)
+			admin := pgtest.Connect(t, dsn)
+			pgtest.Exec(t, admin, "create type span as (low int, high bigint)")
+			pgtest.Exec(t, admin, "create type spans as range (subtype = span, multirange_type_name = manyspans)")
+			pgtest.Exec(t, admin, "create domain spand as span")
+			pool := pgtest.PoolOn(t, dsn, 1, func(config *pgxpool.Config) {
+				config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+					types, err := conn.LoadTypes(ctx, []string{"span", "spand", "spans", "manyspans", "_spans"})
+					conn.TypeMap().RegisterTypes(types)
+					return err
+				}
+			})
+			src := raw(pool)
+			src.Partial = true
+			call := func(s fanout.Strategy) string {
+				src.Strategy = s
+				var queries []fanout.Query[fanout.DBTX, int64]
+				for i := range 4 {
+					queries = append(queries, statement[int64](c.sql, c.arg(i)))
+				}
+				lists, err := fanout.Collect(inTime(t), src, queries...)
+				return fmt.Sprint(lists, err)
+			}
+			for i := range 6 {
+				if i == 3 {
+					pgtest.Exec(t, admin, "alter type span drop attribute low cascade, add attribute low int")
+				}
+				want := call(fanout.Serial)
+				if got := call(fanout.Coalesced); got != want {
+					t.Errorf("call %d: %s, want %s", i, got, want)
+				}
+			}
+		})
 	}
 }
 
 type spanned struct {
 	Low  int32
 	High int64
+}
+
+// A domain over an array of a type with a length refuses what is too long. A cast to the domain would cut it off instead, and
+// find the rows of another key.
+func TestDomainsOverArraysWithALength(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	if _, err := pool.Exec(t.Context(), `
+		create domain codes as varchar(3)[];
+		create domain own_codes as codes;
+		create domain padded as char(3)[];
+		create table coded (id int primary key, codes codes, own own_codes, padded padded);
+		insert into coded values (1, '{abc}', '{abc}', '{abc}'), (2, '{d}', '{d}', '{d}');
+	`); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []shape{
+		{name: "Codes", sql: "select id from coded where codes = $1::codes", args: each("{abc}", "{abcdef}", "{d}")},
+		{name: "OwnCodes", sql: "select id from coded where own = $1::own_codes", args: each("{abc}", "{abcdef}", "{d}")},
+		{name: "Padded", sql: "select id from coded where padded = $1::padded", args: each("{abc}", "{abcdef}", "{d}")},
+	} {
+		t.Run(s.name, func(t *testing.T) { equalsSerial(t, pool, s, fanout.Coalesced, fanout.Coalesced, fanout.Auto) })
+	}
 }

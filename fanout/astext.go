@@ -37,12 +37,16 @@ func (p *pipeline) sameAsText(oid uint32, arg any, text []byte) bool {
 	return !own.(bool)
 }
 
-// ofComposites reports whether values are composites, or arrays of them.
+// ofComposites reports whether values are composites, or arrays or ranges of them.
 func ofComposites(codec pgtype.Codec) bool {
 	switch c := codec.(type) {
 	case *pgtype.CompositeCodec:
 		return true
 	case *pgtype.ArrayCodec:
+		return ofComposites(c.ElementType.Codec)
+	case *pgtype.RangeCodec:
+		return ofComposites(c.ElementType.Codec)
+	case *pgtype.MultirangeCodec:
 		return ofComposites(c.ElementType.Codec)
 	}
 	return false

@@ -146,7 +146,7 @@ func (r *bufferedRows) Scan(dest ...any) error {
 		return nil
 	}
 	if len(r.values) != len(r.fields) {
-		return r.fail(errValues{len(r.fields), len(r.values)}) // Next has not been called
+		return r.fail(errValues(len(r.fields), len(r.values))) // Next has not been called
 	}
 	if len(dest) != len(r.fields) {
 		return r.fail(fmt.Errorf("number of field descriptions must equal number of destinations, got %d and %d", len(r.fields), len(dest)))
@@ -222,7 +222,7 @@ func (r *bufferedRows) Values() ([]any, error) {
 		return nil, errors.New("rows is closed")
 	}
 	if len(r.values) != len(r.fields) {
-		return nil, r.fail(errValues{len(r.fields), len(r.values)})
+		return nil, r.fail(errValues(len(r.fields), len(r.values)))
 	}
 	values, err := r.decodeAny()
 	if err != nil {

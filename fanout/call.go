@@ -320,7 +320,7 @@ func (c *call) strategy() Strategy {
 	switch {
 	case c.exchange != nil && c.auto:
 		return Auto
-	case c.exchange != nil && c.coalesced:
+	case c.exchange != nil && c.coalesced && c.exchange.call.tx == nil:
 		return Coalesced
 	case c.exchange != nil:
 		return Pipelined

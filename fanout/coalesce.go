@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -671,12 +672,15 @@ type jointRun struct{ member, rows, data, lengths int }
 // readJoint reads the rows of g's statement, each of which begins with the number of the execution that it belongs to.
 func (p *pipeline) readJoint(g *request, reader *pgconn.ResultReader) error {
 	g.fields = kept(p.state.fields, g.text.sql, reader.FieldDescriptions())
-	g.confirm()
+	unreadable := p.confirm(g)
 	p.runs = p.runs[:0]
 	for reader.NextRow() {
+		if unreadable != nil {
+			continue
+		}
 		values := reader.Values()
 		if len(values) != len(g.fields) {
-			return errValues{len(g.fields), len(values)}
+			return errValues(len(g.fields), len(values))
 		}
 		if len(values) == 0 || len(values[0]) != 8 {
 			return errDesync
@@ -694,7 +698,7 @@ func (p *pipeline) readJoint(g *request, reader *pgconn.ResultReader) error {
 		last.data, last.lengths = len(p.rows.data), len(p.rows.lengths)
 	}
 	_, err := reader.Close()
-	return err
+	return cmp.Or(err, unreadable)
 }
 
 // distribute gives g's members their rows. It is called with mu held.

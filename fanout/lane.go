@@ -97,14 +97,7 @@ func growStackToWait() byte {
 // units are left when all lanes have ended.
 func (l *lane) acquire(ctx context.Context) error {
 	c := l.call
-	takesTurn := c.takesTurn()
-	if takesTurn {
-		c.shared.turns.ours.Add(1)
-	}
 	link, err := l.fromPool(ctx)
-	if err != nil && takesTurn {
-		c.shared.turns.ours.Add(-1)
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
@@ -134,10 +127,17 @@ func (l *lane) acquire(ctx context.Context) error {
 // that the pool has may be dead, as after a failover: they are passed by, for each would take an attempt.
 func (l *lane) fromPool(ctx context.Context) (*link, error) {
 	c := l.call
+	takesTurn := c.takesTurn()
 	again := c.attempt > 1 || len(l.earlier) > 0
 	for passed := 0; ; passed++ {
+		if takesTurn {
+			c.shared.turns.ours.Add(1)
+		}
 		res, err := c.pool.Acquire(postdated{ctx})
 		if err != nil {
+			if takesTurn {
+				c.shared.turns.ours.Add(-1)
+			}
 			return nil, err
 		}
 		link := &link{conn: res.Conn(), res: res, beforeClose: c.shared.beforeClose}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
@@ -310,5 +312,67 @@ func TestNameAfterAnEmptyBatch(t *testing.T) {
 			return nil, errors.New("mine")
 		})
 		mention(t, err, "query 0 (D): mine")
+	}
+}
+
+// A beginTracer notes when the statement with an argument was first sent.
+type beginTracer struct {
+	mu    sync.Mutex
+	began map[int]time.Time
+}
+
+func (b *beginTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(d.Args) == 1 {
+		b.began[d.Args[0].(int)] = time.Now()
+	}
+	return ctx
+}
+
+func (b *beginTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// Started is when the first statement was sent, also if it has been sent once more: by itself, when one that it was coalesced
+// with has failed.
+func TestStartedOfAStatementSentAgain(t *testing.T) {
+	tracer := &beginTracer{began: map[int]time.Time{}}
+	pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) { c.ConnConfig.Tracer = tracer })
+	src := raw(pool)
+	src.Strategy, src.Partial = fanout.Coalesced, true
+	const sql = "select (10 / $1::int)::text from (select count(*) from generate_series(1, 400000 + $1::int)) n"
+	for round, args := range [][]int{{1, 2}, {1, 2}, {0, 1, 2, 3}} { // two to learn of the statement
+		var spans []fanout.Span
+		src.Observe = func(_ context.Context, s fanout.Span) { spans = append(spans, s) }
+		_, _ = fanout.Collect(inTime(t), src, fanout.Each(func(tx fanout.DBTX, ctx context.Context, i int) ([]string, error) {
+			return statement[string](sql, i)(ctx, tx)
+		}, args...)...)
+		for _, s := range spans {
+			// It is noted before the tracer is told of it.
+			if late := s.Started.Sub(tracer.began[args[s.Index]]); late > 0 {
+				t.Errorf("round %d, query %d: Started is %v after the statement was sent", round, s.Index, late)
+			}
+		}
+	}
+}
+
+// In a transaction of the caller's nothing is coalesced, and the span says so.
+func TestStrategyOfASpanInATransaction(t *testing.T) {
+	pool := pgtest.Pool(t, 1)
+	src := raw(pool)
+	src.Strategy = fanout.Coalesced
+	var spans []fanout.Span
+	src.Observe = func(_ context.Context, s fanout.Span) { spans = append(spans, s) }
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := fanout.Collect(t.Context(), src.On(tx), statement[string]("select $1::int::text", 1), statement[string]("select $1::int::text", 2)); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range spans {
+		if s.Strategy != fanout.Pipelined {
+			t.Errorf("%v, shared %d", s.Strategy, s.Shared)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -153,7 +154,7 @@ func (p *pipeline) read(r *request) (err error, lost bool) {
 		return errSkipped, false
 	}
 	err = p.readGroup(r)
-	if !r.synced && (err == nil || errors.As(err, new(errValues))) { // of which the server knows nothing: it goes on
+	if !r.synced && (err == nil || errors.As(err, new(misread))) { // then the server goes on
 		return err, false
 	}
 	p.aborted = !r.synced
@@ -271,7 +272,7 @@ func readFirst(from *pgconn.Pipeline) (row []string, err error) {
 	for reader.NextRow() {
 		values, fields := reader.Values(), reader.FieldDescriptions()
 		if len(values) != len(fields) {
-			return nil, errValues{len(fields), len(values)}
+			return nil, errValues(len(fields), len(values))
 		}
 		if row == nil {
 			row = texts(values)
@@ -288,12 +289,13 @@ func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error)
 		return p.readJoint(r, reader)
 	}
 	r.fields = kept(p.state.fields, r.text.sql, reader.FieldDescriptions())
-	r.confirm()
+	unreadable := p.confirm(r)
 	var wrong error
 	for reader.NextRow() {
 		values := reader.Values()
+		wrong = cmp.Or(wrong, unreadable)
 		if len(values) != len(r.fields) {
-			wrong = errValues{len(r.fields), len(values)}
+			wrong = errValues(len(r.fields), len(values))
 		}
 		if wrong != nil {
 			continue
@@ -307,13 +309,20 @@ func (p *pipeline) readRows(r *request, reader *pgconn.ResultReader) (err error)
 	return cmp.Or(err, wrong)
 }
 
+// A misread is why a result cannot be read, of which the server knows nothing.
+type misread string
+
+func (e misread) Error() string { return string(e) }
+
 // errValues is of a row that is not what the server has said of the columns: it would shift those behind it. pgx, which
 // words it so, refuses such a row, too.
-type errValues struct{ fields, values int }
-
-func (e errValues) Error() string {
-	return fmt.Sprintf("number of field descriptions must equal number of values, got %d and %d", e.fields, e.values)
+func errValues(fields, values int) error {
+	return misread(fmt.Sprintf("number of field descriptions must equal number of values, got %d and %d", fields, values))
 }
+
+// errFormat is of a column that has been asked for in the binary format of another type, which it had when another connection
+// described the statement. Of its own type this connection knows nothing: it would take the bytes as they are.
+const errFormat misread = "fanout: a column has another type than when the statement was described"
 
 // kept is a copy of what describes a result of sql, its columns or their formats, that stays as it is beyond the next one. Mostly
 // it is that of the execution before.
@@ -329,11 +338,22 @@ func kept[T comparable](before map[string][]T, sql string, now []T) []T {
 }
 
 // confirm corrects what another connection has told of r's columns by what the server says: they may have been renamed, or
-// have got other types, before this one prepared the statement. Later executions do not ask the server.
-func (r *request) confirm() {
+// have got other types, before this one prepared the statement. Later executions do not ask the server. It says so if this
+// one's rows cannot be read.
+func (p *pipeline) confirm(r *request) (unreadable error) {
 	d := r.description
 	if r.plain || d == nil || slices.EqualFunc(r.fields, d.Fields, sameButFormat) {
-		return
+		return nil
+	}
+	p.state.types.Lock()
+	defer p.state.types.Unlock()
+	for i, field := range r.fields {
+		if i < len(d.Fields) && field.DataTypeOID == d.Fields[i].DataTypeOID || field.Format == pgx.TextFormatCode {
+			continue
+		}
+		if _, known := p.conn.TypeMap().TypeForOID(field.DataTypeOID); !known {
+			unreadable = errFormat
+		}
 	}
 	fields := slices.Clone(r.fields)
 	for i := range fields {
@@ -343,6 +363,7 @@ func (r *request) confirm() {
 		r.text.description.CompareAndSwap(known, &sourceDescription{known.params, fields, known.schemas, known.place, known.found})
 	}
 	d.Fields = fields
+	return unreadable
 }
 
 func sameButFormat(a, b pgconn.FieldDescription) bool {

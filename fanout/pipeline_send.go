@@ -79,6 +79,9 @@ func (p *pipeline) send(batch []*request) {
 		r.sentAt = now
 		for m := range r.each {
 			m.sentAt = now
+			if m.firstSent.IsZero() {
+				m.firstSent = now
+			}
 		}
 		p.sending = append(p.sending, r)
 	}

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -10,7 +11,8 @@ func (p *pipeline) startTrace(r *request) {
 	if p.state.tracer == nil || r.traced != nil {
 		return
 	}
-	r.traceCtx = p.state.tracer.TraceQueryStart(r.ctx, p.conn, pgx.TraceQueryStartData{SQL: r.text.sql, Args: r.args})
+	r.tracing = &tracing{Context: r.ctx, handle: handle{call: r.handle.call, state: running}}
+	r.traceCtx = p.state.tracer.TraceQueryStart(r.tracing, p.conn, pgx.TraceQueryStartData{SQL: r.text.sql, Args: r.args})
 	r.traced = p // unless it has panicked
 }
 
@@ -28,25 +30,25 @@ func (p *pipeline) trace(r *request) {
 			p.call.fail(unwound(recover()))
 		}
 	}()
-	ctx := r.traceCtx
 	if r.abandoned {
-		ctx = &afterwards{ctx, handle{call: r.handle.call, state: running}}
+		r.tracing.afterwards.Store(true)
 	}
-	p.state.tracer.TraceQueryEnd(ctx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
+	p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
 	told = true
 }
 
-// An afterwards is the ctx of a statement's end whose function does not wait for it any more. A call that the tracer makes with
-// it is refused, as one is while the function waits: it would be joined to the function's, and wait for the lane that tells the
-// tracer.
-type afterwards struct {
+// A tracing is the ctx that a tracer is given at the start of a statement, and makes its own of, which is to be what it is given
+// at the end. A call that it makes with that is refused also if the function does not wait for the statement any more, as it is
+// while the function waits: it would be joined to the function's, and wait for the lane that tells the tracer.
+type tracing struct {
 	context.Context
-	handle handle // in use
+	handle     handle // in use
+	afterwards atomic.Bool
 }
 
-func (c *afterwards) Value(key any) any {
+func (c *tracing) Value(key any) any {
 	v := c.Context.Value(key)
-	if h, ok := v.(*handle); ok && h.call == c.handle.call {
+	if h, ok := v.(*handle); ok && h.call == c.handle.call && c.afterwards.Load() {
 		return &c.handle
 	}
 	return v

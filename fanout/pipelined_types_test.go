@@ -1271,3 +1271,42 @@ func TestSnapshotManyTextsOfOneFunction(t *testing.T) {
 		}
 	}
 }
+
+// An ownCtxTracer knows its statements by the ctx that it has made for each, as pgx lets it: "The returned context is used for
+// the rest of the call and will be passed to TraceQueryEnd."
+type ownCtxTracer struct{}
+
+type ownCtx struct{ context.Context }
+
+func (ownCtxTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return &ownCtx{Context: ctx}
+}
+
+func (ownCtxTracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	_ = ctx.(*ownCtx)
+}
+
+// A tracer is given the ctx that it has made, also at the end of a statement whose function does not wait for it any more.
+func TestTracerIsGivenItsOwnCtx(t *testing.T) {
+	for _, s := range strategies {
+		pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) { c.ConnConfig.Tracer = ownCtxTracer{} })
+		src := raw(pool)
+		src.Strategy = s
+		err := orPanic(func() error {
+			_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+				own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+				defer cancel()
+				if _, err := tx.Exec(own, "select pg_sleep(60), $1::text", "x"); !errors.Is(err, context.DeadlineExceeded) {
+					return nil, fmt.Errorf("not abandoned: %w", err)
+				}
+				_, err := tx.Exec(ctx, "select 1")
+				return nil, err
+			})
+			return err
+		})
+		if err != nil {
+			t.Errorf("%v: %.300v", s, err)
+		}
+		serves(t, pool)
+	}
+}

@@ -394,6 +394,11 @@ with recursive reach(class, object) as (
 					select from contents c
 					where c.ord operator(pg_catalog.=) p.ord and c.type operator(pg_catalog.=) any ('{19,142,700,1083,1560,1562}'::pg_catalog.oid[])
 				) and not exists (
+					-- A cast to a domain over varchar(3)[], say, cuts off what the domain itself refuses.
+					select from contents c
+					join pg_catalog.pg_type y on y.oid operator(pg_catalog.=) c.type
+					where c.ord operator(pg_catalog.=) p.ord and y.typcategory operator(pg_catalog.=) 'A' and y.typtypmod operator(pg_catalog.<>) -1
+				) and not exists (
 					-- A cast of somebody's own from text would be used in place of the type's input function.
 					select from pg_catalog.pg_cast c
 					join pg_catalog.pg_type y on y.oid operator(pg_catalog.=) c.casttarget

@@ -31,6 +31,7 @@ type request struct {
 	taken     int         // of these, by the function
 	sent      bool        // something of it may have reached the server
 	sentAt    time.Time   // for the last time
+	firstSent time.Time   // which its span tells
 	values    [][]byte    // of the row that is being read: memory that the next request has use for
 	err       error       // the answer, with fields and tag
 	panicked  *PanicError // instead: an argument's encoder has panicked, or a tracer
@@ -63,9 +64,10 @@ type request struct {
 	unsent      bool                         // by too many of them
 	repeats     int                          // executions that a cancel request for another statement has ended
 	traced      *pipeline                    // has told the tracer of it, and not yet of its end
-	traceCtx    context.Context
-	streamed    bool // its rows were handed over before the end
-	unbounded   bool // its rows may pile up
+	tracing     *tracing                     // the ctx that the tracer was given at its start
+	traceCtx    context.Context              // which the tracer has made of that
+	streamed    bool                         // its rows were handed over before the end
+	unbounded   bool                         // its rows may pile up
 
 	// Of a request that stands for several of one text, which then have no life of their own on the lane.
 	members []*request

@@ -269,7 +269,7 @@ func (h *handle) submit(ctx context.Context, sql string, args []any, exec bool) 
 	}()
 	err = h.ask(r)
 	h.shared += r.shared
-	h.begins(r.sentAt)
+	h.begins(r.firstSent)
 	switch {
 	case err != nil:
 		return nil, nil, err

@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -173,4 +174,43 @@ func TestDestinationThatFails(t *testing.T) {
 		mention(t, err, "number of field descriptions must equal number of destinations, got 2 and 1")
 	}
 	serves(t, pool)
+}
+
+// A pickyScanner is a RowScanner that refuses a row.
+type pickyScanner struct{ n int }
+
+func (s *pickyScanner) ScanRow(rows pgx.Rows) error {
+	if err := rows.Scan(&s.n); err != nil {
+		return err
+	}
+	if s.n == 3 {
+		return errors.New("three is refused")
+	}
+	return nil
+}
+
+// What a RowScanner says is the rows' error, as with pgx: who looks at that alone must not take the rows for complete.
+func TestErrOfRowScanner(t *testing.T) {
+	for _, s := range strategies {
+		for _, snapshot := range []bool{false, true} {
+			pool := pgtest.Pool(t, 2)
+			src := raw(pool)
+			src.Strategy, src.Snapshot = s, snapshot
+			lists, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) (ns []int, err error) {
+				rows, err := tx.Query(ctx, "select generate_series(1, 5)")
+				if err != nil {
+					return nil, err
+				}
+				for rows.Next() {
+					var picky pickyScanner
+					_ = rows.Scan(&picky)
+					ns = append(ns, picky.n)
+				}
+				return ns, rows.Err()
+			})
+			if err == nil {
+				t.Errorf("%v, snapshot %v: %v, and no error", s, snapshot, lists)
+			}
+		}
+	}
 }

@@ -386,13 +386,10 @@ func outOfDate(err error) bool {
 }
 
 // mayBeOutOfDate is outOfDate, and reports whether err may come of the type that a parameter had when the statement was
-// described: by an enumeration or a domain that the column had then, the server refuses what the column would take now. It
-// mostly does not, so pgx, which describes a statement again after any error, is right to report it first.
-func mayBeOutOfDate(err error) bool {
-	var pgErr *pgconn.PgError
-	return outOfDate(err) || errors.As(err, &pgErr) &&
-		(strings.HasPrefix(pgErr.Code, "22") || pgErr.Code == "23502" || pgErr.Code == "23514")
-}
+// described: by an enumeration or a domain that the column had then, the server refuses what the column would take now; as a date
+// the value has lost its time of day, and is there already; and triggers say what they like. Mostly it does not, so pgx, which
+// describes a statement again after any error, is right to report it first.
+func mayBeOutOfDate(err error) bool { return outOfDate(err) || tells(err) }
 
 // aParameter is how the server calls a parameter.
 var aParameter = regexp.MustCompile(`\$[0-9]`)
@@ -434,12 +431,15 @@ func (t *traveller) sendAgain(args []any, cause error) error {
 	return t.send(args)
 }
 
-func (t *traveller) Close() {
+func (t *traveller) Close() { t.closeBy(nil) }
+
+// closeBy closes the rows because of err, if it is not nil: they fail by it, as pgx's do, also for who does not look at what Scan says.
+func (t *traveller) closeBy(err error) {
 	if t.closed {
 		return
 	}
 	t.Rows.Close()
-	t.end(t.Rows.CommandTag(), t.Rows.Err())
+	t.end(t.Rows.CommandTag(), cmp.Or(err, t.Rows.Err()))
 }
 
 func (t *traveller) Next() bool {
@@ -457,7 +457,7 @@ func (t *traveller) Scan(dest ...any) (err error) {
 		err = t.Rows.Scan(dest...)
 	}
 	if err != nil {
-		t.Close()
+		t.closeBy(err)
 	}
 	return err
 }

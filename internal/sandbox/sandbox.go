@@ -80,7 +80,7 @@ func Open(ctx context.Context, conn *pgx.Conn, schema Schema, stderr io.Writer, 
 // server's connection next.
 func (s *Sandbox) direct(ctx context.Context) error {
 	var path string
-	err := s.Conn.QueryRow(ctx, "select current_setting('search_path')", pgx.QueryExecModeSimpleProtocol).Scan(&path)
+	err := s.Conn.QueryRow(ctx, "select current_setting('search_path')", pgx.QueryExecModeExec).Scan(&path)
 	if err == nil && path != s.schema.Name {
 		err = fmt.Errorf("the connection does not begin in schema %s, but with the search_path %q: is there a pooler in between? The %s needs the server itself",
 			s.schema.Name, path, s.schema.Program)

@@ -1,0 +1,148 @@
+package fanout_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+)
+
+// migrate runs sql as a migration does, by its own session.
+func migrate(t *testing.T, pool *pgxpool.Pool, sql string) {
+	t.Helper()
+	conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	if _, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What the server says of an argument may come of the type that the parameter had: that may have lost a part of it, or have words
+// of its own for what it does not take. As in pgx, the statement is described again after that.
+func TestErrorsOfATypeThatTheColumnHadBefore(t *testing.T) {
+	day := time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
+	noon := day.Add(12 * time.Hour)
+	const insert = "insert into v values ($1) returning s::text"
+	for name, c := range map[string]struct {
+		create, change, sql string
+		before, after       any
+	}{
+		"enum to text": {
+			"create type status as enum ('new', 'old'); create table v (s status)",
+			"alter table v alter s type text", insert, "new", "paid",
+		},
+		"enum to text, read": {
+			"create type status as enum ('new', 'old'); create table v (s status)",
+			"alter table v alter s type text",
+			"select coalesce((select max(s::text) from v where s = $1), 'none')", "new", "paid",
+		},
+		"domain to integer": {
+			"create domain above as int check (value > 0); create table v (s above)",
+			"alter table v alter s type int", insert, 1, -1,
+		},
+		"integer to bigint": {"create table v (s int)", "alter table v alter s type bigint", insert, "1", "5000000000"},
+		"unique":            {"create table v (s date unique)", "alter table v alter s type timestamp", insert, day, noon},
+		"foreign key": {
+			"create table k (s timestamp primary key); insert into k values ('2026-01-02'), ('2026-01-03 12:00'); create table v (s date)",
+			"alter table v alter s type timestamp, add foreign key (s) references k", insert, day, day.Add(36 * time.Hour),
+		},
+		"trigger": {"create table v (s date)", `
+			alter table v alter s type timestamp;
+			create function refuse() returns trigger language plpgsql as $$
+				begin if extract(hour from new.s) = 0 then raise exception 'no time'; end if; return new; end $$;
+			create trigger refuse before insert on v for each row execute function refuse()`, insert, day, noon},
+		"regclass": {"create table v (s regclass)", "alter table v alter s type text", insert, "pg_class", "nothing"},
+		"tsquery":  {"create table v (s tsquery)", "alter table v alter s type text", insert, "a", "a b & |"},
+	} {
+		for _, s := range strategies {
+			for _, snapshot := range []bool{false, true} {
+				if snapshot && c.sql == insert {
+					continue
+				}
+				t.Run(fmt.Sprintf("%s, %v, snapshot %v", name, s, snapshot), func(t *testing.T) {
+					pool := pgtest.Pool(t, 1)
+					migrate(t, pool, c.create)
+					src := raw(pool)
+					src.Strategy, src.Snapshot = s, snapshot
+					call := func(arg any) error {
+						_, err := fanout.Collect(inTime(t), src, statement[string](c.sql, arg))
+						return err
+					}
+					if err := call(c.before); err != nil {
+						t.Fatal(err)
+					}
+					migrate(t, pool, c.change)
+					err := call(c.after)
+					if err != nil { // what is out of date is reported, once
+						err = call(c.after)
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A new connection that has the description of another one asks for a column in the format of the type that it had. If it does
+// not know the one that it has now, that is an error, once, and not bytes that nobody can read.
+func TestFormatsOfTypesThatColumnsHadBefore(t *testing.T) {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
+		for _, sql := range []string{"select s from v where id = $1", "select s from v where $1 > 0", "update v set id = id where id = $1 returning s"} {
+			for _, s := range strategies {
+				t.Run(fmt.Sprintf("%v, %v, %s", mode, s, sql), func(t *testing.T) {
+					pool := pgtest.Pool(t, 1, inMode(mode))
+					migrate(t, pool, "create type pair as (a int, b int); create table v (id int, s bigint); insert into v values (1, 7)")
+					src := raw(pool)
+					src.Strategy = s
+					get := func(ctx context.Context, tx fanout.DBTX) ([]any, error) {
+						rows, err := tx.Query(ctx, sql, 1)
+						if err != nil {
+							return nil, err
+						}
+						return pgx.CollectRows(rows, func(row pgx.CollectableRow) (any, error) {
+							values, err := row.Values()
+							if err != nil {
+								return nil, err
+							}
+							return values[0], nil
+						})
+					}
+					call := func() ([][]any, error) {
+						return fanout.Collect(inTime(t), src, repeated(3, fanout.Query[fanout.DBTX, any](get))...)
+					}
+					for range 3 {
+						if lists, err := call(); err != nil || lists[0][0] != any(int64(7)) {
+							t.Fatal(lists, err)
+						}
+					}
+					migrate(t, pool, "alter table v alter s type pair using row(1, s)::pair")
+					pool.Reset() // as after its MaxConnLifetime
+					lists, err := call()
+					if err != nil {
+						mention(t, err, "has another type")
+						lists, err = call()
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					for i, list := range lists {
+						if list[0] != any("(1,7)") {
+							t.Errorf("query %d: %#v", i, list[0])
+						}
+					}
+				})
+			}
+		}
+	}
+}
