@@ -339,9 +339,13 @@ func kept[T comparable](before map[string][]T, sql string, now []T) []T {
 
 // confirm corrects what another connection has told of r's columns by what the server says: they may have been renamed, or
 // have got other types, before this one prepared the statement. Later executions do not ask the server. It says so if this
-// one's rows cannot be read.
+// one's rows cannot be read, or those of one that was sent behind it, with formats as old.
 func (p *pipeline) confirm(r *request) (unreadable error) {
 	d := r.description
+	if r.follows != nil && r.follows.misread {
+		r.misread = true
+		return errFormat
+	}
 	if r.plain || d == nil || slices.EqualFunc(r.fields, d.Fields, sameButFormat) {
 		return nil
 	}
@@ -352,7 +356,7 @@ func (p *pipeline) confirm(r *request) (unreadable error) {
 			continue
 		}
 		if _, known := p.conn.TypeMap().TypeForOID(field.DataTypeOID); !known {
-			unreadable = errFormat
+			r.misread, unreadable = true, errFormat
 		}
 	}
 	fields := slices.Clone(r.fields)

@@ -53,6 +53,7 @@ type request struct {
 	apart       bool          // it has, and was skipped
 	synced      bool          // a Sync follows it
 	guarded     bool          // it relies on another connection's description, if the schemas are the same
+	misread     bool          // a column has come in the format of the type that it had before
 	distrust    bool          // it must be described on this connection first
 	preparing   string        // the name under which it is being prepared
 	anew        bool          // that it has had before

@@ -176,14 +176,19 @@ func TestDestinationThatFails(t *testing.T) {
 	serves(t, pool)
 }
 
-// A pickyScanner is a RowScanner that refuses a row.
-type pickyScanner struct{ n int }
+// A pickyScanner is a RowScanner that refuses a row, perhaps after it has read the others.
+type pickyScanner struct {
+	n        int
+	toItsEnd bool
+}
 
 func (s *pickyScanner) ScanRow(rows pgx.Rows) error {
 	if err := rows.Scan(&s.n); err != nil {
 		return err
 	}
-	if s.n == 3 {
+	for s.toItsEnd && rows.Next() {
+	}
+	if s.n == 3 || s.toItsEnd {
 		return errors.New("three is refused")
 	}
 	return nil
@@ -191,25 +196,25 @@ func (s *pickyScanner) ScanRow(rows pgx.Rows) error {
 
 // What a RowScanner says is the rows' error, as with pgx: who looks at that alone must not take the rows for complete.
 func TestErrOfRowScanner(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
 	for _, s := range strategies {
-		for _, snapshot := range []bool{false, true} {
-			pool := pgtest.Pool(t, 2)
+		for i := range 4 {
 			src := raw(pool)
-			src.Strategy, src.Snapshot = s, snapshot
+			src.Strategy, src.Snapshot = s, i&1 > 0
 			lists, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) (ns []int, err error) {
 				rows, err := tx.Query(ctx, "select generate_series(1, 5)")
 				if err != nil {
 					return nil, err
 				}
 				for rows.Next() {
-					var picky pickyScanner
+					picky := pickyScanner{toItsEnd: i&2 > 0}
 					_ = rows.Scan(&picky)
 					ns = append(ns, picky.n)
 				}
 				return ns, rows.Err()
 			})
 			if err == nil {
-				t.Errorf("%v, snapshot %v: %v, and no error", s, snapshot, lists)
+				t.Errorf("%v, snapshot %v, to its end %v: %v, and no error", s, src.Snapshot, i&2 > 0, lists)
 			}
 		}
 	}

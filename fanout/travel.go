@@ -436,6 +436,7 @@ func (t *traveller) Close() { t.closeBy(nil) }
 // closeBy closes the rows because of err, if it is not nil: they fail by it, as pgx's do, also for who does not look at what Scan says.
 func (t *traveller) closeBy(err error) {
 	if t.closed {
+		t.err = cmp.Or(t.err, err) // a RowScanner may have read the rest before it says so
 		return
 	}
 	t.Rows.Close()
