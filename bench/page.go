@@ -111,15 +111,15 @@ func charts(r *report) []chart {
 	for _, c := range r.find(func(c *cell) bool { return c.Kind == rateCells }) {
 		title := fmt.Sprintf("Look-ups per second through %s", counted(c.Connections, "connection"))
 		add(title, "", barChart(title, fmt.Sprintf("One client, %s in a call; pgbench as the measure of what the server can do.", thousands(c.Queries)),
-			"look-ups per second: more is better", []string{""}, [][]bar{bars(c, medianOf)}))
+			"look-ups per second: more is better", []string{""}, [][]bar{bars(c, c.Unit, medianOf)}))
 	}
 	if cells := r.find(func(c *cell) bool { return c.Kind == loadCells }); len(cells) > 0 {
 		var labels []string
 		var rates, slowest [][]bar
 		for _, c := range cells {
 			labels = append(labels, counted(c.Clients, "client"))
-			rates = append(rates, bars(c, medianOf))
-			slowest = append(slowest, bars(c, p99Of))
+			rates = append(rates, bars(c, c.Unit, medianOf))
+			slowest = append(slowest, bars(c, milliseconds, p99Of))
 		}
 		title := fmt.Sprintf("Many clients on a pool of %d", cells[0].Connections)
 		about := fmt.Sprintf("Each makes one call of %s after the other.", counted(cells[0].Queries, "look-up"))
@@ -130,12 +130,12 @@ func charts(r *report) []chart {
 	for _, c := range r.find(func(c *cell) bool { return c.Kind == besideCells }) {
 		title := "A client of single look-ups beside the others"
 		add(title, "", barChart(title, fmt.Sprintf("%s gather %d look-ups in a call; all share a pool of %d.", counted(c.Clients, "client"), c.Queries, c.Connections),
-			"99th percentile of the single look-up's time in milliseconds: less is better", []string{""}, [][]bar{bars(c, p99Of)}))
+			"99th percentile of the single look-up's time in milliseconds: less is better", []string{""}, [][]bar{bars(c, milliseconds, p99Of)}))
 	}
 	for _, c := range r.find(func(c *cell) bool { return c.Kind == coldCells }) {
 		title := "The first call on cold connections"
 		add(title, "", barChart(title, fmt.Sprintf("%d different statements, seen before by the Source, but not by these connections; a round trip takes %g ms.", c.Queries, c.LatencyMS),
-			"milliseconds: less is better", []string{""}, [][]bar{bars(c, medianOf)}))
+			"milliseconds: less is better", []string{""}, [][]bar{bars(c, c.Unit, medianOf)}))
 	}
 	return all
 }
@@ -172,15 +172,15 @@ func distinct[T comparable](cells []*cell, of func(*cell) T) []T {
 func medianOf(r result) (value, low, high float64) { return r.Median, r.P10, r.P90 }
 func p99Of(r result) (value, low, high float64)    { return r.P99, 0, 0 }
 
-// bars are those of the contenders that ran, but snapshots.
-func bars(c *cell, of func(result) (value, low, high float64)) []bar {
+// bars are those of the contenders that ran, but snapshots. The unit is that of the values, which need not be the cell's.
+func bars(c *cell, unit string, of func(result) (value, low, high float64)) []bar {
 	var all []bar
 	for _, r := range c.Results {
 		if _, coloured := colours[r.Contender]; r.Values == 0 || !coloured {
 			continue
 		}
 		value, low, high := of(r)
-		all = append(all, bar{r.Contender, value, low, high, figure(value, c.Unit), summary(c, r)})
+		all = append(all, bar{r.Contender, value, low, high, figure(value, unit), summary(c, r)})
 	}
 	return all
 }
