@@ -842,7 +842,7 @@ func TestRetriesWhenAHookLosesTheConnection(t *testing.T) {
 // All connections of the pool die, as in a failover: one retry is enough for a call that may start again, however many the
 // pool still has.
 func TestRetriesPassDeadConnectionsBy(t *testing.T) {
-	pool := pgtest.Pool(t, 4)
+	pool := pgtest.Pool(t, 3)
 	for _, s := range strategies {
 		for _, snapshot := range []bool{false, true} {
 			warm(t, pool)
