@@ -14,26 +14,13 @@ import (
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
-// migratable is a pool of one connection on the database, in a schema of its own.
-func migratable(t *testing.T, dsn string, configure ...func(*pgxpool.Config)) *pgxpool.Pool {
+// migratable is a pool of one connection on the database, in a schema of its own, and a session there for the migration.
+func migratable(t *testing.T, dsn string, configure ...func(*pgxpool.Config)) (pool *pgxpool.Pool, admin *pgx.Conn) {
 	t.Helper()
 	schema := fmt.Sprintf("of_%d", rand.Uint64())
-	pool := pgtest.PoolOn(t, dsn, 1, append(configure, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["search_path"] = schema })...)
-	migrate(t, pool, "create schema "+schema)
-	return pool
-}
-
-// migrate runs sql as a migration does, by its own session.
-func migrate(t *testing.T, pool *pgxpool.Pool, sql string) {
-	t.Helper()
-	conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context()))
-	if _, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
-		t.Fatal(err)
-	}
+	admin = pgtest.Connect(t, dsn)
+	pgtest.Exec(t, admin, "create schema "+schema+"; set search_path = "+schema)
+	return pgtest.PoolOn(t, dsn, 1, append(configure, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["search_path"] = schema })...), admin
 }
 
 // What the server says of an argument may come of the type that the parameter had: that may have lost a part of it, or have words
@@ -80,8 +67,8 @@ func TestErrorsOfATypeThatTheColumnHadBefore(t *testing.T) {
 					continue
 				}
 				t.Run(fmt.Sprintf("%s, %v, snapshot %v", name, s, snapshot), func(t *testing.T) {
-					pool := migratable(t, dsn)
-					migrate(t, pool, c.create)
+					pool, admin := migratable(t, dsn)
+					pgtest.Exec(t, admin, c.create)
 					src := raw(pool)
 					src.Strategy, src.Snapshot = s, snapshot
 					call := func(arg any) error {
@@ -91,7 +78,7 @@ func TestErrorsOfATypeThatTheColumnHadBefore(t *testing.T) {
 					if err := call(c.before); err != nil {
 						t.Fatal(err)
 					}
-					migrate(t, pool, c.change)
+					pgtest.Exec(t, admin, c.change)
 					err := call(c.after)
 					if err != nil { // what is out of date is reported, once
 						err = call(c.after)
@@ -114,8 +101,8 @@ func TestFormatsOfTypesThatColumnsHadBefore(t *testing.T) {
 		for _, sql := range []string{"select s from v where id = $1", "update v set id = id where id = $1 returning s"} {
 			for _, s := range []fanout.Strategy{fanout.Serial, fanout.Pipelined, fanout.Coalesced} {
 				t.Run(fmt.Sprintf("%v, %v, %s", mode, s, sql), func(t *testing.T) {
-					pool := migratable(t, dsn, inMode(mode))
-					migrate(t, pool, "create type pair as (a int, b int); create table v (id int, s bigint); insert into v values (1, 7)")
+					pool, admin := migratable(t, dsn, inMode(mode))
+					pgtest.Exec(t, admin, "create type pair as (a int, b int); create table v (id int, s bigint); insert into v values (1, 7)")
 					src := raw(pool)
 					src.Strategy, src.Partial = s, true
 					get := func(ctx context.Context, tx fanout.DBTX) ([]any, error) {
@@ -139,7 +126,7 @@ func TestFormatsOfTypesThatColumnsHadBefore(t *testing.T) {
 							t.Fatal(lists, err)
 						}
 					}
-					migrate(t, pool, "alter table v alter s type pair using row(1, s)::pair")
+					pgtest.Exec(t, admin, "alter table v alter s type pair using row(1, s)::pair")
 					pool.Reset() // as after its MaxConnLifetime
 					for i := range 2 {
 						lists, err := call()

@@ -528,6 +528,16 @@ func (endTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQu
 }
 func (f endTracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) { f(ctx) }
 
+// giveUp sends a statement and does not wait for its end.
+func giveUp(ctx context.Context, tx fanout.DBTX) error {
+	own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if _, err := tx.Exec(own, "select pg_sleep(60), $1::text", "x"); !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("not abandoned: %w", err)
+	}
+	return nil
+}
+
 // A tracer that makes a call of its own with the ctx of a statement is refused, also if its function has gone on.
 func TestCallOfATracer(t *testing.T) {
 	for _, s := range strategies {
@@ -548,10 +558,8 @@ func TestCallOfATracer(t *testing.T) {
 		done := make(chan error, 1)
 		go func() {
 			_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
-				own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-				defer cancel()
-				if _, err := tx.Exec(own, "select pg_sleep(60), $1::text", "x"); !errors.Is(err, context.DeadlineExceeded) {
-					return nil, fmt.Errorf("not abandoned: %w", err)
+				if err := giveUp(ctx, tx); err != nil {
+					return nil, err
 				}
 				for !busy.Load() && ctx.Err() == nil {
 					time.Sleep(time.Millisecond)

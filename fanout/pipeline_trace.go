@@ -11,7 +11,7 @@ func (p *pipeline) startTrace(r *request) {
 	if p.state.tracer == nil || r.traced != nil {
 		return
 	}
-	r.tracing = &tracing{Context: r.ctx, handle: handle{call: r.handle.call, state: running}}
+	r.tracing = &tracing{Context: r.ctx}
 	r.traceCtx = p.state.tracer.TraceQueryStart(r.tracing, p.conn, pgx.TraceQueryStartData{SQL: r.text.sql, Args: r.args})
 	r.traced = p // unless it has panicked
 }
@@ -31,7 +31,7 @@ func (p *pipeline) trace(r *request) {
 		}
 	}()
 	if r.abandoned {
-		r.tracing.afterwards.Store(true)
+		r.tracing.afterwards.Store(&handle{call: r.handle.call, state: running})
 	}
 	p.state.tracer.TraceQueryEnd(r.traceCtx, p.conn, pgx.TraceQueryEndData{CommandTag: r.tag, Err: r.err})
 	told = true
@@ -42,14 +42,15 @@ func (p *pipeline) trace(r *request) {
 // while the function waits: it would be joined to the function's, and wait for the lane that tells the tracer.
 type tracing struct {
 	context.Context
-	handle     handle // in use
-	afterwards atomic.Bool
+	afterwards atomic.Pointer[handle] // in use, in place of the function's; nil while that waits
 }
 
 func (c *tracing) Value(key any) any {
 	v := c.Context.Value(key)
-	if h, ok := v.(*handle); ok && h.call == c.handle.call && c.afterwards.Load() {
-		return &c.handle
+	if h, ok := v.(*handle); ok {
+		if inUse := c.afterwards.Load(); inUse != nil && inUse.call == h.call {
+			return inUse
+		}
 	}
 	return v
 }

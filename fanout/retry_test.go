@@ -842,11 +842,12 @@ func TestRetriesWhenAHookLosesTheConnection(t *testing.T) {
 // All connections of the pool die, as in a failover: one retry is enough for a call that may start again, however many the
 // pool still has.
 func TestRetriesPassDeadConnectionsBy(t *testing.T) {
-	pool := pgtest.Pool(t, 3)
+	dsn := pgtest.DSN(t)
+	admin, pool := pgtest.Connect(t, dsn), pgtest.PoolOn(t, dsn, 3)
 	for _, s := range strategies {
 		for _, snapshot := range []bool{false, true} {
 			warm(t, pool)
-			terminateAll(t, pool)
+			terminateAll(t, admin)
 			src := raw(pool)
 			src.Strategy, src.Snapshot, src.Retries = s, snapshot, 1
 			if _, err := fanout.Collect(t.Context(), src, repeated(8, pid)...); err != nil {
@@ -857,16 +858,8 @@ func TestRetriesPassDeadConnectionsBy(t *testing.T) {
 	serves(t, pool)
 }
 
-// terminateAll ends every backend of the pool, and returns when their processes are gone, and so the sockets closed.
-func terminateAll(t *testing.T, pool *pgxpool.Pool) {
+// terminateAll ends every other backend of the database, and returns when their processes are gone, and so the sockets closed.
+func terminateAll(t *testing.T, admin *pgx.Conn) {
 	t.Helper()
-	conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context()))
-	const gone = `select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`
-	if _, err := conn.Exec(t.Context(), gone); err != nil {
-		t.Fatal(err)
-	}
+	pgtest.Exec(t, admin, "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
 }
