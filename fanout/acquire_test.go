@@ -19,6 +19,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -39,17 +40,17 @@ func TestAcquireTimeoutInFakeTime(t *testing.T) {
 		}
 		defer pool.Close()
 
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.AcquireTimeout = 2 * time.Second
 		start := time.Now()
-		_, err = fanout.Collect(t.Context(), src, repeated(30, pid)...)
+		_, err = fanout.Collect(t.Context(), src, fanouttest.Repeated(30, fanouttest.PID)...)
 		if d := time.Since(start); d != 2*time.Second {
 			t.Errorf("gave up after %v", d)
 		}
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-		mention(t, err, "fanout: no connection within 2s: 0 of 4 in use, 4 being opened: context deadline exceeded")
+		fanouttest.Mention(t, err, "fanout: no connection within 2s: 0 of 4 in use, 4 being opened: context deadline exceeded")
 
 		// The ctx of the caller is shorter.
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
@@ -59,14 +60,14 @@ func TestAcquireTimeoutInFakeTime(t *testing.T) {
 		if d := time.Since(start); d != 500*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("after %v: %v", d, err)
 		}
-		mention(t, err, "no connection within 500ms")
+		fanouttest.Mention(t, err, "no connection within 500ms")
 	})
 }
 
 // The caller's own goroutine holds the pool's last connection: words that say so.
 func TestCallerHoldsTheLastConnection(t *testing.T) {
 	pool := pgtest.Pool(t, 4)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.AcquireTimeout = 50 * time.Millisecond
 	var held []*pgxpool.Conn
 	for range 4 {
@@ -76,22 +77,22 @@ func TestCallerHoldsTheLastConnection(t *testing.T) {
 		}
 		held = append(held, conn)
 	}
-	_, err := fanout.Collect(t.Context(), src, pid, pid)
+	_, err := fanout.Collect(t.Context(), src, fanouttest.PID, fanouttest.PID)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
-	mention(t, err, "fanout: no connection within 50ms: 4 of 4 in use (if the caller holds one of them itself")
+	fanouttest.Mention(t, err, "fanout: no connection within 50ms: 4 of 4 in use (if the caller holds one of them itself")
 
 	src.AcquireTimeout = 0
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // a call is not started when its ctx has ended
 	defer cancel()
 	src.Partial = true
-	_, err = fanout.Collect(ctx, src, pid, pid)
+	_, err = fanout.Collect(ctx, src, fanouttest.PID, fanouttest.PID)
 	var errs fanout.Errors
 	if !errors.As(err, &errs) || len(errs) != 2 || !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
-	mention(t, err, ": 4 of 4 in use")
+	fanouttest.Mention(t, err, ": 4 of 4 in use")
 
 	ctx, cancel = context.WithCancel(t.Context())
 	defer cancel()
@@ -102,22 +103,22 @@ func TestCallerHoldsTheLastConnection(t *testing.T) {
 		cancel()
 	}()
 	src.Partial = false
-	_, err = fanout.Collect(ctx, src, pid)
+	_, err = fanout.Collect(ctx, src, fanouttest.PID)
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	mention(t, err, "fanout: no connection: 4 of 4 in use")
+	fanouttest.Mention(t, err, "fanout: no connection: 4 of 4 in use")
 	for _, conn := range held {
 		conn.Release()
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // AcquireTimeout is for the first connection only: a call that has one goes on with it.
 func TestOneConnectionIsEnough(t *testing.T) {
 	pool := pgtest.Pool(t, 4)
-	warm(t, pool)
-	src := raw(pool)
+	fanouttest.Warm(t, pool)
+	src := fanouttest.Raw(pool)
 	src.AcquireTimeout = 50 * time.Millisecond
 	for range 3 {
 		conn, err := pool.Acquire(t.Context())
@@ -126,7 +127,7 @@ func TestOneConnectionIsEnough(t *testing.T) {
 		}
 		defer conn.Release()
 	}
-	lists, err := fanout.Collect(t.Context(), src, repeated(10, statement[string]("select pg_sleep(0.01)::text"))...)
+	lists, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(10, fanouttest.Statement[string]("select pg_sleep(0.01)::text"))...)
 	if err != nil || len(lists) != 10 {
 		t.Errorf("%v, %v", lists, err)
 	}
@@ -148,7 +149,7 @@ func TestPendingAcquiresAreGivenUp(t *testing.T) {
 		for pool.Stat().CanceledAcquireCount() == before && ctx.Err() == nil {
 			runtime.Gosched()
 		}
-		return pid(ctx, tx)
+		return fanouttest.PID(ctx, tx)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -157,19 +158,16 @@ func TestPendingAcquiresAreGivenUp(t *testing.T) {
 		for !waitForConn() && ctx.Err() == nil {
 			runtime.Gosched()
 		}
-		return pid(ctx, tx)
+		return fanouttest.PID(ctx, tx)
 	}
-	if _, err := fanout.Collect(ctx, raw(pool), first, last); err != nil {
+	if _, err := fanout.Collect(ctx, fanouttest.Raw(pool), first, last); err != nil {
 		t.Error(err)
 	}
 }
 
 // waitForConn reports whether goroutines wait for a connection of a pool.
-func waitForConn() bool { return strings.Contains(stacks(), "semaphore.(*Weighted).Acquire") }
-
-func stacks() string {
-	buf := make([]byte, 1<<20)
-	return string(buf[:runtime.Stack(buf, true)])
+func waitForConn() bool {
+	return strings.Contains(fanouttest.Stacks(), "semaphore.(*Weighted).Acquire")
 }
 
 func TestLimit(t *testing.T) {
@@ -181,7 +179,7 @@ func TestLimit(t *testing.T) {
 		{8, 1, 30, 1},
 	} {
 		pool := pgtest.Pool(t, c.conns)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Limit = c.limit
 		var now, most atomic.Int64
 		full := make(chan struct{})
@@ -195,11 +193,11 @@ func TestLimit(t *testing.T) {
 				release()
 			}
 			<-full // until as many run at once as are wanted
-			return pid(ctx, tx)
+			return fanouttest.PID(ctx, tx)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		stop := context.AfterFunc(ctx, release)
-		if _, err := fanout.Collect(ctx, src, repeated(c.queries, fanout.Query[fanout.DBTX, int32](query))...); err != nil {
+		if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(c.queries, fanout.Query[fanout.DBTX, int32](query))...); err != nil {
 			t.Errorf("%+v: %v", c, err)
 		}
 		stop()
@@ -220,9 +218,9 @@ func TestLimitOfEveryStrategy(t *testing.T) {
 		c.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	})
 	locker := pgtest.Connect(t, pool.Config().ConnString())
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, snapshot := range []bool{false, true} {
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Limit, src.Snapshot = s, limit, snapshot
 			backends := map[uint32]int{}
 			most := int32(0)
@@ -239,10 +237,10 @@ func TestLimitOfEveryStrategy(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			call := make(chan error, 1)
 			go func() {
-				_, err := fanout.Collect(ctx, src, repeated(30, statement[string](text))...)
+				_, err := fanout.Collect(ctx, src, fanouttest.Repeated(30, fanouttest.Statement[string](text))...)
 				call <- err
 			}()
-			for len(call) == 0 && awaiting(t, locker) < want {
+			for len(call) == 0 && fanouttest.Awaiting(t, locker) < want {
 				time.Sleep(time.Millisecond)
 			}
 			pgtest.Exec(t, locker, "select pg_advisory_unlock(1)")
@@ -267,7 +265,7 @@ func TestManyQueries(t *testing.T) {
 		before := runtime.NumGoroutine()
 		most := 0
 		src.Observe = func(context.Context, fanout.Span) { most = max(most, runtime.NumGoroutine()-before) }
-		got, err := fanout.Gather(t.Context(), src, id, repeated(n, fanout.One((*db.Queries).GetA, 3))...)
+		got, err := fanout.Gather(t.Context(), src, fanouttest.ID, fanouttest.Repeated(n, fanout.One((*db.Queries).GetA, 3))...)
 		if err != nil || len(got) != 1 {
 			t.Errorf("%v, %v", got, err)
 		}
@@ -288,11 +286,11 @@ func TestAcquireTimeoutBoundsRetries(t *testing.T) {
 	pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) {
 		c.ConnConfig.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") }
 	})
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Retries, src.AcquireTimeout = s, 1000, 100*time.Millisecond
-		ctx := inTime(t)
-		_, err := fanout.Collect(ctx, src, pid)
+		ctx := fanouttest.InTime(t)
+		_, err := fanout.Collect(ctx, src, fanouttest.PID)
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 			t.Errorf("%v: %v", s, err)
 		}
@@ -304,11 +302,11 @@ func TestAcquireTimeoutBoundsPauses(t *testing.T) {
 	pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) {
 		c.ConnConfig.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") }
 	})
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Retries, src.AcquireTimeout = 1000, 1600*time.Millisecond // the pauses are of a second or so by then
 	start := time.Now()
 	for range 2 {
-		if _, err := fanout.Collect(inTime(t), src, pid); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.PID); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
 	}
@@ -332,9 +330,9 @@ func TestHooksAreNotInterrupted(t *testing.T) {
 			return true, nil
 		}
 	})
-	fill(t, pool, 100)
-	warm(t, pool)
-	for _, s := range strategies {
+	fanouttest.Fill(t, pool, 100)
+	fanouttest.Warm(t, pool)
+	for _, s := range fanouttest.Strategies {
 		src := fanout.New(pool, db.New)
 		src.Strategy, src.Limit = s, 5
 		queries := fanout.Each((*db.Queries).ListAByData, make([]string, 300)...)
@@ -353,19 +351,19 @@ func TestHooksAreNotInterrupted(t *testing.T) {
 
 // The pool's BeforeClose is called for each connection, also for one that the call has taken out of the pool.
 func TestBeforeCloseOfALostConnection(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		var open atomic.Int32
 		pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) {
 			c.AfterConnect = func(context.Context, *pgx.Conn) error { open.Add(1); return nil }
 			c.BeforeClose = func(*pgx.Conn) { open.Add(-1) }
 		})
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
-		if _, err := fanout.Collect(inTime(t), src, repeated(2, statement[bool]("select pg_terminate_backend(pg_backend_pid())"))...); err == nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(2, fanouttest.Statement[bool]("select pg_terminate_backend(pg_backend_pid())"))...); err == nil {
 			t.Errorf("%v: no error", s)
 		}
 		pool.Close()
-		for ctx := inTime(t); open.Load() != 0 && ctx.Err() == nil; time.Sleep(time.Millisecond) {
+		for ctx := fanouttest.InTime(t); open.Load() != 0 && ctx.Err() == nil; time.Sleep(time.Millisecond) {
 		}
 		if n := open.Load(); n != 0 {
 			t.Errorf("%v: BeforeClose was not called for %d connections", s, n)
@@ -376,24 +374,24 @@ func TestBeforeCloseOfALostConnection(t *testing.T) {
 // pgxpool pings a connection that has been idle for long, and that ends with the deadline of whoever waits for it: pgx closes
 // the connection then. The end of a call's ctx costs none.
 func TestDeadlineWhileConnectionsArePinged(t *testing.T) {
-	for _, s := range strategies {
-		way := &traffic{latency: 20 * time.Millisecond}
-		pool := pgtest.Pool(t, 4, way.attach, func(c *pgxpool.Config) {
+	for _, s := range fanouttest.Strategies {
+		way := &fanouttest.Traffic{Latency: 20 * time.Millisecond}
+		pool := pgtest.Pool(t, 4, way.Attach, func(c *pgxpool.Config) {
 			c.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
 		})
-		for _, conn := range acquireAll(t, pool) {
+		for _, conn := range fanouttest.AcquireAll(t, pool) {
 			conn.Release()
 		}
 		before := pgtest.Backends(t, pool)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
-		_, err := fanout.Collect(ctx, src, repeated(4, pid)...)
+		_, err := fanout.Collect(ctx, src, fanouttest.Repeated(4, fanouttest.PID)...)
 		cancel()
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v: %v", s, err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 		if after := pgtest.Backends(t, pool); !slices.Equal(before, after) {
 			t.Errorf("%v: backends before %v, after %v", s, before, after)
 		}
@@ -417,23 +415,23 @@ func (c *losing) Read(b []byte) (int, error) {
 // A connection that does not answer pgxpool's ping keeps its place no longer than the documented second beyond the deadline.
 func TestDeadlineWhileAConnectionIsSilent(t *testing.T) {
 	var due atomic.Bool
-	pool := pgtest.Pool(t, 1, over(func(conn net.Conn) net.Conn { return &losing{conn, &due} }), func(config *pgxpool.Config) {
+	pool := pgtest.Pool(t, 1, fanouttest.Over(func(conn net.Conn) net.Conn { return &losing{conn, &due} }), func(config *pgxpool.Config) {
 		config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
 	})
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 	for _, s := range []fanout.Strategy{fanout.Serial, fanout.Pipelined} {
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		due.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		_, err := fanout.Collect(ctx, src, pid, pid)
+		_, err := fanout.Collect(ctx, src, fanouttest.PID, fanouttest.PID)
 		cancel()
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v: %v", s, err)
 		}
 		ended := time.Now()
-		serves(t, pool)
-		if took := time.Since(ended); took > grace {
+		fanouttest.Serves(t, pool)
+		if took := time.Since(ended); took > fanouttest.Grace {
 			t.Errorf("%v: the connection kept its place for %v", s, took)
 		}
 	}

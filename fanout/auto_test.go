@@ -15,44 +15,15 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 // auto is a Source of hand-written statements with Strategy Auto.
 func auto(pool *pgxpool.Pool) fanout.Source[fanout.DBTX] {
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Auto
 	return src
-}
-
-// spansOf makes a call and returns its spans, in the order in which its queries have finished.
-func spansOf[T any](t *testing.T, src fanout.Source[fanout.DBTX], queries ...fanout.Query[fanout.DBTX, T]) (spans []fanout.Span) {
-	t.Helper()
-	src.Observe = func(_ context.Context, s fanout.Span) { spans = append(spans, s) }
-	if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
-		t.Error(err)
-	}
-	return spans
-}
-
-// perBackend is how many of the queries have run on each backend.
-func perBackend(spans []fanout.Span) map[uint32]int {
-	n := map[uint32]int{}
-	for _, s := range spans {
-		n[s.PID]++
-	}
-	return n
-}
-
-// width is how many backends a call has used.
-func width(spans []fanout.Span) int { return len(perBackend(spans)) }
-
-// shared is how many queries the largest coalesced statement of a call has stood for, besides one.
-func shared(spans []fanout.Span) (n int) {
-	for _, s := range spans {
-		n = max(n, s.Shared)
-	}
-	return n
 }
 
 // middle is the median of n calls.
@@ -67,15 +38,15 @@ func middle(n int, call func() int) int {
 
 // sleeping is n queries that the server takes d each for, and that cannot be coalesced.
 func sleeping(n int, d time.Duration) []fanout.Query[fanout.DBTX, string] {
-	return repeated(n, statement[string]("select pg_sleep($1)::text", d.Seconds()))
+	return fanouttest.Repeated(n, fanouttest.Statement[string]("select pg_sleep($1)::text", d.Seconds()))
 }
 
 // A call takes many connections while it is the only one, and about one of 16 while there are 128.
 func TestAutoWidth(t *testing.T) {
 	pool := pgtest.Pool(t, 16)
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	src := auto(pool)
-	if n := middle(5, func() int { return width(spansOf(t, src, sleeping(32, 5*time.Millisecond)...)) }); n < 8 {
+	if n := middle(5, func() int { return fanouttest.Width(fanouttest.SpansOf(t, src, sleeping(32, 5*time.Millisecond)...)) }); n < 8 {
 		t.Errorf("alone, a call uses %d connections", n)
 	}
 	const clients, calls = 128, 3
@@ -84,7 +55,7 @@ func TestAutoWidth(t *testing.T) {
 	for i := range clients {
 		all.Go(func() {
 			for k := range calls {
-				widths[i*calls+k] = width(spansOf(t, src, sleeping(8, 2*time.Millisecond)...))
+				widths[i*calls+k] = fanouttest.Width(fanouttest.SpansOf(t, src, sleeping(8, 2*time.Millisecond)...))
 			}
 		})
 	}
@@ -93,17 +64,17 @@ func TestAutoWidth(t *testing.T) {
 	if n := widths[len(widths)/2]; n != 1 {
 		t.Errorf("of 128 at once, a call uses %d connections: %v", n, widths)
 	}
-	if n := middle(5, func() int { return width(spansOf(t, src, sleeping(32, 5*time.Millisecond)...)) }); n < 8 {
+	if n := middle(5, func() int { return fanouttest.Width(fanouttest.SpansOf(t, src, sleeping(32, 5*time.Millisecond)...)) }); n < 8 {
 		t.Errorf("alone again, a call uses %d connections", n)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A call that is in progress gives back what is more than its share when others come.
 func TestAutoGivesBack(t *testing.T) {
 	const conns, others = 16, 7
 	pool := pgtest.Pool(t, conns)
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	src := auto(pool)
 	const before, most = 1000, 20_000
 	come, stop, leave := make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -124,7 +95,7 @@ func TestAutoGivesBack(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		spans = spansOf(t, src, repeated(most, fanout.Query[fanout.DBTX, string](wide))...)
+		spans = fanouttest.SpansOf(t, src, fanouttest.Repeated(most, fanout.Query[fanout.DBTX, string](wide))...)
 	}()
 	<-come
 
@@ -134,7 +105,7 @@ func TestAutoGivesBack(t *testing.T) {
 	for range others {
 		gone.Go(func() {
 			err := fanout.Run(t.Context(), src, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
-				_, err := pid(ctx, tx)
+				_, err := fanouttest.PID(ctx, tx)
 				here.Done()
 				<-leave
 				return err
@@ -158,21 +129,21 @@ func TestAutoGivesBack(t *testing.T) {
 	gone.Wait()
 
 	spans = slices.DeleteFunc(spans, func(s fanout.Span) bool { return s.Statements == 0 })
-	if n := width(spans[before-300 : before]); n < conns/2 {
+	if n := fanouttest.Width(spans[before-300 : before]); n < conns/2 {
 		t.Errorf("alone, the call has used %d connections", n)
 	}
 	slices.SortStableFunc(spans, func(a, b fanout.Span) int { return a.Started.Compare(b.Started) })
-	if n := width(spans[len(spans)-100:]); n > conns/(others+1) {
+	if n := fanouttest.Width(spans[len(spans)-100:]); n > conns/(others+1) {
 		t.Errorf("beside %d others, the call has used %d connections", others, n)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // While somebody else uses the pool, one connection is left for whoever comes next.
 func TestAutoLeavesOneFree(t *testing.T) {
 	const conns = 4
 	pool := pgtest.Pool(t, conns)
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	src := auto(pool)
 	wide := func() (n int, most int32) {
 		var acquired atomic.Int32
@@ -182,8 +153,8 @@ func TestAutoLeavesOneFree(t *testing.T) {
 			}
 			return sleeping(1, 2*time.Millisecond)[0](ctx, tx)
 		}
-		spans := spansOf(t, src, repeated(40, fanout.Query[fanout.DBTX, string](query))...)
-		return width(spans), acquired.Load()
+		spans := fanouttest.SpansOf(t, src, fanouttest.Repeated(40, fanout.Query[fanout.DBTX, string](query))...)
+		return fanouttest.Width(spans), acquired.Load()
 	}
 	for range 3 {
 		if n, _ := wide(); n != conns {
@@ -216,7 +187,7 @@ func TestAutoStandsInLineOnce(t *testing.T) {
 			return true, nil
 		}
 	})
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	src := auto(pool)
 	var stop atomic.Bool
 	var all sync.WaitGroup
@@ -250,7 +221,7 @@ func TestAutoStandsInLineOnce(t *testing.T) {
 	if before[asks/2] > 4 || before[asks*9/10] > gathering {
 		t.Errorf("others that got a connection before: %v", before)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A span says what Auto has chosen.
@@ -268,13 +239,13 @@ func TestAutoSpans(t *testing.T) {
 
 	var equal, different []fanout.Query[fanout.DBTX, int32]
 	for i := range 20 {
-		equal = append(equal, statement[int32]("select $1::int + 1", i))
-		different = append(different, statement[int32](fmt.Sprintf("select $1::int + %d", i), i))
+		equal = append(equal, fanouttest.Statement[int32]("select $1::int + 1", i))
+		different = append(different, fanouttest.Statement[int32](fmt.Sprintf("select $1::int + %d", i), i))
 	}
 	var got []fanout.Strategy
 	for range 30 { // until a call is one statement, which takes as long as it takes to know the text
-		spans := spansOf(t, src, equal...)
-		if got = by(spans); slices.Equal(got, only(fanout.Coalesced)) && shared(spans) == len(equal)-1 {
+		spans := fanouttest.SpansOf(t, src, equal...)
+		if got = by(spans); slices.Equal(got, only(fanout.Coalesced)) && fanouttest.Shared(spans) == len(equal)-1 {
 			break
 		}
 	}
@@ -282,10 +253,10 @@ func TestAutoSpans(t *testing.T) {
 		t.Errorf("equal statements ran by %v", got)
 	}
 	for range 5 {
-		if got := by(spansOf(t, src, different...)); !slices.Equal(got, only(fanout.Pipelined)) {
+		if got := by(fanouttest.SpansOf(t, src, different...)); !slices.Equal(got, only(fanout.Pipelined)) {
 			t.Errorf("different statements ran by %v", got)
 		}
-		if got := by(spansOf(t, src, equal[0])); !slices.Equal(got, only(fanout.Parallel)) {
+		if got := by(fanouttest.SpansOf(t, src, equal[0])); !slices.Equal(got, only(fanout.Parallel)) {
 			t.Errorf("a single query ran by %v", got)
 		}
 	}
@@ -294,8 +265,8 @@ func TestAutoSpans(t *testing.T) {
 		_, err := fanout.Collect(ctx, src, equal...)
 		return nil, err
 	}
-	spansOf(t, src, outer)
-	if got := by(spansOf(t, src, equal[0])); !slices.Equal(got, only(fanout.Pipelined)) {
+	fanouttest.SpansOf(t, src, outer)
+	if got := by(fanouttest.SpansOf(t, src, equal[0])); !slices.Equal(got, only(fanout.Pipelined)) {
 		t.Errorf("a single query ran by %v", got)
 	}
 }
@@ -329,7 +300,7 @@ func working(n int, ownTexts bool) (queries []fanout.Query[fanout.DBTX, int32]) 
 		if ownTexts {
 			text += fmt.Sprintf(" as w%d", i)
 		}
-		queries = append(queries, statement[int32](text, i))
+		queries = append(queries, fanouttest.Statement[int32](text, i))
 	}
 	return queries
 }
@@ -343,7 +314,7 @@ func TestAutoFirstCall(t *testing.T) {
 					pool := pgtest.Pool(t, 10)
 					takes, part := 80*time.Millisecond, 3 // connections that are opened meanwhile come one by one
 					if warmed {
-						warm(t, pool)
+						fanouttest.Warm(t, pool)
 						takes, part = 20*time.Millisecond, 4
 					}
 					pace(t, pool, volatility)(takes)
@@ -352,7 +323,7 @@ func TestAutoFirstCall(t *testing.T) {
 							continue
 						}
 						busiest := 0
-						per := perBackend(spansOf(t, auto(pool), working(n, ownTexts)...))
+						per := fanouttest.PerBackend(fanouttest.SpansOf(t, auto(pool), working(n, ownTexts)...))
 						for _, queries := range per {
 							busiest = max(busiest, queries)
 						}
@@ -373,12 +344,12 @@ const adapts = 5
 func TestAutoDividesEvenly(t *testing.T) {
 	const n, conns = 300, 10
 	pool := pgtest.Pool(t, conns)
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	pace(t, pool, "stable")(3 * time.Millisecond)
 	src := auto(pool)
 	var busiest [12]int
 	for i := range busiest {
-		for _, queries := range perBackend(spansOf(t, src, working(n, false)...)) {
+		for _, queries := range fanouttest.PerBackend(fanouttest.SpansOf(t, src, working(n, false)...)) {
 			busiest[i] = max(busiest[i], queries)
 		}
 	}
@@ -393,17 +364,17 @@ func TestPipelinedDividesEvenly(t *testing.T) {
 	const n, conns = 30, 10
 	w := &way{}
 	pool := pgtest.Pool(t, conns, w.attach)
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	pace(t, pool, "volatile")(5 * time.Millisecond)
 	w.delay.Store(int64(10 * time.Millisecond)) // so that a lane sends several at once
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Pipelined
 	var queries []fanout.Query[fanout.DBTX, int32]
 	for i := range n {
-		queries = append(queries, statement[int32]("select work($1)", slowlyEncoded(i)))
+		queries = append(queries, fanouttest.Statement[int32]("select work($1)", slowlyEncoded(i)))
 	}
 	busiest := func() (most int) {
-		for _, queries := range perBackend(spansOf(t, src, queries...)) {
+		for _, queries := range fanouttest.PerBackend(fanouttest.SpansOf(t, src, queries...)) {
 			most = max(most, queries)
 		}
 		return most
@@ -432,10 +403,10 @@ func TestAutoFollowsTheData(t *testing.T) {
 	}{{"volatile", 30}, {"stable", 30}, {"stable", 10}} {
 		t.Run(fmt.Sprint(c.volatility, " ", c.n), func(t *testing.T) {
 			pool := pgtest.Pool(t, 10)
-			warm(t, pool)
+			fanouttest.Warm(t, pool)
 			src := auto(pool)
 			set := pace(t, pool, c.volatility)
-			call := func() []fanout.Span { return spansOf(t, src, working(c.n, false)...) }
+			call := func() []fanout.Span { return fanouttest.SpansOf(t, src, working(c.n, false)...) }
 			calls := func(times int) {
 				for range times {
 					call()
@@ -446,8 +417,8 @@ func TestAutoFollowsTheData(t *testing.T) {
 				together := 0
 				w := middle(5, func() int {
 					spans := call()
-					together = max(together, shared(spans))
-					return width(spans)
+					together = max(together, fanouttest.Shared(spans))
+					return fanouttest.Width(spans)
 				})
 				if w > 5 || c.volatility == "stable" && together < c.n/2 {
 					t.Errorf("%s: on %d backends, %d with another", when, w, together)
@@ -457,7 +428,7 @@ func TestAutoFollowsTheData(t *testing.T) {
 			quick("at first")
 			set(5 * time.Millisecond)
 			calls(adapts)
-			if w := middle(11, func() int { return width(call()) }); w < 8 {
+			if w := middle(11, func() int { return fanouttest.Width(call()) }); w < 8 {
 				t.Errorf("slow statements on %d backends", w)
 			}
 			set(0)
@@ -471,14 +442,14 @@ func TestAutoFollowsTheData(t *testing.T) {
 func TestAutoFollowsTheNetwork(t *testing.T) {
 	w := &way{}
 	pool := pgtest.Pool(t, 10, w.attach)
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	src := auto(pool)
 	var queries []fanout.Query[fanout.DBTX, int32]
 	for i := range 30 {
-		queries = append(queries, statement[int32]("select $1::int + 1", i))
+		queries = append(queries, fanouttest.Statement[int32]("select $1::int + 1", i))
 	}
 	for range 15 {
-		spansOf(t, src, queries...)
+		fanouttest.SpansOf(t, src, queries...)
 	}
 	const calls = 14
 	together := map[time.Duration][]int{}
@@ -486,7 +457,7 @@ func TestAutoFollowsTheNetwork(t *testing.T) {
 	for _, delay := range []time.Duration{0, 10 * time.Millisecond, 0, 10 * time.Millisecond} {
 		w.delay.Store(int64(delay))
 		for range calls {
-			n := 1 + shared(spansOf(t, src, queries...))
+			n := 1 + fanouttest.Shared(fanouttest.SpansOf(t, src, queries...))
 			together[delay] = append(together[delay], n)
 			all++
 			if n >= len(queries)*9/10 {
@@ -503,16 +474,16 @@ func TestAutoFollowsTheNetwork(t *testing.T) {
 func TestAutoFillsTheWay(t *testing.T) {
 	w := &way{}
 	pool := pgtest.Pool(t, 2, w.attach)
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	src := auto(pool)
 	var queries []fanout.Query[fanout.DBTX, int32]
 	for i := range 300 {
-		queries = append(queries, statement[int32]("select $1::int + random()::int", i))
+		queries = append(queries, fanouttest.Statement[int32]("select $1::int + random()::int", i))
 	}
 	// packets is how many it takes to send them all: each but the first of a lane is sent after an answer.
 	packets := func() int {
 		before := w.packets.Load()
-		spansOf(t, src, queries...)
+		fanouttest.SpansOf(t, src, queries...)
 		return int(w.packets.Load() - before)
 	}
 	for range 5 {
@@ -604,10 +575,10 @@ func (c *wayConn) Close() error {
 func TestAutoGivesBackIdleConnections(t *testing.T) {
 	const conns = 8
 	pool := pgtest.Pool(t, conns)
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	src := auto(pool)
 	for range 5 {
-		spansOf(t, src, sleeping(64, 3*time.Millisecond)...)
+		fanouttest.SpansOf(t, src, sleeping(64, 3*time.Millisecond)...)
 	}
 	const working = 400
 	leave := make(chan struct{})
@@ -623,7 +594,7 @@ func TestAutoGivesBackIdleConnections(t *testing.T) {
 	}
 	var call sync.WaitGroup
 	call.Go(func() {
-		if _, err := fanout.Collect(t.Context(), src, repeated(1200, fanout.Query[fanout.DBTX, string](query))...); err != nil {
+		if _, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(1200, fanout.Query[fanout.DBTX, string](query))...); err != nil {
 			t.Error(err)
 		}
 	})
@@ -631,7 +602,7 @@ func TestAutoGivesBackIdleConnections(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	time.Sleep(50 * time.Millisecond) // the connections are to be at rest by then: not a synchronisation
-	if _, err := fanout.Collect(inTime(t), src, repeated(2, pid)...); err != nil {
+	if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(2, fanouttest.PID)...); err != nil {
 		t.Error(err)
 	}
 	close(leave)
@@ -646,11 +617,11 @@ func TestAutoBehindTheUnknown(t *testing.T) {
 			dsn := pgtest.DSN(t)
 			pool := pgtest.PoolOn(t, dsn, 10, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode })
 			locker := pgtest.Connect(t, dsn)
-			warm(t, pool)
+			fanouttest.Warm(t, pool)
 			src := auto(pool)
-			known := repeated(quick, statement[string]("select ($1::int + random()::int)::text", 1))
+			known := fanouttest.Repeated(quick, fanouttest.Statement[string]("select ($1::int + random()::int)::text", 1))
 			for range 20 {
-				spansOf(t, src, known...)
+				fanouttest.SpansOf(t, src, known...)
 			}
 			for i := range 5 {
 				// It has only failed so far.
@@ -658,13 +629,13 @@ func TestAutoBehindTheUnknown(t *testing.T) {
 				partial := src
 				partial.Partial = true
 				for range 20 {
-					if _, err := fanout.Collect(t.Context(), partial, repeated(10, statement[string](text, 0))...); err == nil {
+					if _, err := fanout.Collect(t.Context(), partial, fanouttest.Repeated(10, fanouttest.Statement[string](text, 0))...); err == nil {
 						t.Fatal("no error")
 					}
 				}
 				pgtest.Exec(t, locker, "select pg_advisory_lock(1)")
 				var others atomic.Int32
-				queries := []fanout.Query[fanout.DBTX, string]{statement[string](text, 1)}
+				queries := []fanout.Query[fanout.DBTX, string]{fanouttest.Statement[string](text, 1)}
 				for _, query := range known {
 					queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 						rows, err := query(ctx, tx)
@@ -674,7 +645,7 @@ func TestAutoBehindTheUnknown(t *testing.T) {
 						return rows, err
 					})
 				}
-				if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+				if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil {
 					t.Fatalf("%v; %d others had ended", err, others.Load())
 				}
 			}
@@ -723,7 +694,7 @@ func TestAutoTakesNoShareForAQueue(t *testing.T) {
 	job := sleeping(8, 20*time.Millisecond)
 	var lookups []fanout.Query[fanout.DBTX, string]
 	for i := range 10 {
-		lookups = append(lookups, statement[string]("select ($1::integer + 1)::text", i))
+		lookups = append(lookups, fanouttest.Statement[string]("select ($1::integer + 1)::text", i))
 	}
 	for name, c := range map[string]struct {
 		delay        time.Duration
@@ -735,9 +706,9 @@ func TestAutoTakesNoShareForAQueue(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := &way{}
 			pool := pgtest.Pool(t, conns, w.attach)
-			warm(t, pool)
+			fanouttest.Warm(t, pool)
 			w.delay.Store(int64(c.delay))
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = fanout.Auto
 			call := func(queries []fanout.Query[fanout.DBTX, string]) {
 				if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
@@ -754,7 +725,7 @@ func TestAutoTakesNoShareForAQueue(t *testing.T) {
 				t.Errorf("%d clients are at work on %.1f of %d connections", clients, inUse, conns)
 			}
 			w.delay.Store(0)
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		})
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -60,13 +61,13 @@ func handWritten(ctx context.Context, pool *pgxpool.Pool, limit int, args []stri
 func BenchmarkGatherVersusHandWritten(b *testing.B) {
 	const conns, queries = 10, 30
 	pool := pgtest.Pool(b, conns)
-	fill(b, pool, 100)
-	warm(b, pool)
+	fanouttest.Fill(b, pool, 100)
+	fanouttest.Warm(b, pool)
 	src := fanout.New(pool, db.New)
 	ctx := context.Background()
 	args := make([]string, queries)
 	gather := func() {
-		if _, err := fanout.Gather(ctx, src, id, fanout.Each((*db.Queries).ListAByData, args...)...); err != nil {
+		if _, err := fanout.Gather(ctx, src, fanouttest.ID, fanout.Each((*db.Queries).ListAByData, args...)...); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -117,15 +118,15 @@ func BenchmarkSnapshotVersusPlain(b *testing.B) {
 		b.Run(fmt.Sprint("latency=", latency), func(b *testing.B) {
 			const conns, queries = 10, 30
 			pool := pgtest.Pool(b, conns, latent(latency))
-			fill(b, pool, 100)
-			warm(b, pool)
+			fanouttest.Fill(b, pool, 100)
+			fanouttest.Warm(b, pool)
 			plain := fanout.New(pool, db.New)
 			snapshot := plain
 			snapshot.Snapshot = true
 			args := make([]string, queries)
 			run := func(src fanout.Source[*db.Queries]) func() {
 				return func() {
-					if _, err := fanout.Gather(context.Background(), src, id, fanout.Each((*db.Queries).ListAByData, args...)...); err != nil {
+					if _, err := fanout.Gather(context.Background(), src, fanouttest.ID, fanout.Each((*db.Queries).ListAByData, args...)...); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -150,20 +151,20 @@ func BenchmarkSnapshotVersusPlain(b *testing.B) {
 func BenchmarkFailureVersusHandWritten(b *testing.B) {
 	const conns = 10
 	good := map[string]fanout.Query[fanout.DBTX, string]{
-		"look-ups": statement[string]("-- name: LookUp :one\nselect data from a where data = $1", "a_1"),
-		"each=5ms": statement[string]("-- name: Work :one\nselect pg_sleep($1)::text", 0.005),
+		"look-ups": fanouttest.Statement[string]("-- name: LookUp :one\nselect data from a where data = $1", "a_1"),
+		"each=5ms": fanouttest.Statement[string]("-- name: Work :one\nselect pg_sleep($1)::text", 0.005),
 	}
 	for _, kind := range []string{"look-ups", "each=5ms"} {
 		b.Run(kind, func(b *testing.B) {
 			dsn := pgtest.DSN(b)
 			ours, theirs := pgtest.PoolOn(b, dsn, conns), pgtest.PoolOn(b, dsn, conns)
-			fill(b, ours, 100)
-			src := raw(ours)
-			bad := repeated(conns, sleep)
+			fanouttest.Fill(b, ours, 100)
+			src := fanouttest.Raw(ours)
+			bad := fanouttest.Repeated(conns, fanouttest.Sleep)
 			bad[conns-1] = fails
-			then := repeated(conns, good[kind])
+			then := fanouttest.Repeated(conns, good[kind])
 			gather := func() {
-				if _, err := fanout.Collect(context.Background(), src, bad...); sqlState(err) != "22012" {
+				if _, err := fanout.Collect(context.Background(), src, bad...); fanouttest.SQLState(err) != "22012" {
 					b.Fatal(err)
 				}
 				if _, err := fanout.Collect(context.Background(), src, then...); err != nil {
@@ -186,7 +187,7 @@ func BenchmarkFailureVersusHandWritten(b *testing.B) {
 				return g.Wait()
 			}
 			byHand := func() {
-				if err := group(bad); sqlState(err) != "22012" {
+				if err := group(bad); fanouttest.SQLState(err) != "22012" {
 					b.Fatal(err)
 				}
 				if err := group(then); err != nil {
@@ -195,8 +196,8 @@ func BenchmarkFailureVersusHandWritten(b *testing.B) {
 			}
 			versus(b, "gather", gather, "by-hand", byHand, func() {}, func() {
 				for n := 0; n != 2*conns; { // until the server has ended what is left behind by hand
-					warm(b, ours)
-					warm(b, theirs)
+					fanouttest.Warm(b, ours)
+					fanouttest.Warm(b, theirs)
 					if err := ours.QueryRow(context.Background(), "select count(*) from pg_stat_activity where datname = current_database()").Scan(&n); err != nil {
 						b.Fatal(err)
 					}
@@ -233,32 +234,6 @@ func (c latentConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// warm opens all connections of the pool, and prepares the statement on each.
-func warm(tb testing.TB, pool *pgxpool.Pool) {
-	conns := acquireAll(tb, pool)
-	for _, conn := range conns {
-		if _, err := db.New(conn).ListAByData(context.Background(), ""); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	for _, conn := range conns {
-		conn.Release()
-	}
-}
-
-// acquireAll acquires all connections that the pool may have, which opens those that are not.
-func acquireAll(tb testing.TB, pool *pgxpool.Pool) (conns []*pgxpool.Conn) {
-	tb.Helper()
-	for range pool.Stat().MaxConns() {
-		conn, err := pool.Acquire(context.Background())
-		if err != nil {
-			tb.Fatal(err)
-		}
-		conns = append(conns, conn)
-	}
-	return conns
-}
-
 func median[T float64 | time.Duration](values []T) T {
 	slices.Sort(values)
 	return values[len(values)/2]
@@ -284,14 +259,14 @@ func BenchmarkPipelinedVersusHandWritten(b *testing.B) {
 		b.Run(fmt.Sprint("latency=", latency), func(b *testing.B) {
 			const conns, queries = 10, 30
 			pool := pgtest.Pool(b, conns, latent(latency))
-			fill(b, pool, 100)
-			warm(b, pool)
+			fanouttest.Fill(b, pool, 100)
+			fanouttest.Warm(b, pool)
 			src := fanout.New(pool, db.New)
 			src.Strategy = fanout.Pipelined
 			ctx := context.Background()
 			args := make([]string, queries)
 			pipelined := func() {
-				if _, err := fanout.Gather(ctx, src, id, fanout.Each((*db.Queries).ListAByData, args...)...); err != nil {
+				if _, err := fanout.Gather(ctx, src, fanouttest.ID, fanout.Each((*db.Queries).ListAByData, args...)...); err != nil {
 					b.Fatal(err)
 				}
 			}

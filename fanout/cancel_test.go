@@ -13,53 +13,26 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
-// sameBackends runs f and checks that it costs the pool no connection, and leaves none acquired or in a transaction.
-func sameBackends(t *testing.T, conns int, f func(src fanout.Source[fanout.DBTX])) {
-	t.Helper()
-	pool := pgtest.Pool(t, conns)
-	for _, conn := range acquireAll(t, pool) {
-		conn.Release()
-	}
-	before := pgtest.Backends(t, pool)
-	start := time.Now()
-	f(raw(pool))
-	if d := time.Since(start); d > 30*time.Second { // half of what one takes: f has more to do, and the machine may be slow
-		t.Errorf("waited %v for a sleeping statement", d)
-	}
-	if n := pool.Stat().AcquiredConns(); n != 0 {
-		t.Errorf("%d connections still acquired", n)
-	}
-	if after := pgtest.Backends(t, pool); !slices.Equal(before, after) {
-		t.Errorf("backends before %v, after %v", before, after)
-	}
-	// Only clients' backends: autovacuum may be at work in any database, if only on the catalogs that all share.
-	const busySQL = "select coalesce(string_agg(concat_ws(' ', pid, state, query), '; '), '') from pg_stat_activity" +
-		" where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid() and state <> 'idle'"
-	var busy string
-	if err := pool.QueryRow(t.Context(), busySQL).Scan(&busy); err != nil || busy != "" {
-		t.Errorf("backends that are not idle: %s, %v", busy, err)
-	}
-}
-
 func TestFailureCostsNoConnection(t *testing.T) {
-	sameBackends(t, 8, func(src fanout.Source[fanout.DBTX]) {
-		queries := repeated(8, sleep)
-		queries[5] = statement[string](boomSQL, 0)
+	fanouttest.SameBackends(t, 8, func(src fanout.Source[fanout.DBTX]) {
+		queries := fanouttest.Repeated(8, fanouttest.Sleep)
+		queries[5] = fanouttest.Statement[string](fanouttest.BoomSQL, 0)
 		_, err := fanout.Collect(t.Context(), src, queries...)
-		if e := asError(t, err); e.Index != 5 || sqlState(err) != "22012" {
+		if e := fanouttest.AsError(t, err); e.Index != 5 || fanouttest.SQLState(err) != "22012" {
 			t.Error(err)
 		}
 	})
 }
 
 func TestEndOfCtxCostsNoConnection(t *testing.T) {
-	sameBackends(t, 4, func(src fanout.Source[fanout.DBTX]) {
+	fanouttest.SameBackends(t, 4, func(src fanout.Source[fanout.DBTX]) {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		_, err := fanout.Collect(ctx, src, repeated(8, sleep)...)
+		_, err := fanout.Collect(ctx, src, fanouttest.Repeated(8, fanouttest.Sleep)...)
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
@@ -67,9 +40,9 @@ func TestEndOfCtxCostsNoConnection(t *testing.T) {
 }
 
 func TestLeavingAStreamCostsNoConnection(t *testing.T) {
-	sameBackends(t, 4, func(src fanout.Source[fanout.DBTX]) {
-		quick := statement[string]("select 'quick'")
-		for range fanout.Stream(t.Context(), src, quick, sleep, sleep, sleep, sleep, sleep) {
+	fanouttest.SameBackends(t, 4, func(src fanout.Source[fanout.DBTX]) {
+		quick := fanouttest.Statement[string]("select 'quick'")
+		for range fanout.Stream(t.Context(), src, quick, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep) {
 			break
 		}
 	})
@@ -78,8 +51,10 @@ func TestLeavingAStreamCostsNoConnection(t *testing.T) {
 // A panic costs the connection of the query that panicked, and no other.
 func TestPanicCostsOneConnection(t *testing.T) {
 	pool := pgtest.Pool(t, 4)
-	panicked(t, func() { _, _ = fanout.Collect(t.Context(), raw(pool), sleep, sleep, sleep, explode) })
-	serves(t, pool)
+	fanouttest.Panicked(t, func() {
+		_, _ = fanout.Collect(t.Context(), fanouttest.Raw(pool), fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep, explode)
+	})
+	fanouttest.Serves(t, pool)
 	if n := pool.Stat().NewConnsCount(); n > 5 {
 		t.Errorf("%d connections were opened", n)
 	}
@@ -89,7 +64,7 @@ func TestPanicCostsOneConnection(t *testing.T) {
 func TestStatementCtx(t *testing.T) {
 	statements := map[string]func(ctx context.Context, tx fanout.DBTX) error{
 		"Query": func(ctx context.Context, tx fanout.DBTX) error {
-			_, err := sleep(ctx, tx)
+			_, err := fanouttest.Sleep(ctx, tx)
 			return err
 		},
 		"QueryRow": func(ctx context.Context, tx fanout.DBTX) error {
@@ -123,8 +98,8 @@ func TestStatementCtx(t *testing.T) {
 		// One ctx is derived from the function's, the other has nothing to do with it.
 		for _, parent := range []context.Context{nil, context.Background()} {
 			t.Run(name, func(t *testing.T) {
-				sameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
-					err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+				fanouttest.SameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
+					err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 						own := ctx
 						if parent != nil {
 							own = parent
@@ -132,16 +107,16 @@ func TestStatementCtx(t *testing.T) {
 						own, cancel := context.WithTimeout(own, 250*time.Millisecond)
 						defer cancel()
 						err := f(own, tx)
-						if !errors.Is(err, context.DeadlineExceeded) || sqlState(err) != "57014" {
+						if !errors.Is(err, context.DeadlineExceeded) || fanouttest.SQLState(err) != "57014" {
 							t.Errorf("%v", err)
 						}
 						if ctx.Err() != nil {
 							t.Error("the function's ctx has ended too")
 						}
-						if err := f(own, tx); !errors.Is(err, context.DeadlineExceeded) || sqlState(err) != "" {
+						if err := f(own, tx); !errors.Is(err, context.DeadlineExceeded) || fanouttest.SQLState(err) != "" {
 							t.Errorf("with a ctx that has ended: %v", err)
 						}
-						_, err = pid(ctx, tx)
+						_, err = fanouttest.PID(ctx, tx)
 						return err
 					})
 					if err != nil {
@@ -155,11 +130,13 @@ func TestStatementCtx(t *testing.T) {
 
 // A statement on a ctx that has nothing to do with the call's ends with the call all the same.
 func TestForeignCtxEndsWithTheCall(t *testing.T) {
-	sameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
+	fanouttest.SameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
 		_, err := fanout.Collect(t.Context(), src,
-			func(_ context.Context, tx fanout.DBTX) ([]string, error) { return sleep(context.Background(), tx) },
-			statement[string](boomSQL, 0))
-		if e := asError(t, err); e.Index != 1 {
+			func(_ context.Context, tx fanout.DBTX) ([]string, error) {
+				return fanouttest.Sleep(context.Background(), tx)
+			},
+			fanouttest.Statement[string](fanouttest.BoomSQL, 0))
+		if e := fanouttest.AsError(t, err); e.Index != 1 {
 			t.Error(err)
 		}
 	})
@@ -168,15 +145,15 @@ func TestForeignCtxEndsWithTheCall(t *testing.T) {
 // No late cancel hits the next statement: after each failing call, every connection runs one at once.
 func TestNoLateCancel(t *testing.T) {
 	rounds := 300
-	if *soak {
+	if *fanouttest.Soak {
 		rounds = 10_000
 	}
 	pool := pgtest.Pool(t, 4)
-	src := raw(pool)
-	quick := statement[string]("select 'quick'")
+	src := fanouttest.Raw(pool)
+	quick := fanouttest.Statement[string]("select 'quick'")
 	for i := range rounds {
-		_, err := fanout.Collect(t.Context(), src, sleep, statement[string](boomSQL, 0), sleep, quick)
-		if e := asError(t, err); e.Index != 1 {
+		_, err := fanout.Collect(t.Context(), src, fanouttest.Sleep, fanouttest.Statement[string](fanouttest.BoomSQL, 0), fanouttest.Sleep, quick)
+		if e := fanouttest.AsError(t, err); e.Index != 1 {
 			t.Fatalf("round %d: %v", i, err)
 		}
 		if _, err := fanout.Collect(t.Context(), src, quick, quick, quick, quick); err != nil {
@@ -191,17 +168,17 @@ func TestNoLateCancel(t *testing.T) {
 // What is under way when a call ends is mostly quick: it may end by itself. A cancel request for each would have the server
 // fork as many processes, and took ten times as long.
 func TestQuickStatementsMayEnd(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, kind := range []string{"failure", "break", "cancel"} {
 			t.Run(fmt.Sprint(s, " ", kind), func(t *testing.T) {
 				var dialled atomic.Int32
 				pool := pgtest.Pool(t, 2, dials(&dialled))
-				warm(t, pool)
-				src := raw(pool)
+				fanouttest.Warm(t, pool)
+				src := fanouttest.Raw(pool)
 				src.Strategy = s
 				var quick []fanout.Query[fanout.DBTX, int32]
 				for i := range 30 {
-					quick = append(quick, statement[int32]("select $1::int + random()::int", i))
+					quick = append(quick, fanouttest.Statement[int32]("select $1::int + random()::int", i))
 				}
 				for range adapts {
 					if _, err := fanout.Collect(t.Context(), src, quick...); err != nil {
@@ -215,8 +192,8 @@ func TestQuickStatementsMayEnd(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					switch kind {
 					case "failure":
-						_, err := fanout.Collect(ctx, src, slices.Insert(slices.Clone(quick), 0, boom)...)
-						if sqlState(err) != "22012" {
+						_, err := fanout.Collect(ctx, src, slices.Insert(slices.Clone(quick), 0, fanouttest.Boom)...)
+						if fanouttest.SQLState(err) != "22012" {
 							t.Error(err)
 						}
 					case "break":
@@ -259,8 +236,8 @@ func TestCancelInsideATransaction(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
 	defer cancel()
-	_, err = fanout.Collect(ctx, raw(pool).On(tx), sleep)
-	if !errors.Is(err, context.DeadlineExceeded) || sqlState(err) != "57014" {
+	_, err = fanout.Collect(ctx, fanouttest.Raw(pool).On(tx), fanouttest.Sleep)
+	if !errors.Is(err, context.DeadlineExceeded) || fanouttest.SQLState(err) != "57014" {
 		t.Error(err)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
@@ -277,9 +254,9 @@ func TestCancelInsideATransaction(t *testing.T) {
 // A nested call runs on its outer function's connection and ends with the outer call, whatever ctx it has been given, as that
 // function's statements do.
 func TestNestedCtxThatDoesNotEnd(t *testing.T) {
-	for _, outer := range strategies {
+	for _, outer := range fanouttest.Strategies {
 		for _, inner := range []fanout.Strategy{fanout.Parallel, fanout.Pipelined, fanout.Coalesced} {
-			sameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
+			fanouttest.SameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
 				src.Strategy = outer
 				nested := src
 				nested.Strategy = inner
@@ -287,7 +264,7 @@ func TestNestedCtxThatDoesNotEnd(t *testing.T) {
 				defer cancel()
 				start := time.Now()
 				_, err := fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-					lists, err := fanout.Collect(context.WithoutCancel(ctx), nested, sleep)
+					lists, err := fanout.Collect(context.WithoutCancel(ctx), nested, fanouttest.Sleep)
 					return slices.Concat(lists...), err
 				})
 				if d := time.Since(start); d > 10*time.Second || !errors.Is(err, context.DeadlineExceeded) {
@@ -302,18 +279,18 @@ func TestNestedCtxThatDoesNotEnd(t *testing.T) {
 // begun says so, and not that a connection was lost.
 func TestNestedCtxThatDoesNotEndInAnother(t *testing.T) {
 	cause := errors.New("the cause")
-	for _, middle := range strategies {
+	for _, middle := range fanouttest.Strategies {
 		for _, inner := range []fanout.Strategy{fanout.Parallel, fanout.Coalesced} {
 			for _, failing := range []bool{false, true} {
 				if failing && middle < fanout.Pipelined {
 					continue // nested, it runs one query after the other
 				}
-				sameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
+				fanouttest.SameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
 					src.Strategy = fanout.Pipelined
 					between, nested := src, src
 					between.Strategy, nested.Strategy, nested.Partial = middle, inner, true
 					start := time.Now()
-					err := do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
+					err := fanouttest.Do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
 						own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 						if failing {
 							own, cancel = context.WithCancel(ctx)
@@ -323,7 +300,7 @@ func TestNestedCtxThatDoesNotEndInAnother(t *testing.T) {
 						queries := []fanout.Query[fanout.DBTX, string]{func(ctx context.Context, _ fanout.DBTX) ([]string, error) {
 							close(begun)
 							var errs fanout.Errors
-							_, err := fanout.Collect(context.WithoutCancel(ctx), nested, repeated(40, sleep)...)
+							_, err := fanout.Collect(context.WithoutCancel(ctx), nested, fanouttest.Repeated(40, fanouttest.Sleep)...)
 							if !errors.As(err, &errs) || len(errs) != 40 {
 								t.Errorf("%v in %v: %v", inner, middle, err)
 							}

@@ -14,18 +14,19 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 // A source that panics, or ends its goroutine, does so in its query function, although pgx reads it elsewhere.
 func TestCopySourceThatDoesNotReturn(t *testing.T) {
 	for how, end := range map[string]func(){"exits": runtime.Goexit, "panics": func() { panic("copied") }} {
-		for _, s := range strategies {
+		for _, s := range fanouttest.Strategies {
 			pool := pgtest.Pool(t, 2)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
-			err := orPanic(func() error {
-				return do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+			err := fanouttest.OrPanic(func() error {
+				return fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 					n := 0
 					_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromFunc(func() ([]any, error) {
 						if n++; n == 10 {
@@ -44,7 +45,7 @@ func TestCopySourceThatDoesNotReturn(t *testing.T) {
 			if err := pool.QueryRow(t.Context(), "select count(*) from a").Scan(&rows); err != nil || rows != 0 {
 				t.Errorf("%v, %s: %d rows, %v", s, how, rows, err)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
@@ -72,7 +73,7 @@ func (c brokenPipe) Read(b []byte) (int, error) {
 
 // A copy that has begun is not repeated: the rows that it has taken from its source are not there a second time.
 func TestCopyIsNotRepeated(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		var broken atomic.Bool
 		pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) {
 			dial := c.ConnConfig.DialFunc
@@ -81,10 +82,10 @@ func TestCopyIsNotRepeated(t *testing.T) {
 				return brokenPipe{conn, &broken}, err
 			}
 		})
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Retries = s, 1
 		runs, taken := 0, 0
-		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 			runs++
 			_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromFunc(func() ([]any, error) {
 				if taken++; taken > 1000 {
@@ -99,6 +100,6 @@ func TestCopyIsNotRepeated(t *testing.T) {
 		if runs != 1 || err == nil {
 			t.Errorf("%v: %d runs, %v", s, runs, err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }

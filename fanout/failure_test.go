@@ -15,58 +15,41 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
-
-// asError returns err as the *fanout.Error that it must be.
-func asError(t testing.TB, err error) *fanout.Error {
-	t.Helper()
-	var e *fanout.Error
-	if !errors.As(err, &e) {
-		t.Fatalf("%v is a %T, not an *Error", err, err)
-	}
-	return e
-}
-
-func sqlState(err error) string {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return pg.Code
-	}
-	return ""
-}
 
 // One query fails while nine sleep for ten seconds: the call ends at once, and names the cause, not a sibling's
 // cancellation.
 func TestFirstFailureIsTheCause(t *testing.T) {
 	pool := pgtest.Pool(t, 10)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	for failing := range 10 {
-		queries := repeated(10, sleep)
-		queries[failing] = statement[string]("-- name: Boom :one\nselect (1 / $1::int)::text", 0)
+		queries := fanouttest.Repeated(10, fanouttest.Sleep)
+		queries[failing] = fanouttest.Statement[string]("-- name: Boom :one\nselect (1 / $1::int)::text", 0)
 		start := time.Now()
 		lists, err := fanout.Collect(t.Context(), src, queries...)
 		if lists != nil {
 			t.Errorf("lists: %v", lists)
 		}
-		if e := asError(t, err); e.Index != failing || e.Name != "Boom" || sqlState(err) != "22012" {
+		if e := fanouttest.AsError(t, err); e.Index != failing || e.Name != "Boom" || fanouttest.SQLState(err) != "22012" {
 			t.Errorf("query %d failed; reported: %v", failing, err)
 		}
 		if d := time.Since(start); d > 8*time.Second {
 			t.Errorf("the call waited for its siblings: %v", d)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 func TestPartialKeepsTheRest(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 3)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Partial = s, true
 		var queries []fanout.Query[fanout.DBTX, int32]
 		for i := range 20 {
-			queries = append(queries, statement[int32](boomSQL, i%4)) // every fourth divides by zero
+			queries = append(queries, fanouttest.Statement[int32](fanouttest.BoomSQL, i%4)) // every fourth divides by zero
 		}
 		lists, err := fanout.Collect(t.Context(), src, queries...)
 		var errs fanout.Errors
@@ -74,7 +57,7 @@ func TestPartialKeepsTheRest(t *testing.T) {
 			t.Fatalf("%v: %v", s, err)
 		}
 		for i, e := range errs {
-			if e.Index != 4*i || e.Name != "Boom" || sqlState(e) != "22012" {
+			if e.Index != 4*i || e.Name != "Boom" || fanouttest.SQLState(e) != "22012" {
 				t.Errorf("%v: error %d: %v", s, i, e)
 			}
 		}
@@ -83,16 +66,16 @@ func TestPartialKeepsTheRest(t *testing.T) {
 				t.Errorf("%v: list %d is %v", s, i, list)
 			}
 		}
-		mention(t, err, "and 4 more")
-		serves(t, pool)
+		fanouttest.Mention(t, err, "and 4 more")
+		fanouttest.Serves(t, pool)
 	}
 }
 
 func TestPartialWithNothingLeft(t *testing.T) {
 	pool := pgtest.Pool(t, 3)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Partial = true
-	m, err := fanout.Gather(t.Context(), src, func(n int32) int32 { return n }, boom, boom)
+	m, err := fanout.Gather(t.Context(), src, func(n int32) int32 { return n }, fanouttest.Boom, fanouttest.Boom)
 	var errs fanout.Errors
 	if m != nil || !errors.As(err, &errs) || len(errs) != 2 {
 		t.Errorf("%v, %v", m, err)
@@ -101,14 +84,14 @@ func TestPartialWithNothingLeft(t *testing.T) {
 
 func TestScanError(t *testing.T) {
 	eachStrategy(t, 2, 1, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[*db.Queries]) {
-		raw := raw(pool)
+		raw := fanouttest.Raw(pool)
 		raw.Strategy = src.Strategy
-		_, err := fanout.Collect(t.Context(), raw, statement[int]("-- name: Text :one\nselect 'not a number'::text"))
+		_, err := fanout.Collect(t.Context(), raw, fanouttest.Statement[int]("-- name: Text :one\nselect 'not a number'::text"))
 		var scan pgx.ScanArgError
-		if e := asError(t, err); e.Name != "Text" || !errors.As(err, &scan) {
+		if e := fanouttest.AsError(t, err); e.Name != "Text" || !errors.As(err, &scan) {
 			t.Errorf("%v", err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	})
 }
 
@@ -117,12 +100,12 @@ func TestCtxEndedBefore(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		before := pool.Stat().AcquireCount()
-		m, err := fanout.Gather(ctx, src, id, fanout.All((*db.Queries).ListA))
+		m, err := fanout.Gather(ctx, src, fanouttest.ID, fanout.All((*db.Queries).ListA))
 		if m != nil || !errors.Is(err, context.Canceled) || err.Error() != "fanout: not started: context canceled" {
 			t.Errorf("%v, %v", m, err)
 		}
 		src.Partial = true
-		_, err = fanout.Collect(ctx, src, repeated(3, fanout.All((*db.Queries).ListA))...)
+		_, err = fanout.Collect(ctx, src, fanouttest.Repeated(3, fanout.All((*db.Queries).ListA))...)
 		var errs fanout.Errors
 		if !errors.As(err, &errs) || len(errs) != 3 || !errors.Is(errs[2], context.Canceled) {
 			t.Errorf("partial: %v", err)
@@ -135,13 +118,13 @@ func TestCtxEndedBefore(t *testing.T) {
 
 // The caller's ctx ends while some queries run and others have not started: by cancel, and by a deadline.
 func TestCtxEndsInTheMiddle(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, partial := range []bool{false, true} {
 			for _, want := range []error{context.Canceled, context.DeadlineExceeded} {
 				t.Run(fmt.Sprintf("%v/partial=%v/%v", s, partial, want), func(t *testing.T) {
 					pool := pgtest.Pool(t, 2)
-					warm(t, pool)
-					src := raw(pool)
+					fanouttest.Warm(t, pool)
+					src := fanouttest.Raw(pool)
 					src.Strategy, src.Partial = s, partial
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
@@ -149,12 +132,12 @@ func TestCtxEndsInTheMiddle(t *testing.T) {
 						ctx, cancel = context.WithTimeout(ctx, 200*time.Millisecond)
 						defer cancel()
 					}
-					queries := repeated(5, sleep)
+					queries := fanouttest.Repeated(5, fanouttest.Sleep)
 					queries[0] = func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 						if want == context.Canceled {
 							time.AfterFunc(20*time.Millisecond, cancel)
 						}
-						return sleep(ctx, tx)
+						return fanouttest.Sleep(ctx, tx)
 					}
 					start := time.Now()
 					lists, err := fanout.Collect(ctx, src, queries...)
@@ -165,7 +148,7 @@ func TestCtxEndsInTheMiddle(t *testing.T) {
 						t.Errorf("took %v", d)
 					}
 					// On a stalled machine ctx may have ended before the statement was sent, which then has no name.
-					if e := asError(t, err); e.Name != "Sleep" && !strings.Contains(e.Error(), "the statement was not sent") {
+					if e := fanouttest.AsError(t, err); e.Name != "Sleep" && !strings.Contains(e.Error(), "the statement was not sent") {
 						t.Errorf("%v", err)
 					}
 					var errs fanout.Errors
@@ -177,7 +160,7 @@ func TestCtxEndsInTheMiddle(t *testing.T) {
 							t.Errorf("error %d: %v", i, e)
 						}
 					}
-					serves(t, pool)
+					fanouttest.Serves(t, pool)
 				})
 			}
 		}
@@ -189,7 +172,7 @@ func TestCtxIsTheCauseWhateverTheFunctionSays(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	own := errors.New("its own words")
-	err := fanout.Run(ctx, raw(pool), fanout.Do(func(ctx context.Context, _ fanout.DBTX) error {
+	err := fanout.Run(ctx, fanouttest.Raw(pool), fanout.Do(func(ctx context.Context, _ fanout.DBTX) error {
 		cancel()
 		<-ctx.Done()
 		return own
@@ -201,18 +184,18 @@ func TestCtxIsTheCauseWhateverTheFunctionSays(t *testing.T) {
 
 func TestBackendTerminatedInTheMiddle(t *testing.T) {
 	pool := pgtest.Pool(t, 3)
-	kill := statement[string]("-- name: Kill :one\nselect pg_terminate_backend(pg_backend_pid())::text")
-	_, err := fanout.Collect(t.Context(), raw(pool), sleep, kill, sleep)
-	if e := asError(t, err); e.Index != 1 || e.Name != "Kill" || sqlState(err) != "57P01" {
+	kill := fanouttest.Statement[string]("-- name: Kill :one\nselect pg_terminate_backend(pg_backend_pid())::text")
+	_, err := fanout.Collect(t.Context(), fanouttest.Raw(pool), fanouttest.Sleep, kill, fanouttest.Sleep)
+	if e := fanouttest.AsError(t, err); e.Index != 1 || e.Name != "Kill" || fanouttest.SQLState(err) != "57P01" {
 		t.Errorf("%v", err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 
 	// With Partial the lane goes on with another connection.
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Partial = s, true
-		queries := repeated(9, statement[string]("select 'here'"))
+		queries := fanouttest.Repeated(9, fanouttest.Statement[string]("select 'here'"))
 		queries[1], queries[4] = kill, kill
 		lists, err := fanout.Collect(t.Context(), src, queries...)
 		var errs fanout.Errors
@@ -223,7 +206,7 @@ func TestBackendTerminatedInTheMiddle(t *testing.T) {
 		for _, e := range errs {
 			failed[e.Index] = true
 			// What was under way behind it on its connection may be lost with it.
-			if mention(t, e, "the connection was lost"); e.Index != 1 && e.Index != 4 && s < fanout.Pipelined {
+			if fanouttest.Mention(t, e, "the connection was lost"); e.Index != 1 && e.Index != 4 && s < fanout.Pipelined {
 				t.Errorf("%v: %v", s, e)
 			}
 		}
@@ -235,7 +218,7 @@ func TestBackendTerminatedInTheMiddle(t *testing.T) {
 				t.Errorf("%v: list %d is %v", s, i, list)
 			}
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -249,14 +232,14 @@ func TestPoolClosedInTheMiddle(t *testing.T) {
 			pool.Close()
 		}()
 		untilClosing(ctx)
-		return pid(ctx, tx)
+		return fanouttest.PID(ctx, tx)
 	}
-	lists, err := fanout.Collect(t.Context(), raw(pool), append([]fanout.Query[fanout.DBTX, int32]{first}, repeated(5, pid)...)...)
+	lists, err := fanout.Collect(t.Context(), fanouttest.Raw(pool), append([]fanout.Query[fanout.DBTX, int32]{first}, fanouttest.Repeated(5, fanouttest.PID)...)...)
 	if err != nil || len(lists) != 6 {
 		t.Errorf("%v, %v", lists, err)
 	}
 	<-closed
-	_, err = fanout.Collect(t.Context(), raw(pool), pid)
+	_, err = fanout.Collect(t.Context(), fanouttest.Raw(pool), fanouttest.PID)
 	if err == nil || err.Error() != "fanout: no connection: closed pool" {
 		t.Errorf("%v", err)
 	}
@@ -264,7 +247,7 @@ func TestPoolClosedInTheMiddle(t *testing.T) {
 
 func TestConnectionLostForGood(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Partial = true
 	kill := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 		go pool.Close()
@@ -272,13 +255,13 @@ func TestConnectionLostForGood(t *testing.T) {
 		_, err := tx.Exec(ctx, "select pg_terminate_backend(pg_backend_pid())")
 		return nil, err
 	}
-	lists, err := fanout.Collect(t.Context(), src, pid, kill, pid, pid)
+	lists, err := fanout.Collect(t.Context(), src, fanouttest.PID, kill, fanouttest.PID, fanouttest.PID)
 	var errs fanout.Errors
 	if !errors.As(err, &errs) || len(errs) != 3 || len(lists[0]) != 1 {
 		t.Fatalf("%v, %v", lists, err)
 	}
 	for _, e := range errs[1:] {
-		mention(t, e, "the connection was lost, and there is no other: closed pool")
+		fanouttest.Mention(t, e, "the connection was lost, and there is no other: closed pool")
 	}
 }
 
@@ -293,17 +276,17 @@ func TestNoServer(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer pool.Close()
-			lists, err := fanout.Collect(t.Context(), raw(pool), repeated(5, pid)...)
+			lists, err := fanout.Collect(t.Context(), fanouttest.Raw(pool), fanouttest.Repeated(5, fanouttest.PID)...)
 			if lists != nil || !strings.HasPrefix(err.Error(), "fanout: no connection: failed to connect") {
 				t.Errorf("%v, %v", lists, err)
 			}
-			mention(t, err, c.want)
+			fanouttest.Mention(t, err, c.want)
 			if strings.Contains(err.Error(), "secret") {
 				t.Errorf("the password is in %q", err)
 			}
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Partial = true
-			_, err = fanout.Collect(t.Context(), src, repeated(5, pid)...)
+			_, err = fanout.Collect(t.Context(), src, fanouttest.Repeated(5, fanouttest.PID)...)
 			var errs fanout.Errors
 			if !errors.As(err, &errs) || len(errs) != 5 {
 				t.Errorf("partial: %v", err)
@@ -316,7 +299,7 @@ func TestNoServer(t *testing.T) {
 // more. pgxpool does not say so itself.
 func untilClosing(ctx context.Context) {
 	for ctx.Err() == nil {
-		for stack := range strings.SplitSeq(stacks(), "\n\n") {
+		for stack := range strings.SplitSeq(fanouttest.Stacks(), "\n\n") {
 			if strings.Contains(stack, "puddle/v2.(*Pool[...]).Close(") && strings.Contains(stack, "sync.(*WaitGroup).Wait(") {
 				return
 			}
@@ -328,14 +311,14 @@ func untilClosing(ctx context.Context) {
 // Queries that fail by themselves at the same time: whichever is the cause, its error is not that of an ended ctx.
 func TestSeveralFailAtOnce(t *testing.T) {
 	pool := pgtest.Pool(t, 6)
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	for range 500 {
-		_, err := fanout.Collect(t.Context(), raw(pool), repeated(6, boom)...)
-		if errors.Is(err, context.Canceled) || sqlState(err) != "22012" {
+		_, err := fanout.Collect(t.Context(), fanouttest.Raw(pool), fanouttest.Repeated(6, fanouttest.Boom)...)
+		if errors.Is(err, context.Canceled) || fanouttest.SQLState(err) != "22012" {
 			t.Fatal(err)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // With Partial, a connection that is in use is what each query has failed by.
@@ -344,14 +327,14 @@ func TestPartialWhereTheConnectionIsBusy(t *testing.T) {
 	check := func(t *testing.T, ctx context.Context, src fanout.Source[fanout.DBTX]) {
 		src.Partial = true
 		var errs fanout.Errors
-		if _, err := fanout.Collect(ctx, src, pid, pid); !errors.As(err, &errs) || len(errs) != 2 {
+		if _, err := fanout.Collect(ctx, src, fanouttest.PID, fanouttest.PID); !errors.As(err, &errs) || len(errs) != 2 {
 			t.Errorf("Collect returns a %T: %v", err, err)
 		}
 		if err := fanout.Run(ctx, src, fanout.Do(func(context.Context, fanout.DBTX) error { return nil })); !errors.As(err, &errs) {
 			t.Errorf("Run returns a %T: %v", err, err)
 		}
 		n := 0
-		for _, err := range fanout.Stream(ctx, src, pid, pid) {
+		for _, err := range fanout.Stream(ctx, src, fanouttest.PID, fanouttest.PID) {
 			if _, ok := err.(*fanout.Error); !ok {
 				t.Errorf("Stream yields a %T: %v", err, err)
 			}
@@ -361,8 +344,8 @@ func TestPartialWhereTheConnectionIsBusy(t *testing.T) {
 			t.Errorf("Stream yields %d errors of 2 queries", n)
 		}
 	}
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		t.Run(s.String()+"/On", func(t *testing.T) {
 			tx, err := pool.Begin(t.Context())
@@ -378,7 +361,7 @@ func TestPartialWhereTheConnectionIsBusy(t *testing.T) {
 			check(t, t.Context(), src.On(tx))
 		})
 		t.Run(s.String()+"/nested", func(t *testing.T) {
-			_ = do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+			_ = fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 				rows, err := tx.Query(ctx, "select generate_series(1, 3)")
 				if err != nil {
 					return err
@@ -394,26 +377,26 @@ func TestPartialWhereTheConnectionIsBusy(t *testing.T) {
 // A program may have pgx close connections for errors of its choice. Whatever else was under way fails because the connection
 // is lost, and not by another query's error.
 func TestErrorThatClosesTheConnection(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
 			config.ConnConfig.OnPgError = func(_ *pgconn.PgConn, err *pgconn.PgError) bool {
 				return err.Severity != "FATAL" && err.Code != "22012"
 			}
 		})
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Partial = s, true
 		var queries []fanout.Query[fanout.DBTX, int32]
 		for i := range 10 {
-			queries = append(queries, statement[int32]("select 10 / ($1::int - 4)", i))
+			queries = append(queries, fanouttest.Statement[int32]("select 10 / ($1::int - 4)", i))
 		}
 		for range 4 { // the first may have to learn
-			_, err := fanout.Collect(inTime(t), src, queries...)
+			_, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			var errs fanout.Errors
 			if !errors.As(err, &errs) {
 				t.Fatal(err)
 			}
 			for _, e := range errs {
-				if divided := sqlState(e) == "22012"; divided != (e.Index == 4) {
+				if divided := fanouttest.SQLState(e) == "22012"; divided != (e.Index == 4) {
 					t.Errorf("%v, query %d: %v", s, e.Index, e)
 				}
 			}
@@ -423,13 +406,13 @@ func TestErrorThatClosesTheConnection(t *testing.T) {
 
 // A function that returns a nil pointer as its error, which is not nil then, has the call panic: methods of such an error do.
 func TestErrorThatPanics(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 2)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Retries = s, 1
 		panicked := func(queries ...fanout.Query[fanout.DBTX, int]) (v any) {
 			defer func() { v = recover() }()
-			_, err := fanout.Collect(inTime(t), src, queries...)
+			_, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			t.Errorf("%v: %v", s, err)
 			return nil
 		}
@@ -442,7 +425,7 @@ func TestErrorThatPanics(t *testing.T) {
 			}
 			return []int{1}, pgErr
 		})
-		mention(t, v, "nil pointer")
+		fanouttest.Mention(t, v, "nil pointer")
 		// And so does a call that is ending.
 		if s == fanout.Serial {
 			continue // which runs no other then
@@ -460,7 +443,7 @@ func TestErrorThatPanics(t *testing.T) {
 				<-begun
 				return nil, errors.New("another")
 			})
-		mention(t, v, "nil pointer")
-		serves(t, pool)
+		fanouttest.Mention(t, v, "nil pointer")
+		fanouttest.Serves(t, pool)
 	}
 }

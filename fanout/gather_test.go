@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -24,7 +24,7 @@ func TestGatherMergesByKey(t *testing.T) {
 		for range 30 {
 			args = append(args, fmt.Sprintf("a_%d", rand.IntN(100)))
 		}
-		got, err := fanout.Gather(t.Context(), src, id, fanout.Each((*db.Queries).ListAByData, args...)...)
+		got, err := fanout.Gather(t.Context(), src, fanouttest.ID, fanout.Each((*db.Queries).ListAByData, args...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,7 +47,7 @@ func TestGatherMergesByKey(t *testing.T) {
 // The queries finish in reverse order, and the lists are in order all the same; with equal keys the later query wins.
 func TestOrderFollowsTheQueries(t *testing.T) {
 	pool := pgtest.Pool(t, 8)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	type row struct{ key, value int }
 	var queries []fanout.Query[fanout.DBTX, row]
 	finished := make([]chan struct{}, 9)
@@ -86,7 +86,7 @@ func TestNothingToDo(t *testing.T) {
 		before := pool.Stat().AcquireCount()
 		// Without queries, whatever the ctx.
 		for _, ctx := range []context.Context{t.Context(), ended} {
-			if m, err := fanout.Gather[*db.Queries, db.A](ctx, src, id); m == nil || len(m) != 0 || err != nil {
+			if m, err := fanout.Gather[*db.Queries, db.A](ctx, src, fanouttest.ID); m == nil || len(m) != 0 || err != nil {
 				t.Errorf("Gather: %v, %v", m, err)
 			}
 			if l, err := fanout.Collect[*db.Queries, db.A](ctx, src); l == nil || len(l) != 0 || err != nil {
@@ -103,7 +103,7 @@ func TestNothingToDo(t *testing.T) {
 			t.Errorf("%d connections acquired for nothing", after-before)
 		}
 		// Without rows.
-		m, err := fanout.Gather(t.Context(), src, id, fanout.All((*db.Queries).ListA))
+		m, err := fanout.Gather(t.Context(), src, fanouttest.ID, fanout.All((*db.Queries).ListA))
 		if m == nil || len(m) != 0 || err != nil {
 			t.Errorf("Gather: %v, %v", m, err)
 		}
@@ -149,7 +149,7 @@ func TestAdaptors(t *testing.T) {
 
 func TestOneWithoutRow(t *testing.T) {
 	eachStrategy(t, 2, 1, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[*db.Queries]) {
-		m, err := fanout.Gather(t.Context(), src, id, fanout.One((*db.Queries).GetA, 1), fanout.One((*db.Queries).GetA, 2))
+		m, err := fanout.Gather(t.Context(), src, fanouttest.ID, fanout.One((*db.Queries).GetA, 1), fanout.One((*db.Queries).GetA, 2))
 		if m != nil || !errors.Is(err, pgx.ErrNoRows) {
 			t.Errorf("%v, %v", m, err)
 		}
@@ -160,7 +160,7 @@ func TestOneWithoutRow(t *testing.T) {
 		if want := "fanout: query 1 (GetA): no rows in result set"; err.Error() != want {
 			t.Errorf("%q, want %q", err, want)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	})
 }
 
@@ -193,11 +193,11 @@ func TestMistakesOfTheProgramPanic(t *testing.T) {
 		"nil key of IntoMap":  {"fanout: IntoMap: key is not set", func() { fanout.IntoMap[*db.Queries](new(map[int]db.A), nil) }},
 		"nil key of Identity": {"fanout: NewIdentity: key is not set", func() { fanout.NewIdentity[int, db.A](nil) }},
 		"nil query": {"fanout: Gather: query 1 is nil", func() {
-			_, _ = fanout.Gather(t.Context(), src, id, fanout.All((*db.Queries).ListA), none)
+			_, _ = fanout.Gather(t.Context(), src, fanouttest.ID, fanout.All((*db.Queries).ListA), none)
 		}},
 		"nil query of Stream": {"fanout: Stream: query 0 is nil", func() { fanout.Stream(t.Context(), src, none) }},
 		"nil query of IntoMap": {"fanout: IntoMap: query 0 is nil", func() {
-			fanout.IntoMap(new(map[int32]db.A), id, none)
+			fanout.IntoMap(new(map[int32]db.A), fanouttest.ID, none)
 		}},
 		"nil destination": {"fanout: Into: dst is not set", func() { fanout.Into(nil, (*db.Queries).GetA, 1) }},
 		"nil method":      {"fanout: Many: method is not set", func() { fanout.Many[*db.Queries, db.A, int](nil, 1) }},
@@ -208,7 +208,7 @@ func TestMistakesOfTheProgramPanic(t *testing.T) {
 		"chunk size": {"fanout: Chunk: size is 0; it must be 1 or more", func() { fanout.Chunk((*db.Queries).ListAByIDs, []int32{1}, 0) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			defer func() { mention(t, recover(), c.want) }()
+			defer func() { fanouttest.Mention(t, recover(), c.want) }()
 			c.f()
 		})
 	}
@@ -227,7 +227,7 @@ func TestSettingsOutOfRange(t *testing.T) {
 		"unknown Strategy(-1)":   func(s *fanout.Source[fanout.DBTX]) { s.Strategy = -1 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			set(&src)
 			ran := false
 			task := fanout.Do(func(context.Context, fanout.DBTX) error { ran = true; return nil })
@@ -241,19 +241,11 @@ func TestSettingsOutOfRange(t *testing.T) {
 				errs = append(errs, err)
 			}
 			for _, err := range errs {
-				mention(t, err, name)
+				fanouttest.Mention(t, err, name)
 			}
 			if ran || len(errs) != 4 {
 				t.Errorf("ran: %v, %d errors", ran, len(errs))
 			}
 		})
-	}
-}
-
-// mention fails the test unless the text of v, an error or what was recovered, contains want.
-func mention(t testing.TB, v any, want string) {
-	t.Helper()
-	if text := fmt.Sprint(v); !strings.Contains(text, want) {
-		t.Errorf("%q does not say %q", text, want)
 	}
 }

@@ -10,13 +10,14 @@ import (
 	"weak"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 // numbered are so many rows that they are worth merging while queries run, from one on, with a mark of who has returned them.
 func numbered(from, mark int) fanout.Query[fanout.DBTX, [2]int] {
 	return func(ctx context.Context, tx fanout.DBTX) ([][2]int, error) {
-		if _, err := pid(ctx, tx); err != nil {
+		if _, err := fanouttest.PID(ctx, tx); err != nil {
 			return nil, err
 		}
 		list := make([][2]int, 10_000)
@@ -30,10 +31,10 @@ func numbered(from, mark int) fanout.Query[fanout.DBTX, [2]int] {
 // Long lists are merged while others are still to come, and the map is the same: the later query's row wins.
 func TestGatherMergesMany(t *testing.T) {
 	key := func(row [2]int) int { return row[0] }
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, conns := range []int{1, 4} {
 			pool := pgtest.Pool(t, conns)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
 			queries := []fanout.Query[fanout.DBTX, [2]int]{
 				func(context.Context, fanout.DBTX) ([][2]int, error) { return nil, nil },
@@ -59,7 +60,7 @@ func TestGatherMergesMany(t *testing.T) {
 			}
 			// Nested, and with an end before all is merged.
 			boom := errors.New("boom")
-			err = do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
+			err = fanouttest.Do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
 				got, err := fanout.Gather(ctx, src, key, queries...)
 				if err != nil || !maps.Equal(got, want) {
 					t.Errorf("%v, nested: %d rows, %v; want %d", s, len(got), err, len(want))
@@ -80,18 +81,18 @@ func TestGatherMergesMany(t *testing.T) {
 			if errs := (fanout.Errors{}); !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 5 || !maps.Equal(got, fanout.Merge(key, lists...)) {
 				t.Errorf("%v, in part: %d rows, %v", s, len(got), err)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
 
 // Rows that have been replaced are gone while the last query still runs.
 func TestGatherLetsGoOfRows(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 2)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
-		ctx := inTime(t)
+		ctx := fanouttest.InTime(t)
 		var first weak.Pointer[[2]int]
 		var keys atomic.Int64
 		query := func(mark int) fanout.Query[fanout.DBTX, *[2]int] {
@@ -126,9 +127,9 @@ func TestGatherLetsGoOfRows(t *testing.T) {
 
 // What key does instead of returning meets the caller, in his goroutine, when the call is over.
 func TestGatherWhereKeyDoesNotReturn(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 2)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		for name, instead := range map[string]func(){"panic": func() { panic("key") }, "Goexit": runtime.Goexit} {
 			var over atomic.Int32
@@ -142,7 +143,7 @@ func TestGatherWhereKeyDoesNotReturn(t *testing.T) {
 					return row[0]
 				}, numbered(0, 0), numbered(0, 1), numbered(0, 2), func(ctx context.Context, tx fanout.DBTX) ([][2]int, error) {
 					defer over.Add(1)
-					_, err := pid(ctx, tx)
+					_, err := fanouttest.PID(ctx, tx)
 					return nil, err
 				})
 				t.Errorf("%v, %s: Gather has returned: %v", s, name, err)
@@ -151,7 +152,7 @@ func TestGatherWhereKeyDoesNotReturn(t *testing.T) {
 			if want := any("key"); name == "panic" && v != want || name == "Goexit" && v != nil || over.Load() != 1 {
 				t.Errorf("%v, %s: recovered %v; %d queries were over", s, name, v, over.Load())
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -32,7 +33,7 @@ type editedConn struct {
 }
 
 func (e *edited) attach(config *pgxpool.Config) {
-	over(func(conn net.Conn) net.Conn { return &editedConn{Conn: conn, by: e} })(config)
+	fanouttest.Over(func(conn net.Conn) net.Conn { return &editedConn{Conn: conn, by: e} })(config)
 }
 
 func (e *edited) set(f edit) {
@@ -116,8 +117,8 @@ func TestMalformedRows(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), "create table numbers (n int not null); insert into numbers values (1), (2), (3)"); err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		for way, query := range ways {
 			for _, n := range []int{1, 8} {
@@ -128,11 +129,11 @@ func TestMalformedRows(t *testing.T) {
 						}
 						return message(kind, body)
 					})
-					lists, err := fanout.Collect(t.Context(), src, repeated(n, query)...)
+					lists, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(n, query)...)
 					e.set(nil)
 					switch {
 					case more != 0:
-						mention(t, err, want)
+						fanouttest.Mention(t, err, want)
 					case err != nil:
 						t.Errorf("%v, %s, %d queries: %v", s, way, n, err)
 					default:
@@ -149,12 +150,12 @@ func TestMalformedRows(t *testing.T) {
 	if n := pool.Stat().NewConnsCount(); n != 1 {
 		t.Errorf("%d connections were opened", n)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A malformed row in one of several writes that share a Sync in the caller's transaction: the others must not be executed twice.
 func TestMalformedRowDoesNotRepeatWrites(t *testing.T) {
-	for _, s := range pipelining {
+	for _, s := range fanouttest.Pipelining {
 		var e edited
 		pool := pgtest.Pool(t, 1, e.attach)
 		if _, err := pool.Exec(t.Context(), "create table written (n int)"); err != nil {
@@ -164,11 +165,11 @@ func TestMalformedRowDoesNotRepeatWrites(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		src := raw(pool).On(tx)
+		src := fanouttest.Raw(pool).On(tx)
 		src.Strategy, src.Partial = s, true
 		queries := make([]fanout.Query[fanout.DBTX, int32], 8)
 		for i := range queries {
-			queries[i] = statement[int32]("insert into written values ($1) returning n", i)
+			queries[i] = fanouttest.Statement[int32]("insert into written values ($1) returning n", i)
 		}
 		for range 4 {
 			if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
@@ -187,13 +188,13 @@ func TestMalformedRowDoesNotRepeatWrites(t *testing.T) {
 			}
 			return message(kind, body)
 		})
-		lists, err := fanout.Collect(inTime(t), src, queries...)
+		lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 		e.set(nil)
 		var n, distinct int
 		if err := tx.QueryRow(t.Context(), "select count(*), count(distinct n) from written").Scan(&n, &distinct); err != nil {
 			t.Fatal(err)
 		}
-		if n != 8 || distinct != 8 || asError(t, err).Index != 1 {
+		if n != 8 || distinct != 8 || fanouttest.AsError(t, err).Index != 1 {
 			t.Errorf("%v: %d rows of %d were written: %v, %v", s, n, distinct, lists, err)
 		}
 		if err := tx.Rollback(t.Context()); err != nil {
@@ -206,10 +207,10 @@ func TestMalformedRowDoesNotRepeatWrites(t *testing.T) {
 func TestMalformedRowsOfItsOwn(t *testing.T) {
 	for _, dropped := range []bool{false, true} {
 		for _, snapshot := range []bool{false, true} {
-			for _, s := range strategies {
+			for _, s := range fanouttest.Strategies {
 				var e edited
 				pool := pgtest.Pool(t, 2, e.attach)
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				src.Strategy, src.Snapshot = s, snapshot
 				e.set(func(_ *editedConn, kind byte, body []byte) []byte {
 					switch {
@@ -220,12 +221,12 @@ func TestMalformedRowsOfItsOwn(t *testing.T) {
 					}
 					return message(kind, body)
 				})
-				_, err := fanout.Collect(t.Context(), src, repeated(8, statement[int32]("-- name: N :many\nselect $1::int", 7))...)
+				_, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(8, fanouttest.Statement[int32]("-- name: N :many\nselect $1::int", 7))...)
 				e.set(nil)
 				if err == nil && !dropped {
 					t.Errorf("%v, snapshot %v: no error", s, snapshot)
 				}
-				serves(t, pool)
+				fanouttest.Serves(t, pool)
 			}
 		}
 	}
@@ -234,14 +235,14 @@ func TestMalformedRowsOfItsOwn(t *testing.T) {
 // An error ahead of the answer to an empty round trip, as poolers may have it, is nobody's: what follows is not shifted.
 func TestErrorAtEmptySync(t *testing.T) {
 	for _, snapshot := range []bool{false, true} {
-		for _, s := range pipelining {
+		for _, s := range fanouttest.Pipelining {
 			var e edited
 			pool := pgtest.Pool(t, 1, e.attach)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Snapshot, src.Partial = s, snapshot, true
 			queries := make([]fanout.Query[fanout.DBTX, int32], 8)
 			for i := range queries {
-				queries[i] = statement[int32]("select $1::int", i)
+				queries[i] = fanouttest.Statement[int32]("select $1::int", i)
 			}
 			if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
 				t.Fatal(err)
@@ -255,7 +256,7 @@ func TestErrorAtEmptySync(t *testing.T) {
 				return message(kind, body)
 			})
 			for range 20 {
-				lists, err := fanout.Collect(inTime(t), src, queries...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 				if err != nil {
 					t.Errorf("%v, snapshot %v: %v", s, snapshot, err)
 				}
@@ -269,7 +270,7 @@ func TestErrorAtEmptySync(t *testing.T) {
 			if !said {
 				t.Errorf("%v, snapshot %v: there was no empty round trip", s, snapshot)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
@@ -278,17 +279,17 @@ func TestErrorAtEmptySync(t *testing.T) {
 // nothing of it is sent once more. If the server itself has ended it, what it has not begun with goes by another connection.
 func TestTerminatedBySomebodyBetween(t *testing.T) {
 	for _, routine := range []string{"", "RProcessInterrupts\x00"} {
-		for _, s := range pipelining {
+		for _, s := range fanouttest.Pipelining {
 			var e edited
 			pool := pgtest.Pool(t, 1, e.attach)
 			if _, err := pool.Exec(t.Context(), "create table written (n int)"); err != nil {
 				t.Fatal(err)
 			}
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Partial = s, true
 			queries := make([]fanout.Query[fanout.DBTX, int32], 8)
 			for i := range queries {
-				queries[i] = statement[int32]("insert into written values ($1) returning n", i)
+				queries[i] = fanouttest.Statement[int32]("insert into written values ($1) returning n", i)
 			}
 			for range 2 { // until it is known how quick they are
 				if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
@@ -304,13 +305,13 @@ func TestTerminatedBySomebodyBetween(t *testing.T) {
 				}
 				return message(kind, body)
 			})
-			lists, err := fanout.Collect(inTime(t), src, queries...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			e.set(nil)
 			var errs fanout.Errors
 			if goesOn := routine != ""; !errors.As(err, &errs) || (len(errs) == 1) != goesOn {
 				t.Errorf("%v, %q: %v, %v", s, routine, lists, err)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }

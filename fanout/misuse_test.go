@@ -15,18 +15,13 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
-// do runs one function on src and returns its error.
-func do(t testing.TB, src fanout.Source[fanout.DBTX], f func(ctx context.Context, tx fanout.DBTX) error) error {
-	t.Helper()
-	return fanout.Run(t.Context(), src, fanout.Do(f))
-}
-
 func TestKeptAfterReturn(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	var (
 		ctx  context.Context
 		kept fanout.DBTX
@@ -63,46 +58,46 @@ func TestKeptAfterReturn(t *testing.T) {
 			return err
 		},
 	} {
-		if err := do(t, src, f); err != nil {
+		if err := fanouttest.Do(t, src, f); err != nil {
 			t.Error(err)
 		}
 	}
 	const want = "after the query function had returned"
 	ctx = context.WithoutCancel(ctx)
 	_, err := kept.Exec(ctx, "select 1")
-	mention(t, err, want)
+	fanouttest.Mention(t, err, want)
 	again, err := kept.Query(ctx, "select 1")
-	mention(t, err, want)
+	fanouttest.Mention(t, err, want)
 	if again.Next() {
 		t.Error("a refused query has rows")
 	}
 	_, err = pgx.CollectRows(again, pgx.RowTo[int])
-	mention(t, err, want)
-	mention(t, kept.QueryRow(ctx, "select 1").Scan(), want)
+	fanouttest.Mention(t, err, want)
+	fanouttest.Mention(t, kept.QueryRow(ctx, "select 1").Scan(), want)
 	_, err = kept.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromRows(nil))
-	mention(t, err, want)
+	fanouttest.Mention(t, err, want)
 	b := &pgx.Batch{}
 	b.Queue("select 1")
-	mention(t, kept.SendBatch(ctx, b).Close(), want)
-	_, err = fanout.Collect(ctx, src, pid) // a nested call of a function that has returned
-	mention(t, err, want)
+	fanouttest.Mention(t, kept.SendBatch(ctx, b).Close(), want)
+	_, err = fanout.Collect(ctx, src, fanouttest.PID) // a nested call of a function that has returned
+	fanouttest.Mention(t, err, want)
 
 	if rows.Next() {
 		t.Error("rows go on after the function returned")
 	}
-	mention(t, rows.Err(), want)
-	mention(t, rows.Scan(new(int)), want)
+	fanouttest.Mention(t, rows.Err(), want)
+	fanouttest.Mention(t, rows.Scan(new(int)), want)
 	_, err = rows.Values()
-	mention(t, err, want)
+	fanouttest.Mention(t, err, want)
 	rows.Close()
-	mention(t, row.Scan(new(int)), want)
-	mention(t, res.Close(), want)
-	mention(t, one.Scan(new(int)), want)
+	fanouttest.Mention(t, row.Scan(new(int)), want)
+	fanouttest.Mention(t, res.Close(), want)
+	fanouttest.Mention(t, one.Scan(new(int)), want)
 	if part.Next() {
 		t.Error("rows of a batch go on after the function returned")
 	}
-	mention(t, part.Err(), want)
-	serves(t, pool)
+	fanouttest.Mention(t, part.Err(), want)
+	fanouttest.Serves(t, pool)
 	if n := pool.Stat().NewConnsCount(); n != 1 {
 		t.Errorf("%d connections opened: leaving things open must cost none", n)
 	}
@@ -122,24 +117,24 @@ func TestUnseenFailure(t *testing.T) {
 		"row":  func(ctx context.Context, tx fanout.DBTX) { tx.QueryRow(ctx, wrong, "x") },
 		"rows": func(ctx context.Context, tx fanout.DBTX) { _, _ = tx.Query(ctx, wrong, "x") },
 	} {
-		for _, s := range strategies {
+		for _, s := range fanouttest.Strategies {
 			if name == "rows" && s >= fanout.Pipelined {
 				continue // Query itself returns the error there, as pgx's may
 			}
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Partial = s, true
 			bad := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 				f(ctx, tx)
 				return []int32{1}, nil
 			}
-			lists, err := fanout.Collect(inTime(t), src, bad, pid)
-			if sqlState(err) != "22012" || len(lists) != 2 || lists[0] != nil || len(lists[1]) != 1 {
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, bad, fanouttest.PID)
+			if fanouttest.SQLState(err) != "22012" || len(lists) != 2 || lists[0] != nil || len(lists[1]) != 1 {
 				t.Errorf("%v, %s: %v, %v", s, name, lists, err)
 			}
 			yielded := 0
-			for _, err := range fanout.Stream(inTime(t), src, bad, pid) {
+			for _, err := range fanout.Stream(fanouttest.InTime(t), src, bad, fanouttest.PID) {
 				yielded++
-				if err != nil && sqlState(err) != "22012" {
+				if err != nil && fanouttest.SQLState(err) != "22012" {
 					t.Errorf("%v, %s: %v", s, name, err)
 				}
 			}
@@ -148,7 +143,7 @@ func TestUnseenFailure(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Nor one whose first row has come, and which fails after it.
@@ -157,25 +152,25 @@ func TestUnseenFailureBehindARow(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), "create table late (n int unique deferrable initially deferred); insert into late values (1)"); err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
-		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 			tx.QueryRow(ctx, "insert into late values ($1) returning n", 1) // refused at the commit
 			return nil
 		})
-		if sqlState(err) != "23505" {
+		if fanouttest.SQLState(err) != "23505" {
 			t.Errorf("%v: %v", s, err)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Rows of a batch that are still open when the batch is closed do not read what comes on the connection later.
 func TestRowsOfAClosedBatch(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		first := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			b := &pgx.Batch{}
@@ -198,20 +193,20 @@ func TestRowsOfAClosedBatch(t *testing.T) {
 			if rows.Next() {
 				t.Errorf("%v: rows go on beside the next result", s)
 			}
-			mention(t, rows.Err(), "after the next one was asked for")
-			mention(t, rows.Scan(&n), "after the next one was asked for")
+			fanouttest.Mention(t, rows.Err(), "after the next one was asked for")
+			fanouttest.Mention(t, rows.Scan(&n), "after the next one was asked for")
 			if err := errors.Join(err, results.Close()); err != nil {
 				return nil, err
 			}
-			mention(t, late.Scan(&n), "the batch was closed")
+			fanouttest.Mention(t, late.Scan(&n), "the batch was closed")
 			time.Sleep(3 * time.Millisecond) // the lane is at work for others
 			return []int32{n}, nil
 		}
 		queries := []fanout.Query[fanout.DBTX, int32]{first}
 		for i := range 20 {
-			queries = append(queries, statement[int32]("select generate_series($1::int, $1::int + 200)", i))
+			queries = append(queries, fanouttest.Statement[int32]("select generate_series($1::int, $1::int + 200)", i))
 		}
-		lists, err := fanout.Collect(inTime(t), src, queries...)
+		lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -221,14 +216,14 @@ func TestRowsOfAClosedBatch(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Nor does a row that a function queued with a batch has kept.
 func TestRowKeptByAQueuedFunction(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		counted := 0
 		src.Observe = func(_ context.Context, s fanout.Span) {
@@ -251,14 +246,14 @@ func TestRowKeptByAQueuedFunction(t *testing.T) {
 				return nil, err
 			}
 			time.Sleep(3 * time.Millisecond) // the lane is at work for others
-			mention(t, row.Scan(new(int32)), "the batch was closed")
+			fanouttest.Mention(t, row.Scan(new(int32)), "the batch was closed")
 			return got, nil
 		}
 		queries := []fanout.Query[fanout.DBTX, int32]{keep}
 		for i := range 20 {
-			queries = append(queries, statement[int32]("select generate_series($1::int, $1::int + 5000)", i))
+			queries = append(queries, fanouttest.Statement[int32]("select generate_series($1::int, $1::int + 5000)", i))
 		}
-		lists, err := fanout.Collect(inTime(t), src, queries...)
+		lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -268,33 +263,33 @@ func TestRowKeptByAQueuedFunction(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 func TestSeveralGoroutines(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	const want = "by several goroutines at once"
 	// A copy source is called in the middle of a statement: the same as from another goroutine, but without chance.
-	err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+	err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 		_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromFunc(func() ([]any, error) {
 			_, err := tx.Exec(ctx, "select 1")
 			return nil, err
 		}))
 		return err
 	})
-	mention(t, err, want)
-	err = do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+	fanouttest.Mention(t, err, want)
+	err = fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 		_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromFunc(func() ([]any, error) {
-			_, err := fanout.Collect(ctx, src, pid)
+			_, err := fanout.Collect(ctx, src, fanouttest.PID)
 			return nil, err
 		}))
 		return err
 	})
-	mention(t, err, want)
+	fanouttest.Mention(t, err, want)
 
 	// And from goroutines, by chance: every statement either runs or is refused.
-	err = do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+	err = fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 		errs := make(chan error, 8)
 		for range cap(errs) {
 			go func() {
@@ -307,7 +302,7 @@ func TestSeveralGoroutines(t *testing.T) {
 			if err := <-errs; err == nil {
 				ran++
 			} else if !strings.Contains(err.Error(), "are still open") {
-				mention(t, err, want)
+				fanouttest.Mention(t, err, want)
 			}
 		}
 		if ran == 0 {
@@ -318,19 +313,19 @@ func TestSeveralGoroutines(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 func TestStatementWhileRowsAreOpen(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	err := do(t, raw(pool), func(ctx context.Context, tx fanout.DBTX) error {
+	err := fanouttest.Do(t, fanouttest.Raw(pool), func(ctx context.Context, tx fanout.DBTX) error {
 		rows, err := tx.Query(ctx, "select generate_series(1, 3)")
 		if err != nil {
 			return err
 		}
 		rows.Next()
 		_, err = tx.Exec(ctx, "select 1")
-		mention(t, err, "rows of the last statement, or")
+		fanouttest.Mention(t, err, "rows of the last statement, or")
 		n := 1
 		for rows.Next() {
 			n++
@@ -344,17 +339,17 @@ func TestStatementWhileRowsAreOpen(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A function returns while a goroutine of its own still runs a statement: the call waits for that.
 func TestAbandonedStatement(t *testing.T) {
 	for _, partial := range []bool{false, true} {
 		pool := pgtest.Pool(t, 2)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Partial = partial
 		var ended atomic.Bool
-		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 			sent, returned := make(chan struct{}), make(chan struct{})
 			defer close(returned)
 			go func() {
@@ -374,97 +369,76 @@ func TestAbandonedStatement(t *testing.T) {
 			<-sent
 			return nil
 		})
-		mention(t, err, "returned while another goroutine was still running a statement")
-		if asError(t, err).Index != 0 {
+		fanouttest.Mention(t, err, "returned while another goroutine was still running a statement")
+		if fanouttest.AsError(t, err).Index != 0 {
 			t.Error(err)
 		}
 		if !ended.Load() {
 			t.Error("the call returned before the statement had ended")
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
 func TestTransactionLeftOpen(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Partial = true
 	begin := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 		_, err := tx.Exec(ctx, "begin; set local fanout.inside = 'yes'")
 		return nil, err
 	}
-	inside := statement[string]("select coalesce(current_setting('fanout.inside', true), '')")
+	inside := fanouttest.Statement[string]("select coalesce(current_setting('fanout.inside', true), '')")
 	lists, err := fanout.Collect(t.Context(), src, begin, inside, inside)
 	var errs fanout.Errors
 	if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 0 {
 		t.Fatal(err)
 	}
-	mention(t, err, "left a transaction open")
+	fanouttest.Mention(t, err, "left a transaction open")
 	if lists[1][0] != "" || lists[2][0] != "" {
 		t.Errorf("the next query ran inside it: %v", lists)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 func TestGoexit(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 2)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		exit := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-			if _, err := pid(ctx, tx); err != nil {
+			if _, err := fanouttest.PID(ctx, tx); err != nil {
 				return nil, err
 			}
 			runtime.Goexit()
 			return nil, nil
 		}
-		_, err := fanout.Collect(t.Context(), src, pid, exit, pid)
-		if e := asError(t, err); e.Index != 1 || e.Name != "PID" {
+		_, err := fanout.Collect(t.Context(), src, fanouttest.PID, exit, fanouttest.PID)
+		if e := fanouttest.AsError(t, err); e.Index != 1 || e.Name != "PID" {
 			t.Errorf("%v: %v", s, err)
 		}
-		mention(t, err, "runtime.Goexit")
-		serves(t, pool)
+		fanouttest.Mention(t, err, "runtime.Goexit")
+		fanouttest.Serves(t, pool)
 
 		// A single query's goroutine is not the caller's either.
 		lists, err := fanout.Collect(t.Context(), src, exit)
-		if e := asError(t, err); lists != nil || e.Index != 0 || e.Name != "PID" {
+		if e := fanouttest.AsError(t, err); lists != nil || e.Index != 0 || e.Name != "PID" {
 			t.Errorf("%v: %v, %v", s, lists, err)
 		}
-		mention(t, err, "runtime.Goexit")
-		serves(t, pool)
+		fanouttest.Mention(t, err, "runtime.Goexit")
+		fanouttest.Serves(t, pool)
 
 		// With Partial, every other query is run.
 		src.Partial = true
-		queries := repeated(12, fanout.Query[fanout.DBTX, int32](exit))
-		queries[3], queries[11] = pid, pid
+		queries := fanouttest.Repeated(12, fanout.Query[fanout.DBTX, int32](exit))
+		queries[3], queries[11] = fanouttest.PID, fanouttest.PID
 		lists, err = fanout.Collect(t.Context(), src, queries...)
 		var errs fanout.Errors
 		if !errors.As(err, &errs) || len(errs) != 10 || len(lists[3]) != 1 || len(lists[11]) != 1 {
 			t.Errorf("%v: %v, %v", s, lists, err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
-}
-
-// A function that the others have not waited for may still end its goroutine.
-func TestPipelinedLateGoexit(t *testing.T) {
-	pool := pgtest.Pool(t, 2)
-	src := pipelined(pool)
-	src.Partial = true
-	exit := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-		if _, err := pid(ctx, tx); err != nil {
-			return nil, err
-		}
-		time.Sleep(20 * time.Millisecond) // longer than the others wait for it: not a synchronisation
-		runtime.Goexit()
-		return nil, nil
-	}
-	lists, err := fanout.Collect(inTime(t), src, pid, exit, pid, exit)
-	var errs fanout.Errors
-	if !errors.As(err, &errs) || len(errs) != 2 || len(lists[0]) != 1 || len(lists[2]) != 1 {
-		t.Errorf("%v, %v", lists, err)
-	}
-	serves(t, pool)
 }
 
 // A function returns while a goroutine of its own waits for its row, or its rows: the call waits for that, the function's
@@ -476,9 +450,9 @@ func TestFunctionLeavesAReaderBehind(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	pool := pgtest.PoolOn(t, dsn, 1)
 	locker, watcher := pgtest.Connect(t, dsn), pgtest.Connect(t, dsn)
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, many := range []bool{false, true} {
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Partial = s, true
 			pgtest.Exec(t, locker, "select pg_advisory_lock(1)")
 			var got []string // by the goroutine
@@ -504,18 +478,18 @@ func TestFunctionLeavesAReaderBehind(t *testing.T) {
 				})
 				return nil, nil
 			}
-			lists, err := fanout.Collect(inTime(t), src, leaves, statement[int32]("select 7"))
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, leaves, fanouttest.Statement[int32]("select 7"))
 			wg.Wait()
 			var errs fanout.Errors
 			if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 0 || len(lists[1]) != 1 || lists[1][0] != 7 {
 				t.Errorf("%v, many=%v: %v, %v", s, many, lists, err)
 			} else {
-				mention(t, err, "returned while another goroutine was still running a statement")
+				fanouttest.Mention(t, err, "returned while another goroutine was still running a statement")
 			}
 			if left == nil && len(got) != 3 {
 				t.Errorf("%v: the goroutine has %v, and takes it for the result", s, got)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
@@ -528,19 +502,9 @@ func (endTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQu
 }
 func (f endTracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) { f(ctx) }
 
-// giveUp sends a statement and does not wait for its end.
-func giveUp(ctx context.Context, tx fanout.DBTX) error {
-	own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-	defer cancel()
-	if _, err := tx.Exec(own, "select pg_sleep(60), $1::text", "x"); !errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("not abandoned: %w", err)
-	}
-	return nil
-}
-
 // A tracer that makes a call of its own with the ctx of a statement is refused, also if its function has gone on.
 func TestCallOfATracer(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		var src fanout.Source[fanout.DBTX]
 		var busy atomic.Bool
 		var refused atomic.Value
@@ -548,17 +512,17 @@ func TestCallOfATracer(t *testing.T) {
 			if busy.CompareAndSwap(false, true) {
 				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 				defer cancel()
-				_, err := fanout.Collect(ctx, src, statement[int]("select 1"))
+				_, err := fanout.Collect(ctx, src, fanouttest.Statement[int]("select 1"))
 				refused.Store(fmt.Sprint(err))
 			}
 		})
 		pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) { c.ConnConfig.Tracer = end })
-		src = raw(pool)
+		src = fanouttest.Raw(pool)
 		src.Strategy = s
 		done := make(chan error, 1)
 		go func() {
-			_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
-				if err := giveUp(ctx, tx); err != nil {
+			_, err := fanout.Collect(fanouttest.InTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+				if err := fanouttest.GiveUp(ctx, tx); err != nil {
 					return nil, err
 				}
 				for !busy.Load() && ctx.Err() == nil {

@@ -13,14 +13,15 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 func TestObserve(t *testing.T) {
 	type key struct{}
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 3)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Partial = s, true
 		var spans []fanout.Span
 		var inside atomic.Int32
@@ -69,7 +70,7 @@ func TestObserve(t *testing.T) {
 		}
 		nothing := func(context.Context, fanout.DBTX) ([]int32, error) { return nil, nil }
 		ctx := context.WithValue(t.Context(), key{}, "of the call")
-		lists, err := fanout.Collect(ctx, src, pid, boom, statement[int32]("select generate_series(1, 7)"), batch, copied, two, nothing)
+		lists, err := fanout.Collect(ctx, src, fanouttest.PID, fanouttest.Boom, fanouttest.Statement[int32]("select generate_series(1, 7)"), batch, copied, two, nothing)
 		var errs fanout.Errors
 		if !errors.As(err, &errs) || len(errs) != 1 {
 			t.Fatal(err)
@@ -107,7 +108,7 @@ func TestObserve(t *testing.T) {
 // One goroutine at a time holds for all calls of a Source, nested ones and copies included.
 func TestObserveAcrossCalls(t *testing.T) {
 	pool := pgtest.Pool(t, 4)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	spans := 0
 	src.Observe = func(context.Context, fanout.Span) { spans++ } // a data race if it were otherwise
 	done := make(chan error)
@@ -115,7 +116,7 @@ func TestObserveAcrossCalls(t *testing.T) {
 		src := src
 		src.Limit = 1 + i
 		go func() {
-			_, err := fanout.Collect(context.Background(), src, repeated(5, nest(src, 1))...)
+			_, err := fanout.Collect(context.Background(), src, fanouttest.Repeated(5, fanouttest.Nest(src, 1))...)
 			done <- err
 		}()
 	}
@@ -131,9 +132,9 @@ func TestObserveAcrossCalls(t *testing.T) {
 
 // The error in a span is that of Error, also where the function had words of its own.
 func TestSpanErrIsThatOfError(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 1)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		var span fanout.Span
 		src.Observe = func(_ context.Context, s fanout.Span) { span = s }
@@ -143,7 +144,7 @@ func TestSpanErrIsThatOfError(t *testing.T) {
 			<-ctx.Done()
 			return nil, errors.New("its own words") // say, a status of gRPC
 		})
-		if !errors.Is(asError(t, err), context.Canceled) || !errors.Is(span.Err, context.Canceled) {
+		if !errors.Is(fanouttest.AsError(t, err), context.Canceled) || !errors.Is(span.Err, context.Canceled) {
 			t.Errorf("%v: Error says %q, Span.Err %q", s, err, span.Err)
 		}
 	}
@@ -151,24 +152,24 @@ func TestSpanErrIsThatOfError(t *testing.T) {
 
 // That of a query which another one's failure has ended matches context.Canceled, whatever its function says.
 func TestSpanErrOfACancelledQuery(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		if s == fanout.Serial {
 			continue
 		}
 		pool := pgtest.Pool(t, 2)
-		warm(t, pool)
-		src := raw(pool)
+		fanouttest.Warm(t, pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		spans := map[int]fanout.Span{}
 		src.Observe = func(_ context.Context, s fanout.Span) { spans[s.Index] = s }
 		started := make(chan struct{})
-		_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		_, err := fanout.Collect(fanouttest.InTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			close(started)
 			<-ctx.Done()
 			return nil, errors.New("its own words")
 		}, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			<-started
-			return boom(ctx, tx)
+			return fanouttest.Boom(ctx, tx)
 		})
 		if !errors.Is(spans[0].Err, context.Canceled) {
 			t.Errorf("%v: %v; Span.Err of the other one: %v", s, err, spans[0].Err)
@@ -179,16 +180,16 @@ func TestSpanErrOfACancelledQuery(t *testing.T) {
 // After Retries, the errors of earlier attempts are in it.
 func TestSpanErrAfterRetries(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	failable(t, pool)
+	fanouttest.Failable(t, pool)
 	first := errors.New("the first attempt's")
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot, src.Retries = s, true, 1
 		var span fanout.Span
 		src.Observe = func(_ context.Context, s fanout.Span) { span = s }
 		n := 0
 		_, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-			_, err := statement[int32]("select fail($1)", "40001")(ctx, tx)
+			_, err := fanouttest.Statement[int32]("select fail($1)", "40001")(ctx, tx)
 			if n++; n == 1 {
 				err = errors.Join(err, first)
 			}
@@ -205,10 +206,10 @@ func TestSpanErrAfterRetries(t *testing.T) {
 
 // A query that fails has finished when its function returned, not when the others have been cancelled.
 func TestFinishedOfTheQueryThatFailed(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		t.Run(s.String(), func(t *testing.T) {
 			pool := pgtest.Pool(t, 4)
-			warm(t, pool)
+			fanouttest.Warm(t, pool)
 			if _, err := pool.Exec(t.Context(), `create function stubborn() returns text language plpgsql as $$
 				declare until timestamptz := clock_timestamp() + '0.7 s';
 				begin
@@ -219,7 +220,7 @@ func TestFinishedOfTheQueryThatFailed(t *testing.T) {
 				end $$`); err != nil {
 				t.Fatal(err)
 			}
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
 			var span fanout.Span
 			src.Observe = func(_ context.Context, s fanout.Span) {
@@ -228,8 +229,8 @@ func TestFinishedOfTheQueryThatFailed(t *testing.T) {
 				}
 			}
 			var returned time.Time
-			stubborn := statement[string]("-- name: Stubborn :one\nselect stubborn()")
-			_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			stubborn := fanouttest.Statement[string]("-- name: Stubborn :one\nselect stubborn()")
+			_, err := fanout.Collect(fanouttest.InTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				_, err := tx.Exec(ctx, "select pg_sleep(0.2)")
 				returned = time.Now()
 				return nil, errors.Join(err, errors.New("the cause"))
@@ -244,23 +245,23 @@ func TestFinishedOfTheQueryThatFailed(t *testing.T) {
 // A statement that is refused because its ctx has ended is named and counted: the error must not blame the one before.
 func TestNameOfAStatementThatWasNotSent(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		var span fanout.Span
 		src.Observe = func(_ context.Context, s fanout.Span) { span = s }
 		for _, statements := range []int{1, 2} {
-			_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			_, err := fanout.Collect(fanouttest.InTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 				if statements == 2 {
-					if _, err := statement[int32]("-- name: Succeeds :one\nselect 1")(ctx, tx); err != nil {
+					if _, err := fanouttest.Statement[int32]("-- name: Succeeds :one\nselect 1")(ctx, tx); err != nil {
 						return nil, err
 					}
 				}
 				ctx, cancel := context.WithCancel(ctx)
 				cancel()
-				return statement[int32]("-- name: IsNotSent :one\nselect 2")(ctx, tx)
+				return fanouttest.Statement[int32]("-- name: IsNotSent :one\nselect 2")(ctx, tx)
 			})
-			if e := asError(t, err); e.Name != "IsNotSent" || !errors.Is(err, context.Canceled) || span.Statements != statements {
+			if e := fanouttest.AsError(t, err); e.Name != "IsNotSent" || !errors.Is(err, context.Canceled) || span.Statements != statements {
 				t.Errorf("%v: name %q, %d statements: %v", s, e.Name, span.Statements, err)
 			}
 		}
@@ -269,9 +270,9 @@ func TestNameOfAStatementThatWasNotSent(t *testing.T) {
 
 // A statement whose own ctx has ended has been asked for, and has failed to be sent; one that is misuse has not been asked for.
 func TestSpanOfARefusedStatement(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 1)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Partial = s, true
 		spans := map[int]fanout.Span{}
 		src.Observe = func(_ context.Context, s fanout.Span) { spans[s.Index] = s }
@@ -299,8 +300,8 @@ func TestSpanOfARefusedStatement(t *testing.T) {
 
 // A batch of no statements leaves the name of the last one.
 func TestNameAfterAnEmptyBatch(t *testing.T) {
-	for _, s := range strategies {
-		src := raw(pgtest.Pool(t, 1))
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pgtest.Pool(t, 1))
 		src.Strategy = s
 		_, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			if _, err := tx.Exec(ctx, "-- name: D :exec\nselect 1"); err != nil {
@@ -311,7 +312,7 @@ func TestNameAfterAnEmptyBatch(t *testing.T) {
 			}
 			return nil, errors.New("mine")
 		})
-		mention(t, err, "query 0 (D): mine")
+		fanouttest.Mention(t, err, "query 0 (D): mine")
 	}
 }
 
@@ -337,14 +338,14 @@ func (b *beginTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEn
 func TestStartedOfAStatementSentAgain(t *testing.T) {
 	tracer := &beginTracer{began: map[int]time.Time{}}
 	pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) { c.ConnConfig.Tracer = tracer })
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy, src.Partial = fanout.Coalesced, true
 	const sql = "select (10 / $1::int)::text from (select count(*) from generate_series(1, 400000 + $1::int)) n"
 	for round, args := range [][]int{{1, 2}, {1, 2}, {0, 1, 2, 3}} { // two to learn of the statement
 		var spans []fanout.Span
 		src.Observe = func(_ context.Context, s fanout.Span) { spans = append(spans, s) }
-		_, _ = fanout.Collect(inTime(t), src, fanout.Each(func(tx fanout.DBTX, ctx context.Context, i int) ([]string, error) {
-			return statement[string](sql, i)(ctx, tx)
+		_, _ = fanout.Collect(fanouttest.InTime(t), src, fanout.Each(func(tx fanout.DBTX, ctx context.Context, i int) ([]string, error) {
+			return fanouttest.Statement[string](sql, i)(ctx, tx)
 		}, args...)...)
 		for _, s := range spans {
 			// It is noted before the tracer is told of it.
@@ -358,7 +359,7 @@ func TestStartedOfAStatementSentAgain(t *testing.T) {
 // In a transaction of the caller's nothing is coalesced, and the span says so.
 func TestStrategyOfASpanInATransaction(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Coalesced
 	var spans []fanout.Span
 	src.Observe = func(_ context.Context, s fanout.Span) { spans = append(spans, s) }
@@ -367,7 +368,7 @@ func TestStrategyOfASpanInATransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background())
-	if _, err := fanout.Collect(t.Context(), src.On(tx), statement[string]("select $1::int::text", 1), statement[string]("select $1::int::text", 2)); err != nil {
+	if _, err := fanout.Collect(t.Context(), src.On(tx), fanouttest.Statement[string]("select $1::int::text", 1), fanouttest.Statement[string]("select $1::int::text", 2)); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range spans {

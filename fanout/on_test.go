@@ -11,12 +11,13 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 func TestOn(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	fill(t, pool, 3)
+	fanouttest.Fill(t, pool, 3)
 	tx, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +34,7 @@ func TestOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := fanout.Gather(t.Context(), src, id, fanout.All((*db.Queries).ListA), fanout.One((*db.Queries).GetA, row.ID))
+	got, err := fanout.Gather(t.Context(), src, fanouttest.ID, fanout.All((*db.Queries).ListA), fanout.One((*db.Queries).GetA, row.ID))
 	if err != nil || len(got) != 4 {
 		t.Errorf("the transaction's writes are not seen: %v, %v", got, err)
 	}
@@ -42,7 +43,7 @@ func TestOn(t *testing.T) {
 		fanout.Into(&written, (*db.Queries).InsertA, &text),
 		// A call on the pool, nested in the transaction's, sees what it has written.
 		fanout.Do(func(ctx context.Context, q *db.Queries) error {
-			rows, err := fanout.Gather(ctx, plain, id, fanout.All((*db.Queries).ListA))
+			rows, err := fanout.Gather(ctx, plain, fanouttest.ID, fanout.All((*db.Queries).ListA))
 			if err == nil && len(rows) != 5 {
 				t.Errorf("nested: %v", rows)
 			}
@@ -56,18 +57,18 @@ func TestOn(t *testing.T) {
 			t.Errorf("span %+v", s)
 		}
 	}
-	if outside, err := fanout.Gather(t.Context(), plain, id, fanout.All((*db.Queries).ListA)); err != nil || len(outside) != 3 {
+	if outside, err := fanout.Gather(t.Context(), plain, fanouttest.ID, fanout.All((*db.Queries).ListA)); err != nil || len(outside) != 3 {
 		t.Errorf("outside: %v, %v", outside, err)
 	}
 
 	// A failure leaves the transaction to the caller: aborted, and to be rolled back.
 	src.Partial = true
-	_, err = fanout.Collect(t.Context(), raw(pool).On(tx), boom)
-	if asError(t, err).Name != "Boom" {
+	_, err = fanout.Collect(t.Context(), fanouttest.Raw(pool).On(tx), fanouttest.Boom)
+	if fanouttest.AsError(t, err).Name != "Boom" {
 		t.Error(err)
 	}
 	_, err = fanout.Collect(t.Context(), src, fanout.All((*db.Queries).ListA))
-	if sqlState(err) != "25P02" {
+	if fanouttest.SQLState(err) != "25P02" {
 		t.Error(err)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
@@ -77,7 +78,7 @@ func TestOn(t *testing.T) {
 	if !errors.Is(err, pgx.ErrTxClosed) {
 		t.Error(err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // The functions of a transaction's call may leave rows unread, panic and be cancelled: the transaction can be ended.
@@ -91,7 +92,7 @@ func TestOnAfterTrouble(t *testing.T) {
 			_, _ = tx.Query(ctx, "select generate_series(1, 10000)")
 			panic("boom")
 		},
-		"scan error": statement[string]("select 1"),
+		"scan error": fanouttest.Statement[string]("select 1"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			pool := pgtest.Pool(t, 1)
@@ -101,7 +102,7 @@ func TestOnAfterTrouble(t *testing.T) {
 			}
 			func() {
 				defer func() { _ = recover() }()
-				_, _ = fanout.Collect(t.Context(), raw(pool).On(tx), query)
+				_, _ = fanout.Collect(t.Context(), fanouttest.Raw(pool).On(tx), query)
 			}()
 			end := tx.Commit
 			if strings.HasPrefix(name, "panic") {
@@ -110,7 +111,7 @@ func TestOnAfterTrouble(t *testing.T) {
 			if err := end(t.Context()); err != nil {
 				t.Error(err)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		})
 	}
 }
@@ -126,10 +127,10 @@ func TestOnWithRowsOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = fanout.Collect(t.Context(), raw(pool).On(tx), pid)
-	mention(t, err, "rows of the last statement, or")
+	_, err = fanout.Collect(t.Context(), fanouttest.Raw(pool).On(tx), fanouttest.PID)
+	fanouttest.Mention(t, err, "rows of the last statement, or")
 	rows.Close()
-	if _, err = fanout.Collect(t.Context(), raw(pool).On(tx), pid); err != nil {
+	if _, err = fanout.Collect(t.Context(), fanouttest.Raw(pool).On(tx), fanouttest.PID); err != nil {
 		t.Error(err)
 	}
 }
@@ -137,12 +138,12 @@ func TestOnWithRowsOpen(t *testing.T) {
 // What a transaction has changed in the catalog is not taken for true elsewhere.
 func TestOnDescribesForItselfAlone(t *testing.T) {
 	const sql = "-- name: Find :many\nselect data from changed where id = $1"
-	for _, s := range strategies {
-		pool := pgtest.Pool(t, 2, inMode(pgx.QueryExecModeCacheDescribe))
+	for _, s := range fanouttest.Strategies {
+		pool := pgtest.Pool(t, 2, fanouttest.InMode(pgx.QueryExecModeCacheDescribe))
 		if _, err := pool.Exec(t.Context(), "create table changed (id int, data text); insert into changed values (1, 'one')"); err != nil {
 			t.Fatal(err)
 		}
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		tx, err := pool.Begin(t.Context())
 		if err != nil {
@@ -152,7 +153,7 @@ func TestOnDescribesForItselfAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			lists, err := fanout.Collect(t.Context(), src.On(tx), statement[string](sql, "1"), statement[string](sql, "2"))
+			lists, err := fanout.Collect(t.Context(), src.On(tx), fanouttest.Statement[string](sql, "1"), fanouttest.Statement[string](sql, "2"))
 			if err != nil || len(lists[0]) != 1 || len(lists[1]) != 0 {
 				t.Errorf("%v, inside: %v, %v", s, lists, err)
 			}
@@ -161,20 +162,20 @@ func TestOnDescribesForItselfAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 		pool.Reset()
-		lists, err := fanout.Collect(t.Context(), src, repeated(4, statement[string](sql, "1"))...)
+		lists, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(4, fanouttest.Statement[string](sql, "1"))...)
 		if err != nil || len(lists[3]) != 1 {
 			t.Errorf("%v, outside: %v, %v", s, lists, err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
 // A nested call in a savepoint would use the connection beside the outer call's lane, where that sends statements of several
 // functions: it is refused, and the transaction goes on.
 func TestOnASavepointOfTheOuterCalls(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 1)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Partial = s, true
 		tx, err := pool.Begin(t.Context())
 		if err != nil {
@@ -187,7 +188,7 @@ func TestOnASavepointOfTheOuterCalls(t *testing.T) {
 		for range 20 {
 			var nested error
 			tasks := []fanout.Task[fanout.DBTX]{fanout.Do(func(ctx context.Context, _ fanout.DBTX) error {
-				_, nested = fanout.Collect(ctx, src.On(savepoint), pid)
+				_, nested = fanout.Collect(ctx, src.On(savepoint), fanouttest.PID)
 				return nil
 			})}
 			for range 10 {
@@ -196,7 +197,7 @@ func TestOnASavepointOfTheOuterCalls(t *testing.T) {
 					return err
 				}))
 			}
-			if err := fanout.Run(inTime(t), src.On(tx), tasks...); err != nil {
+			if err := fanout.Run(fanouttest.InTime(t), src.On(tx), tasks...); err != nil {
 				t.Errorf("%v: %v", s, err)
 			}
 			pipelined := s != fanout.Parallel && s != fanout.Serial
@@ -215,9 +216,9 @@ func TestOnASavepointOfTheOuterCalls(t *testing.T) {
 
 // The connection of a transaction that is over is left alone: it may be somebody else's by now.
 func TestOnAfterTheEnd(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 1)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		tx, err := pool.Begin(t.Context())
 		if err != nil {
@@ -241,7 +242,7 @@ func TestOnAfterTheEnd(t *testing.T) {
 			stopped <- err
 		}()
 		for range 50 {
-			if _, err := fanout.Collect(t.Context(), src.On(tx), pid, pid); !errors.Is(err, pgx.ErrTxClosed) {
+			if _, err := fanout.Collect(t.Context(), src.On(tx), fanouttest.PID, fanouttest.PID); !errors.Is(err, pgx.ErrTxClosed) {
 				t.Errorf("%v: %v", s, err)
 			}
 		}
@@ -256,22 +257,22 @@ func TestOnAfterTheEnd(t *testing.T) {
 // in the middle runs, the outermost function has the connection's types to itself.
 func TestOnNestedTwice(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	two := statement[int32]("select 1 + $1::int", 1)
-	for _, outer := range strategies {
-		for _, middle := range strategies {
-			for _, inner := range strategies {
+	two := fanouttest.Statement[int32]("select 1 + $1::int", 1)
+	for _, outer := range fanouttest.Strategies {
+		for _, middle := range fanouttest.Strategies {
+			for _, inner := range fanouttest.Strategies {
 				for _, plain := range []bool{false, true} { // the one in the middle is nested by its ctx alone
 					tx, err := pool.Begin(t.Context())
 					if err != nil {
 						t.Fatal(err)
 					}
-					src := raw(pool)
+					src := fanouttest.Raw(pool)
 					a, b, c := src.On(tx), src.On(tx), src.On(tx)
 					if plain {
 						b = src
 					}
 					a.Strategy, b.Strategy, c.Strategy = outer, middle, inner
-					lists, err := fanout.Collect(inTime(t), a, func(ctx context.Context, _ fanout.DBTX) ([]int32, error) {
+					lists, err := fanout.Collect(fanouttest.InTime(t), a, func(ctx context.Context, _ fanout.DBTX) ([]int32, error) {
 						lists, err := fanout.Collect(ctx, b, func(ctx context.Context, _ fanout.DBTX) ([]int32, error) {
 							lists, err := fanout.Collect(ctx, c, two, two)
 							return slices.Concat(lists...), err
@@ -296,9 +297,9 @@ func TestOnATxThatCannotBeCompared(t *testing.T) {
 		pgx.Tx
 		_ []string
 	}
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 2)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		var txs []pgx.Tx
 		for range 2 {
@@ -308,8 +309,8 @@ func TestOnATxThatCannotBeCompared(t *testing.T) {
 			}
 			txs = append(txs, tx)
 		}
-		err := do(t, src.On(logged{Tx: txs[0]}), func(ctx context.Context, _ fanout.DBTX) error {
-			_, err := fanout.Collect(ctx, src.On(logged{Tx: txs[1]}), pid)
+		err := fanouttest.Do(t, src.On(logged{Tx: txs[0]}), func(ctx context.Context, _ fanout.DBTX) error {
+			_, err := fanout.Collect(ctx, src.On(logged{Tx: txs[1]}), fanouttest.PID)
 			return err
 		})
 		if err != nil {
@@ -320,6 +321,6 @@ func TestOnATxThatCannotBeCompared(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }

@@ -14,23 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
-
-// panicked runs f and returns the *PanicError that it panics with.
-func panicked(t testing.TB, f func()) (p *fanout.PanicError) {
-	t.Helper()
-	defer func() {
-		t.Helper()
-		r := recover()
-		var ok bool
-		if p, ok = r.(*fanout.PanicError); !ok {
-			t.Errorf("recovered %v, want a *PanicError", r)
-		}
-	}()
-	f()
-	return nil
-}
 
 func explode(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 	if _, err := tx.Exec(ctx, "select 1"); err != nil {
@@ -40,12 +26,12 @@ func explode(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 }
 
 func TestPanicReachesTheCaller(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, partial := range []bool{false, true} {
 			pool := pgtest.Pool(t, 4)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Partial = s, partial
-			queries := []fanout.Query[fanout.DBTX, string]{explode, sleep, sleep, sleep, sleep, sleep}
+			queries := []fanout.Query[fanout.DBTX, string]{explode, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep}
 			var dst []string
 			start := time.Now()
 			for name, call := range map[string]func(){
@@ -61,14 +47,14 @@ func TestPanicReachesTheCaller(t *testing.T) {
 					_ = fanout.Run(t.Context(), src, fanout.IntoFunc(&dst, queries[0]), fanout.IntoFunc(&dst, queries[1]))
 				},
 			} {
-				p := panicked(t, call)
+				p := fanouttest.Panicked(t, call)
 				if p.Value != "boom" || !strings.Contains(string(p.Stack), "explode") || !strings.Contains(p.Error(), "boom") {
 					t.Errorf("%s: %v", name, p)
 				}
 				if p.Unwrap() != nil {
 					t.Errorf("%s: unwraps to %v", name, p.Unwrap())
 				}
-				serves(t, pool)
+				fanouttest.Serves(t, pool)
 			}
 			if s == fanout.Parallel && time.Since(start) > 8*time.Second {
 				t.Error("a panic waited for its siblings")
@@ -79,16 +65,16 @@ func TestPanicReachesTheCaller(t *testing.T) {
 
 func TestPanicCostsOnlyItsConnection(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		for _, others := range []int{0, 6} {
-			warm(t, pool)
+			fanouttest.Warm(t, pool)
 			before := pgtest.Backends(t, pool)
 			var lost uint32
-			p := panicked(t, func() {
-				_, _ = fanout.Collect(t.Context(), src, append(repeated(others, pid), func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-					pids, err := pid(ctx, tx)
+			p := fanouttest.Panicked(t, func() {
+				_, _ = fanout.Collect(t.Context(), src, append(fanouttest.Repeated(others, fanouttest.PID), func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+					pids, err := fanouttest.PID(ctx, tx)
 					if err != nil {
 						return nil, err
 					}
@@ -103,20 +89,20 @@ func TestPanicCostsOnlyItsConnection(t *testing.T) {
 			if left := pgtest.Backends(t, pool); len(after) != 1 || !slices.Equal(left, after) {
 				t.Errorf("%v: the pool has the backends %v; it had %v besides that of the query that panicked, %d", s, left, after, lost)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
 
 // A panic is the call's end also when another query has failed before it; and nothing is run again after it.
 func TestPanicAfterFailure(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		if s == fanout.Serial {
 			continue // nothing runs beside what has failed
 		}
 		for _, again := range []bool{false, true} {
 			pool := pgtest.Pool(t, 2)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
 			if again {
 				src.Snapshot, src.Retries = true, 1
@@ -124,7 +110,7 @@ func TestPanicAfterFailure(t *testing.T) {
 			var ran atomic.Int32
 			told := make(chan struct{})
 			late := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-				if _, err := pid(ctx, tx); err != nil {
+				if _, err := fanouttest.PID(ctx, tx); err != nil {
 					return nil, err
 				}
 				close(told)
@@ -132,8 +118,8 @@ func TestPanicAfterFailure(t *testing.T) {
 				ran.Add(1)
 				panic("late")
 			}
-			p := panicked(t, func() {
-				_, _ = fanout.Collect(inTime(t), src, late, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			p := fanouttest.Panicked(t, func() {
+				_, _ = fanout.Collect(fanouttest.InTime(t), src, late, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 					select {
 					case <-told:
 					case <-ctx.Done():
@@ -146,7 +132,7 @@ func TestPanicAfterFailure(t *testing.T) {
 			if p.Value != "late" || ran.Load() != 1 {
 				t.Errorf("%v, again=%v: %v, after %d runs", s, again, p.Value, ran.Load())
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
@@ -154,10 +140,10 @@ func TestPanicAfterFailure(t *testing.T) {
 // The functions that are queued with a batch are not called again once one of them has panicked, or when nobody has closed
 // the batch.
 func TestPanicInABatch(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, others := range []int{0, 2} {
 			pool := pgtest.Pool(t, 2)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
 			calls := 0
 			batch := func(ctx context.Context, tx fanout.DBTX) pgx.BatchResults {
@@ -170,22 +156,22 @@ func TestPanicInABatch(t *testing.T) {
 				}
 				return tx.SendBatch(ctx, b)
 			}
-			p := panicked(t, func() {
-				_, _ = fanout.Collect(inTime(t), src, append(repeated(others, pid), func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			p := fanouttest.Panicked(t, func() {
+				_, _ = fanout.Collect(fanouttest.InTime(t), src, append(fanouttest.Repeated(others, fanouttest.PID), func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 					return nil, batch(ctx, tx).Close()
 				})...)
 			})
 			if p.Value != "queued" || calls != 1 {
 				t.Errorf("%v, %d others: %v after %d calls", s, others, p.Value, calls)
 			}
-			err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+			err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 				batch(ctx, tx)
 				return nil
 			})
 			if err != nil || calls != 1 {
 				t.Errorf("%v, %d others: %v, %d calls", s, others, err, calls)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
@@ -197,10 +183,10 @@ func (explosive) Scan(any) error { panic("scanned") }
 // A destination panics while the function has the connection to itself: the lane goes on with it, if at all, when the row has
 // been read.
 func TestPanicOfADestination(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, recovers := range []bool{false, true} {
 			pool := pgtest.Pool(t, 1)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Partial = s, recovers
 			cause := errors.New("recovered")
 			bad := func(ctx context.Context, tx fanout.DBTX) (_ []int32, err error) {
@@ -214,40 +200,42 @@ func TestPanicOfADestination(t *testing.T) {
 				return nil, tx.QueryRow(ctx, "select pg_sleep(0.005)::text", pgx.QueryResultFormats{0}).Scan(new(explosive))
 			}
 			twice := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-				if _, err := pid(ctx, tx); err != nil {
+				if _, err := fanouttest.PID(ctx, tx); err != nil {
 					return nil, err
 				}
 				time.Sleep(4 * time.Millisecond) // busy with something else
-				return pid(ctx, tx)
+				return fanouttest.PID(ctx, tx)
 			}
-			queries := repeated(20, fanout.Query[fanout.DBTX, int32](twice))
+			queries := fanouttest.Repeated(20, fanout.Query[fanout.DBTX, int32](twice))
 			queries[2] = bad
 			if recovers {
-				_, err := fanout.Collect(inTime(t), src, queries...)
+				_, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 				var errs fanout.Errors
 				if !errors.As(err, &errs) || len(errs) != 1 || !errors.Is(err, cause) {
 					t.Errorf("%v: %d errors, %v", s, len(errs), err)
 				}
-			} else if p := panicked(t, func() { _, _ = fanout.Collect(inTime(t), src, queries...) }); p.Value != "scanned" {
+			} else if p := fanouttest.Panicked(t, func() { _, _ = fanout.Collect(fanouttest.InTime(t), src, queries...) }); p.Value != "scanned" {
 				t.Errorf("%v: %v", s, p.Value)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
 
 // One of pgx's tracers that panics is no different.
 func TestPanicOfATracer(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, snapshot := range []bool{false, true} {
 			pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) { c.ConnConfig.Tracer = panickingTracer{} })
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Snapshot = s, snapshot
-			p := panicked(t, func() { _, _ = fanout.Collect(inTime(t), src, statement[int32]("select $1::int + 1", 1)) })
+			p := fanouttest.Panicked(t, func() {
+				_, _ = fanout.Collect(fanouttest.InTime(t), src, fanouttest.Statement[int32]("select $1::int + 1", 1))
+			})
 			if p.Value != "traced" {
 				t.Errorf("%v, snapshot=%v: %v", s, snapshot, p.Value)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
@@ -274,7 +262,7 @@ func TestPanicOfATracerAtTheEnd(t *testing.T) {
 	}
 	forms := []func(ctx context.Context, tx fanout.DBTX) error{
 		func(ctx context.Context, tx fanout.DBTX) error {
-			_, err := statement[int32]("select $1::int", 1)(ctx, tx)
+			_, err := fanouttest.Statement[int32]("select $1::int", 1)(ctx, tx)
 			return err
 		},
 		func(ctx context.Context, tx fanout.DBTX) error {
@@ -298,31 +286,31 @@ func TestPanicOfATracerAtTheEnd(t *testing.T) {
 			return nil
 		},
 	}
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, snapshot := range []bool{false, true} {
 			tracer := &lateTracer{}
 			pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) {
 				c.ConnConfig.Tracer = tracer
 				c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // where an argument may fail before anything is sent
 			})
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Snapshot = s, snapshot
 			for i, f := range forms {
 				tracer.panics.Store(true)
-				p := panicked(t, func() {
-					_ = fanout.Run(inTime(t), src, fanout.Do(f), fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+				p := fanouttest.Panicked(t, func() {
+					_ = fanout.Run(fanouttest.InTime(t), src, fanout.Do(f), fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 						<-ctx.Done()
 						return ctx.Err()
 					}))
 				})
-				if strings.Contains(stacks(), "(*handle).interrupt(") {
+				if strings.Contains(fanouttest.Stacks(), "(*handle).interrupt(") {
 					t.Errorf("%v, snapshot=%v, form %d: the statement's watch outlives the call", s, snapshot, i)
 				}
 				tracer.panics.Store(false)
 				if p != nil && p.Value != "traced" {
 					t.Errorf("%v, snapshot=%v, form %d: %v", s, snapshot, i, p.Value)
 				}
-				serves(t, pool)
+				fanouttest.Serves(t, pool)
 			}
 		}
 	}
@@ -348,16 +336,16 @@ func (l *lateTracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEnd
 
 // What the pool's owner or the caller supplies besides query functions runs in goroutines of the call too.
 func TestPanicOfObserve(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 2)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		src.Observe = func(context.Context, fanout.Span) { panic("observed") }
-		p := panicked(t, func() { _, _ = fanout.Collect(inTime(t), src, pid, pid) })
+		p := fanouttest.Panicked(t, func() { _, _ = fanout.Collect(fanouttest.InTime(t), src, fanouttest.PID, fanouttest.PID) })
 		if p.Value != "observed" {
 			t.Errorf("%v: %v", s, p)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -368,11 +356,11 @@ func TestPanicOfObserveAfterGoexit(t *testing.T) {
 		runtime.Goexit()
 		return nil, nil
 	}
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, conns := range []int{1, 2} {
 			for _, partial := range []bool{false, true} {
 				pool := pgtest.Pool(t, conns)
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				src.Strategy, src.Partial = s, partial
 				for _, end := range []func(){func() { panic("observed") }, runtime.Goexit} {
 					src.Observe = func(_ context.Context, span fanout.Span) {
@@ -380,15 +368,15 @@ func TestPanicOfObserveAfterGoexit(t *testing.T) {
 							end()
 						}
 					}
-					err := orPanic(func() error {
-						_, err := fanout.Collect(inTime(t), src, pid, exit, pid)
+					err := fanouttest.OrPanic(func() error {
+						_, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.PID, exit, fanouttest.PID)
 						return err
 					})
 					var p *fanout.PanicError
 					if errors.As(err, &p) && p.Value != "observed" || err == nil {
 						t.Errorf("%v on %d, partial=%v: %v", s, conns, partial, err)
 					}
-					serves(t, pool)
+					fanouttest.Serves(t, pool)
 				}
 			}
 		}
@@ -397,7 +385,7 @@ func TestPanicOfObserveAfterGoexit(t *testing.T) {
 
 func TestPanicOfKey(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	first, m := "untouched", map[int32]int32{1: 1}
 	defer func() {
 		if r := recover(); r != "key" {
@@ -406,11 +394,11 @@ func TestPanicOfKey(t *testing.T) {
 		if first != "untouched" || len(m) != 1 {
 			t.Errorf("destinations were written: %q, %v", first, m)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}()
 	_ = fanout.Run(t.Context(), src,
 		fanout.IntoFunc(&first, func(context.Context, fanout.DBTX) (string, error) { return "written", nil }),
-		fanout.IntoMap(&m, func(int32) int32 { panic("key") }, pid))
+		fanout.IntoMap(&m, func(int32) int32 { panic("key") }, fanouttest.PID))
 }
 
 // unwinding is a transaction of the caller's own that unwinds the goroutine when it is asked whether it has ended.
@@ -431,36 +419,36 @@ func TestStreamInUnwindingTx(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src := raw(pool)
-	p := panicked(t, func() {
-		for range fanout.Stream(t.Context(), src.On(unwinding{tx, func() { panic("boom") }}), pid) {
+	src := fanouttest.Raw(pool)
+	p := fanouttest.Panicked(t, func() {
+		for range fanout.Stream(t.Context(), src.On(unwinding{tx, func() { panic("boom") }}), fanouttest.PID) {
 			t.Error("the loop has had something")
 		}
 	})
 	if p != nil && p.Value != "boom" {
 		t.Errorf("panicked with %v", p)
 	}
-	for _, err := range fanout.Stream(t.Context(), src.On(unwinding{tx, runtime.Goexit}), pid) {
+	for _, err := range fanout.Stream(t.Context(), src.On(unwinding{tx, runtime.Goexit}), fanouttest.PID) {
 		if err == nil {
 			t.Error("a result")
 		} else {
-			mention(t, err, "Goexit")
+			fanouttest.Mention(t, err, "Goexit")
 		}
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Error(err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Goexit in Observe is the call's error, not the process's end, whatever else runs.
 func TestGoexitInObserve(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, partial := range []bool{false, true} {
 			for _, last := range []int{1, 2, 3, 6} {
 				for range 5 {
-					src := raw(pool)
+					src := fanouttest.Raw(pool)
 					src.Strategy, src.Partial = s, partial
 					n := 0
 					src.Observe = func(context.Context, fanout.Span) {
@@ -468,47 +456,12 @@ func TestGoexitInObserve(t *testing.T) {
 							runtime.Goexit() // as t.FailNow does
 						}
 					}
-					if _, err := fanout.Collect(inTime(t), src, repeated(6, pid)...); err == nil {
+					if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(6, fanouttest.PID)...); err == nil {
 						t.Errorf("%v, partial=%v, of query %d: no error", s, partial, last)
 					}
-					serves(t, pool)
+					fanouttest.Serves(t, pool)
 				}
 			}
 		}
 	}
-}
-
-// A tracer that panics at the start of a statement is no different where several go as one.
-func TestPanicOfATracerOfCoalesced(t *testing.T) {
-	rec := &recorder{}
-	pool, ctx := pgtest.Pool(t, 1, rec.attach), asCaller(t)
-	src := raw(pool)
-	src.Strategy = fanout.Coalesced
-	var queries []fanout.Query[fanout.DBTX, string]
-	for i := range 20 {
-		queries = append(queries, traced("select 'trap' where 0 <= $1::int", i))
-	}
-	shared := 0
-	src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
-	for range 5 {
-		if _, err := fanout.Collect(ctx, src, queries...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if shared == 0 {
-		t.Fatal("not coalesced")
-	}
-	rec.panicStart.Store(true)
-	p := panicked(t, func() {
-		_, err := fanout.Collect(ctx, src, queries...)
-		t.Errorf("no panic: %v", err)
-	})
-	if p == nil || p.Value != "traced" {
-		t.Errorf("%v", p)
-	}
-	rec.panicStart.Store(false)
-	if _, wrong := rec.account(); wrong != nil {
-		t.Errorf("%q", wrong)
-	}
-	serves(t, pool)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -48,7 +49,7 @@ func (p *poolTracer) TraceRelease(*pgxpool.Pool, pgxpool.TraceReleaseData) { p.a
 func TestPoolTracerThatUnwinds(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	for _, where := range []string{"release", "start", "end", "prepare", "ping"} {
-		for _, s := range strategies {
+		for _, s := range fanouttest.Strategies {
 			for i := range 16 {
 				snapshot, exits, n, partial := i&1 > 0, i&2 > 0, 1+5*(i>>2&1), i&8 > 0
 				if partial && (where != "release" || n == 1) {
@@ -75,15 +76,15 @@ func TestPoolTracerThatUnwinds(t *testing.T) {
 				if err := pool.Ping(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				src.Strategy, src.Snapshot, src.Partial = s, snapshot, partial
 				tracer.armed.Store(true)
 				done := make(chan error, 1)
 				go func() {
 					err := errors.New("the caller's goroutine has ended")
 					defer func() { done <- err }()
-					err = orPanic(func() error {
-						_, err := fanout.Collect(inTime(t), src, repeated(n, pid)...)
+					err = fanouttest.OrPanic(func() error {
+						_, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(n, fanouttest.PID)...)
 						return err
 					})
 				}()
@@ -95,7 +96,7 @@ func TestPoolTracerThatUnwinds(t *testing.T) {
 						t.Errorf("%s: %.300v", name, err)
 					}
 				case <-time.After(15 * time.Second):
-					t.Fatalf("%s: hangs\n%s", name, stacks())
+					t.Fatalf("%s: hangs\n%s", name, fanouttest.Stacks())
 				}
 				for len(opened) > 0 { // the pool cannot be closed: it waits for the place that is lost
 					_ = (<-opened).Close(context.Background())

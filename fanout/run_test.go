@@ -11,6 +11,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -41,8 +42,8 @@ func TestRun(t *testing.T) {
 				}
 				return pair, nil
 			}),
-			fanout.IntoMap(&byID, id, fanout.Each((*db.Queries).ListAByData, "a_0", "a_8", "nowhere", "a_0")...),
-			fanout.IntoMap[*db.Queries](&empty, id),
+			fanout.IntoMap(&byID, fanouttest.ID, fanout.Each((*db.Queries).ListAByData, "a_0", "a_8", "nowhere", "a_0")...),
+			fanout.IntoMap[*db.Queries](&empty, fanouttest.ID),
 			fanout.Exec((*db.Queries).DeleteA, 99),
 			fanout.Do(func(context.Context, *db.Queries) error { did = true; return nil }),
 		)
@@ -79,10 +80,10 @@ func TestRunWritesNothingOnFailure(t *testing.T) {
 		tasks := []fanout.Task[*db.Queries]{
 			fanout.Into(&one, (*db.Queries).GetA, 4),
 			fanout.Into(&many, (*db.Queries).ListAByIDs, []int32{2, 3}),
-			fanout.IntoMap(&byID, id, fanout.One((*db.Queries).GetA, 1), fanout.One((*db.Queries).GetA, 2), fanout.One((*db.Queries).GetA, 1000)),
+			fanout.IntoMap(&byID, fanouttest.ID, fanout.One((*db.Queries).GetA, 1), fanout.One((*db.Queries).GetA, 2), fanout.One((*db.Queries).GetA, 1000)),
 		}
 		err := fanout.Run(t.Context(), src, tasks...)
-		e := asError(t, err)
+		e := fanouttest.AsError(t, err)
 		if e.Index != 2 || e.Query != 2 || e.Name != "GetA" || !errors.Is(err, pgx.ErrNoRows) {
 			t.Errorf("%#v", e)
 		}
@@ -106,14 +107,14 @@ func TestRunWritesNothingOnFailure(t *testing.T) {
 		if _, ok := byID[-3]; !ok || len(byID) != 1 {
 			t.Errorf("the map was written: %v", byID)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	})
 }
 
 // Nothing is written while queries run: the last task looks at the others' destinations.
 func TestRunWritesAtTheEnd(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	fill(t, pool, 1)
+	fanouttest.Fill(t, pool, 1)
 	src := fanout.New(pool, db.New)
 	var a db.A
 	err := fanout.Run(t.Context(), src,
@@ -132,10 +133,10 @@ func TestRunWritesAtTheEnd(t *testing.T) {
 // A Task may be run again, also by several calls at once.
 func TestTasksHoldNoState(t *testing.T) {
 	pool := pgtest.Pool(t, 4)
-	fill(t, pool, 3)
+	fanouttest.Fill(t, pool, 3)
 	src := fanout.New(pool, db.New)
 	var byID map[int32]db.A
-	task := fanout.IntoMap(&byID, id, fanout.All((*db.Queries).ListA))
+	task := fanout.IntoMap(&byID, fanouttest.ID, fanout.All((*db.Queries).ListA))
 	for range 2 {
 		if err := fanout.Run(t.Context(), src, task, task); err != nil || len(byID) != 3 {
 			t.Errorf("%v, %v", byID, err)

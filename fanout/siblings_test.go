@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
@@ -30,34 +31,21 @@ func dials(n *atomic.Int32) func(*pgxpool.Config) {
 	}
 }
 
-// asleep is a Query that runs another when so many statements of the database sleep, as the monitor sees it.
-func asleep(monitor *pgx.Conn, sleepers int, query fanout.Query[fanout.DBTX, string]) fanout.Query[fanout.DBTX, string] {
-	return func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-		for n := 0; n != sleepers; {
-			err := monitor.QueryRow(ctx, "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'").Scan(&n)
-			if err != nil {
-				return nil, err
-			}
-		}
-		return query(ctx, tx)
-	}
-}
-
 // fails is a Query that fails on the server.
-var fails = statement[string](boomSQL, 0)
+var fails = fanouttest.Statement[string](fanouttest.BoomSQL, 0)
 
 // endsSiblings checks how a call ends whose last query fails while the others sleep: at once, for that reason, with all its
 // connections as they were. It returns how many cancel requests that took.
 func endsSiblings(t *testing.T, pool *pgxpool.Pool, monitor *pgx.Conn, dialled *atomic.Int32, src fanout.Source[fanout.DBTX], failing fanout.Query[fanout.DBTX, string]) (requests int32) {
 	t.Helper()
 	n := int(pool.Stat().MaxConns())
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	before, opened := pgtest.Backends(t, pool), dialled.Load()
-	queries := repeated(n, sleep)
-	queries[n-1] = asleep(monitor, n-1, failing)
+	queries := fanouttest.Repeated(n, fanouttest.Sleep)
+	queries[n-1] = fanouttest.Asleep(monitor, n-1, failing)
 	start := time.Now()
 	_, err := fanout.Collect(t.Context(), src, queries...)
-	if e := asError(t, err); e.Index != n-1 || sqlState(err) != "22012" {
+	if e := fanouttest.AsError(t, err); e.Index != n-1 || fanouttest.SQLState(err) != "22012" {
 		t.Error(err)
 	}
 	if d := time.Since(start); d > 8*time.Second {
@@ -91,8 +79,8 @@ func endsSiblingsByOneStatement(t *testing.T, pool *pgxpool.Pool, monitor *pgx.C
 func TestFailureEndsSiblingsByOneStatement(t *testing.T) {
 	var dialled atomic.Int32
 	pool := pgtest.Pool(t, 6, dials(&dialled))
-	monitor := outsider(t, pool)
-	src := raw(pool)
+	monitor := fanouttest.Outsider(t, pool)
+	src := fanouttest.Raw(pool)
 	failing := map[string]fanout.Query[fanout.DBTX, string]{
 		"by the server": fails,
 		"by a nested call": func(ctx context.Context, _ fanout.DBTX) ([]string, error) {
@@ -100,7 +88,7 @@ func TestFailureEndsSiblingsByOneStatement(t *testing.T) {
 			return nil, err
 		},
 		"after a statement": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			if _, err := pid(ctx, tx); err != nil {
+			if _, err := fanouttest.PID(ctx, tx); err != nil {
 				return nil, err
 			}
 			return fails(ctx, tx)
@@ -119,16 +107,16 @@ func TestFailureEndsSiblingsByOneStatement(t *testing.T) {
 
 // A sibling's statement is that of a call nested in it: its own watch ends it.
 func TestFailureEndsNestedSiblings(t *testing.T) {
-	sameBackends(t, 3, func(src fanout.Source[fanout.DBTX]) {
+	fanouttest.SameBackends(t, 3, func(src fanout.Source[fanout.DBTX]) {
 		nested := func(ctx context.Context, _ fanout.DBTX) ([]string, error) {
-			lists, err := fanout.Collect(ctx, src, sleep, sleep)
+			lists, err := fanout.Collect(ctx, src, fanouttest.Sleep, fanouttest.Sleep)
 			if err != nil {
 				return nil, err
 			}
 			return lists[0], nil
 		}
-		_, err := fanout.Collect(t.Context(), src, nested, asleep(outsiderOf(t, src), 2, fails), sleep)
-		if e := asError(t, err); e.Index != 1 || sqlState(err) != "22012" {
+		_, err := fanout.Collect(t.Context(), src, nested, fanouttest.Asleep(outsiderOf(t, src), 2, fails), fanouttest.Sleep)
+		if e := fanouttest.AsError(t, err); e.Index != 1 || fanouttest.SQLState(err) != "22012" {
 			t.Error(err)
 		}
 	})
@@ -138,7 +126,7 @@ func TestFailureEndsNestedSiblings(t *testing.T) {
 func outsiderOf(t *testing.T, src fanout.Source[fanout.DBTX]) *pgx.Conn {
 	t.Helper()
 	var conn *pgx.Conn
-	err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+	err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 		rows, err := tx.Query(ctx, "select 1")
 		if err != nil {
 			return err
@@ -176,7 +164,7 @@ func TestFailureEndsSiblingsOverTCP(t *testing.T) {
 	}
 	var dialled atomic.Int32
 	pool := pgtest.PoolOn(t, s.DSN(), 6, func(config *pgxpool.Config) { config.ConnConfig.Host = address.IP.String() }, dials(&dialled))
-	endsSiblingsByOneStatement(t, pool, outsider(t, pool), &dialled, raw(pool), fails)
+	endsSiblingsByOneStatement(t, pool, fanouttest.Outsider(t, pool), &dialled, fanouttest.Raw(pool), fails)
 }
 
 // Somebody is between the pool and the server, who is not known to pass connections on one for one: the server's process
@@ -227,9 +215,9 @@ func TestFailureEndsSiblingsThroughAProxy(t *testing.T) {
 		at := listener.Addr().(*net.TCPAddr)
 		config.ConnConfig.Host, config.ConnConfig.Port = at.IP.String(), uint16(at.Port)
 	}, dials(&dialled))
-	monitor := outsider(t, pool)
+	monitor := fanouttest.Outsider(t, pool)
 	for range 5 {
-		if n := endsSiblings(t, pool, monitor, &dialled, raw(pool), fails); n < 3 {
+		if n := endsSiblings(t, pool, monitor, &dialled, fanouttest.Raw(pool), fails); n < 3 {
 			t.Errorf("%d cancel requests were made", n)
 		}
 	}
@@ -237,46 +225,46 @@ func TestFailureEndsSiblingsThroughAProxy(t *testing.T) {
 
 // The network fails the lane that is to end its siblings, at some byte of what it sends or is sent for that.
 func TestFailureOnAConnectionThatFails(t *testing.T) {
-	for _, f := range []fault{cut, freeze, delay, freezeAll} {
+	for _, f := range []fanouttest.Fault{fanouttest.Cut, fanouttest.Freeze, fanouttest.Delay, fanouttest.FreezeAll} {
 		hits, step := int64(0), 150
-		if f == freeze || f == freezeAll {
+		if f == fanouttest.Freeze || f == fanouttest.FreezeAll {
 			step = 350 // each takes the grace
 		}
 		for bytes := 1; bytes < 1100; bytes += step {
 			t.Run(fmt.Sprintf("%s/%d", f, bytes), func(t *testing.T) {
-				w := &wire{}
-				pool := pgtest.Pool(t, 4, w.attach)
-				defer w.thaw()
+				w := &fanouttest.Wire{}
+				pool := pgtest.Pool(t, 4, w.Attach)
+				defer w.Thaw()
 				monitor, err := pgx.Connect(t.Context(), pool.Config().ConnString())
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer func() { _ = monitor.Close(context.Background()) }()
-				warm(t, pool)
+				fanouttest.Warm(t, pool)
 				failing := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 					_, err := fails(ctx, tx)
-					w.arm(f, int64(bytes))
+					w.Arm(f, int64(bytes))
 					return nil, err
 				}
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				start := time.Now()
-				_, err = fanout.Collect(t.Context(), src, sleep, sleep, sleep, asleep(monitor, 3, failing))
-				if d := time.Since(start); d > grace {
+				_, err = fanout.Collect(t.Context(), src, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Asleep(monitor, 3, failing))
+				if d := time.Since(start); d > fanouttest.Grace {
 					t.Errorf("returned after %v", d)
 				}
-				if e := asError(t, err); e.Index != 3 || sqlState(err) != "22012" || errors.Is(err, context.Canceled) {
+				if e := fanouttest.AsError(t, err); e.Index != 3 || fanouttest.SQLState(err) != "22012" || errors.Is(err, context.Canceled) {
 					t.Error(err)
 				}
 				// A connection that is cut is pgx's to clean up, in the background.
-				if acquired := pool.Stat().AcquiredConns(); acquired != 0 && f != cut {
+				if acquired := pool.Stat().AcquiredConns(); acquired != 0 && f != fanouttest.Cut {
 					t.Errorf("%d connections still acquired", acquired)
 				}
-				w.disarm()
-				hits += w.hits.Load()
-				ctx, cancel := context.WithTimeout(t.Context(), grace)
+				w.Disarm()
+				hits += w.Hits.Load()
+				ctx, cancel := context.WithTimeout(t.Context(), fanouttest.Grace)
 				defer cancel()
 				src.Retries = 5 // a connection may have been cut behind the last word on it
-				if _, err := fanout.Collect(ctx, src, repeated(8, pid)...); err != nil {
+				if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(8, fanouttest.PID)...); err != nil {
 					t.Errorf("the pool does not serve the next call: %v", err)
 				}
 			})

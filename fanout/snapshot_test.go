@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"runtime"
 	"slices"
@@ -19,109 +18,46 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
-
-// accounts makes eight accounts, one per row, and has writers move money between them until the returned function is
-// called: the sum over all is always the same.
-func accounts(t testing.TB, pool *pgxpool.Pool) (stop func()) {
-	t.Helper()
-	if _, err := pool.Exec(t.Context(), "create table account (id int primary key, balance int); insert into account select i, 100 from generate_series(0, 7) i"); err != nil {
-		t.Fatal(err)
-	}
-	writers, err := pgxpool.NewWithConfig(t.Context(), pool.Config())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	for range 2 {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				from := rand.IntN(8)
-				to := (from + 1 + rand.IntN(7)) % 8
-				_, err := writers.Exec(context.Background(), `with less as (update account set balance = balance - 1 where id = $1)
-					update account set balance = balance + 1 where id = $2`, min(from, to), max(from, to))
-				if err != nil && sqlState(err) != "40P01" {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	return func() {
-		cancel()
-		wg.Wait()
-		writers.Close()
-	}
-}
-
-// sums is eight queries, one per account.
-func sums() []fanout.Query[fanout.DBTX, int32] {
-	var queries []fanout.Query[fanout.DBTX, int32]
-	for i := range 8 {
-		queries = append(queries, statement[int32]("-- name: Balance :one\nselect balance from account where id = $1", i))
-	}
-	return queries
-}
-
-// torn makes calls and returns how many of them saw a sum that never was.
-func torn(t testing.TB, src fanout.Source[fanout.DBTX], calls int) (n int) {
-	t.Helper()
-	for range calls {
-		lists, err := fanout.Collect(t.Context(), src, sums()...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum := int32(0)
-		for _, list := range lists {
-			sum += list[0]
-		}
-		if sum != 800 {
-			n++
-		}
-	}
-	return n
-}
 
 // Money moves all the time: plain calls see sums that never were, snapshot calls never do.
 func TestSnapshotIsNotTorn(t *testing.T) {
 	calls := 300
-	if *soak {
+	if *fanouttest.Soak {
 		calls = 5000
 	}
 	for _, conns := range []int{1, 2, 5} {
 		pool := pgtest.Pool(t, conns)
-		stop := accounts(t, pool)
-		src := raw(pool)
-		plain, made := torn(t, src, calls), calls
+		stop := fanouttest.Accounts(t, pool)
+		src := fanouttest.Raw(pool)
+		plain, made := fanouttest.Torn(t, src, calls), calls
 		for start := time.Now(); plain < 10 && time.Since(start) < time.Minute; made += calls { // the writers may be slow today
-			plain += torn(t, src, calls)
+			plain += fanouttest.Torn(t, src, calls)
 		}
 		t.Logf("%d connections: torn %d of %d plain", conns, plain, made)
 		if plain < 10 {
 			t.Errorf("%d connections: only %d of %d plain calls were torn: the test shows nothing", conns, plain, made)
 		}
 		src.Snapshot = true
-		for _, s := range strategies {
+		for _, s := range fanouttest.Strategies {
 			src.Strategy = s
-			if n := torn(t, src, calls/3); n != 0 {
+			if n := fanouttest.Torn(t, src, calls/3); n != 0 {
 				t.Errorf("%v, %d connections: %d of %d snapshot calls were torn", s, conns, n, calls/3)
 			}
 		}
 		stop()
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
-// inSnapshot is what every query of a snapshot call must see: a transaction, repeatable read, read only.
-var inSnapshot = statement[string]("select current_setting('transaction_isolation') || ' ' || current_setting('transaction_read_only') || ' ' || pg_current_snapshot()::text where 1 = $1", 1)
-
 func TestSnapshotTransactions(t *testing.T) {
-	for _, s := range strategies {
-		sameBackends(t, 4, func(src fanout.Source[fanout.DBTX]) {
+	for _, s := range fanouttest.Strategies {
+		fanouttest.SameBackends(t, 4, func(src fanout.Source[fanout.DBTX]) {
 			src.Strategy, src.Snapshot = s, true
 			for range 3 {
-				lists, err := fanout.Collect(t.Context(), src, repeated(20, inSnapshot)...)
+				lists, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(20, fanouttest.InSnapshot)...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -130,7 +66,7 @@ func TestSnapshotTransactions(t *testing.T) {
 						t.Errorf("%v: query %d sees %v, query 0 %v", s, i, list, lists[0])
 					}
 				}
-				mention(t, lists[0][0], "repeatable read on ")
+				fanouttest.Mention(t, lists[0][0], "repeatable read on ")
 			}
 		})
 	}
@@ -139,25 +75,25 @@ func TestSnapshotTransactions(t *testing.T) {
 // A failing statement costs no other query the snapshot, nor the function that has caught the error its next statement.
 func TestSnapshotSurvivesErrors(t *testing.T) {
 	for _, conns := range []int{1, 3} {
-		for _, s := range strategies {
-			sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+		for _, s := range fanouttest.Strategies {
+			fanouttest.SameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 				src.Strategy, src.Snapshot, src.Partial = s, true, true
 				caught := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-					for _, sql := range []string{boomSQL, "select 1 / $1::int from pg_class"} {
-						if _, err := statement[int32](sql, 0)(ctx, tx); sqlState(err) != "22012" {
+					for _, sql := range []string{fanouttest.BoomSQL, "select 1 / $1::int from pg_class"} {
+						if _, err := fanouttest.Statement[int32](sql, 0)(ctx, tx); fanouttest.SQLState(err) != "22012" {
 							t.Errorf("%v", err)
 						}
-						if _, err := tx.Exec(ctx, "select 1 / 0"); sqlState(err) != "22012" {
+						if _, err := tx.Exec(ctx, "select 1 / 0"); fanouttest.SQLState(err) != "22012" {
 							t.Errorf("%v", err)
 						}
-						if err := tx.QueryRow(ctx, boomSQL, 0).Scan(new(int)); sqlState(err) != "22012" {
+						if err := tx.QueryRow(ctx, fanouttest.BoomSQL, 0).Scan(new(int)); fanouttest.SQLState(err) != "22012" {
 							t.Errorf("%v", err)
 						}
 					}
-					return inSnapshot(ctx, tx)
+					return fanouttest.InSnapshot(ctx, tx)
 				}
-				fails := statement[string](boomSQL, 0)
-				queries := repeated(24, inSnapshot)
+				fails := fanouttest.Statement[string](fanouttest.BoomSQL, 0)
+				queries := fanouttest.Repeated(24, fanouttest.InSnapshot)
 				for i := range queries {
 					switch i % 4 {
 					case 0:
@@ -194,7 +130,7 @@ func TestSnapshotRefusesWrites(t *testing.T) {
 			for _, beside := range []int{0, 5} { // others, which read
 				tasks := slices.Repeat([]fanout.Task[*db.Queries]{fanout.Into(new(db.A), (*db.Queries).GetA, 1)}, beside)
 				err := fanout.Run(t.Context(), src, append(tasks, task)...)
-				if e := asError(t, err); e.Name != name || e.Index != beside || sqlState(err) != "25006" {
+				if e := fanouttest.AsError(t, err); e.Name != name || e.Index != beside || fanouttest.SQLState(err) != "25006" {
 					t.Errorf("%s: %v", name, err)
 				}
 			}
@@ -204,59 +140,59 @@ func TestSnapshotRefusesWrites(t *testing.T) {
 			b.Queue("-- name: InBatch :batchexec\ninsert into a (data) values ('x')")
 			return tx.SendBatch(ctx, b).Close()
 		}
-		rawSrc := raw(pool)
+		rawSrc := fanouttest.Raw(pool)
 		rawSrc.Strategy, rawSrc.Snapshot = src.Strategy, true
-		if err := do(t, rawSrc, batch); sqlState(err) != "25006" || asError(t, err).Name != "InBatch" {
+		if err := fanouttest.Do(t, rawSrc, batch); fanouttest.SQLState(err) != "25006" || fanouttest.AsError(t, err).Name != "InBatch" {
 			t.Error(err)
 		}
 		if n, err := db.New(pool).CountA(t.Context()); n != 3 || err != nil {
 			t.Errorf("%d rows, %v", n, err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	})
 }
 
 // More calls than connections, nested ones among them: none blocks another for good.
 func TestManySnapshotCallsOnFewConnections(t *testing.T) {
 	rounds := 1
-	if *soak {
+	if *fanouttest.Soak {
 		rounds = 200
 	}
 	for conns := 1; conns <= 3; conns++ {
 		pool := pgtest.Pool(t, conns)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Snapshot = true
 		for range rounds {
 			manyCalls(t, src, 40, func(src fanout.Source[fanout.DBTX], i int) fanout.Query[fanout.DBTX, int32] {
-				return nest(src, i%3)
+				return fanouttest.Nest(src, i%3)
 			})
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
 // A nested call of a snapshot call runs in its snapshot; a nested snapshot call of a plain query has one of its own.
 func TestSnapshotNested(t *testing.T) {
-	sameBackends(t, 2, func(plain fanout.Source[fanout.DBTX]) {
+	fanouttest.SameBackends(t, 2, func(plain fanout.Source[fanout.DBTX]) {
 		src := plain
 		src.Snapshot = true
 		for _, inner := range []fanout.Source[fanout.DBTX]{plain, src} {
 			// Once with the outer transaction begun, and once before.
 			lists, err := fanout.Collect(t.Context(), src,
 				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-					first, err := inSnapshot(ctx, tx)
+					first, err := fanouttest.InSnapshot(ctx, tx)
 					if err != nil {
 						return nil, err
 					}
-					lists, err := fanout.Collect(ctx, inner, inSnapshot, inSnapshot)
+					lists, err := fanout.Collect(ctx, inner, fanouttest.InSnapshot, fanouttest.InSnapshot)
 					return append(first, slices.Concat(lists...)...), err
 				},
 				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-					lists, err := fanout.Collect(ctx, inner, inSnapshot, inSnapshot)
+					lists, err := fanout.Collect(ctx, inner, fanouttest.InSnapshot, fanouttest.InSnapshot)
 					if err != nil {
 						return nil, err
 					}
-					last, err := inSnapshot(ctx, tx)
+					last, err := fanouttest.InSnapshot(ctx, tx)
 					return append(last, slices.Concat(lists...)...), err
 				})
 			if err != nil {
@@ -269,19 +205,19 @@ func TestSnapshotNested(t *testing.T) {
 			}
 		}
 		lists, err := fanout.Collect(t.Context(), plain, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			lists, err := fanout.Collect(ctx, src, inSnapshot, inSnapshot)
+			lists, err := fanout.Collect(ctx, src, fanouttest.InSnapshot, fanouttest.InSnapshot)
 			if err != nil {
 				return nil, err
 			}
-			after, err := inSnapshot(ctx, tx)
+			after, err := fanouttest.InSnapshot(ctx, tx)
 			return append(after, slices.Concat(lists...)...), err
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		mention(t, lists[0][0], "read committed off")
-		mention(t, lists[0][1], "repeatable read on")
-		mention(t, lists[0][2], "repeatable read on")
+		fanouttest.Mention(t, lists[0][0], "read committed off")
+		fanouttest.Mention(t, lists[0][1], "repeatable read on")
+		fanouttest.Mention(t, lists[0][2], "repeatable read on")
 	})
 }
 
@@ -289,7 +225,7 @@ func TestSnapshotNested(t *testing.T) {
 // the same, and the exporter's connection is free for others meanwhile.
 func TestSnapshotLateStatement(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Snapshot = true
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -299,7 +235,7 @@ func TestSnapshotLateStatement(t *testing.T) {
 		case <-running:
 		case <-ctx.Done():
 		}
-		return inSnapshot(ctx, tx)
+		return fanouttest.InSnapshot(ctx, tx)
 	}
 	late := func(fctx context.Context, tx fanout.DBTX) ([]string, error) {
 		close(running)
@@ -316,13 +252,13 @@ func TestSnapshotLateStatement(t *testing.T) {
 		if err := tx.QueryRow(fctx, "select count(*) from a").Scan(&n); err != nil || n != 0 {
 			return nil, fmt.Errorf("%d rows seen, %w", n, err)
 		}
-		return inSnapshot(fctx, tx)
+		return fanouttest.InSnapshot(fctx, tx)
 	}
 	lists, err := fanout.Collect(ctx, src, quick, late)
 	if err != nil || lists[0][0] != lists[1][0] {
 		t.Errorf("%v, %v", lists, err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // What would end the call's transaction is refused, also where another one would begin at once.
@@ -336,10 +272,10 @@ func TestSnapshotNotEndedByTheFunction(t *testing.T) {
 		"savepoint s", "rollback to s", "rollback work to savepoint s", "ROLLBACK TRANSACTION TO s", "release s",
 		"prepare p as select 1", "deallocate p", "set fanout.mine = 'a; commit'; reset fanout.mine",
 	}
-	for _, s := range strategies {
-		sameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
+	for _, s := range fanouttest.Strategies {
+		fanouttest.SameBackends(t, 2, func(src fanout.Source[fanout.DBTX]) {
 			src.Strategy, src.Snapshot = s, true
-			lists, err := fanout.Collect(inTime(t), src, inSnapshot, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.InSnapshot, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				for _, sql := range does {
 					if _, err := tx.Exec(ctx, sql); err != nil {
 						return nil, fmt.Errorf("%s: %w", sql, err)
@@ -358,8 +294,8 @@ func TestSnapshotNotEndedByTheFunction(t *testing.T) {
 						}
 					}
 				}
-				return inSnapshot(ctx, tx)
-			}, inSnapshot)
+				return fanouttest.InSnapshot(ctx, tx)
+			}, fanouttest.InSnapshot)
 			if err != nil || lists[0][0] != lists[1][0] || lists[0][0] != lists[2][0] {
 				t.Errorf("%v: %v, %v", s, lists, err)
 			}
@@ -369,12 +305,12 @@ func TestSnapshotNotEndedByTheFunction(t *testing.T) {
 
 // What cannot be seen to end the transaction is noticed when it has.
 func TestSnapshotEndedByTheFunction(t *testing.T) {
-	for _, s := range strategies {
-		sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
+	for _, s := range fanouttest.Strategies {
+		fanouttest.SameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
 			src.Strategy, src.Snapshot, src.Partial = s, true, true
 			var ended atomic.Bool
 			end := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-				if _, err := inSnapshot(ctx, tx); err != nil {
+				if _, err := fanouttest.InSnapshot(ctx, tx); err != nil {
 					return nil, err
 				}
 				if _, err := tx.Exec(ctx, "set local work_mem = '4MB'"); err != nil { // the connection is the function's now
@@ -392,19 +328,19 @@ func TestSnapshotEndedByTheFunction(t *testing.T) {
 			}
 			after := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				for !ended.Load() {
-					if _, err := inSnapshot(ctx, tx); err != nil {
+					if _, err := fanouttest.InSnapshot(ctx, tx); err != nil {
 						return nil, err
 					}
 				}
-				return inSnapshot(ctx, tx)
+				return fanouttest.InSnapshot(ctx, tx)
 			}
-			lists, err := fanout.Collect(inTime(t), src, inSnapshot, end, after)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.InSnapshot, end, after)
 			var errs fanout.Errors
 			if !errors.As(err, &errs) || len(errs) != 2 || len(lists[0]) != 1 {
 				t.Fatalf("%v: %v, %v", s, lists, err)
 			}
-			mention(t, errs[0], "ended the transaction of the snapshot call")
-			mention(t, errs[1], "the snapshot was lost")
+			fanouttest.Mention(t, errs[0], "ended the transaction of the snapshot call")
+			fanouttest.Mention(t, errs[1], "the snapshot was lost")
 		})
 	}
 }
@@ -419,20 +355,20 @@ func TestSnapshotEndedByATextThatCannotBeRead(t *testing.T) {
 		`select '\'; commit and chain`,
 		`commit; select 1 as u&"a"`,
 	} {
-		for _, s := range strategies {
-			sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
+		for _, s := range fanouttest.Strategies {
+			fanouttest.SameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
 				src.Strategy, src.Snapshot, src.Retries = s, true, 2
-				_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+				_, err := fanout.Collect(fanouttest.InTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 					_, err := tx.Exec(ctx, text)
 					return nil, err
 				})
 				if err == nil {
 					t.Errorf("%v: %.60s: no error", s, text)
 				} else {
-					mention(t, err, "ends the transaction of the snapshot call was not sent")
+					fanouttest.Mention(t, err, "ends the transaction of the snapshot call was not sent")
 				}
 				src.Snapshot = false
-				lists, err := fanout.Collect(t.Context(), src, statement[int]("select count(*)::int from a"))
+				lists, err := fanout.Collect(t.Context(), src, fanouttest.Statement[int]("select count(*)::int from a"))
 				if err != nil || lists[0][0] != 0 {
 					t.Errorf("%v: %.60s: %v rows written, %v", s, text, lists, err)
 				}
@@ -448,47 +384,36 @@ func TestSnapshotOnCitus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
-		if _, err := fanout.Collect(t.Context(), src, pid); err != nil {
+		if _, err := fanout.Collect(t.Context(), src, fanouttest.PID); err != nil {
 			t.Errorf("%v: %v", s, err)
 		}
 		src.Snapshot = true
 		for range 2 {
-			lists, err := fanout.Collect(t.Context(), src, pid, pid, pid)
+			lists, err := fanout.Collect(t.Context(), src, fanouttest.PID, fanouttest.PID, fanouttest.PID)
 			if lists != nil || !errors.Is(err, fanout.ErrSnapshotUnsupported) {
 				t.Errorf("%v: %v, %v", s, lists, err)
 			}
-			mention(t, err, "not honoured for distributed tables")
+			fanouttest.Mention(t, err, "not honoured for distributed tables")
 		}
 	}
 	if _, err := pool.Exec(t.Context(), "delete from pg_extension where oid = 99999"); err != nil {
 		t.Fatal(err)
 	}
-	serves(t, pool)
-}
-
-// outsider opens a connection beside the pool.
-func outsider(t *testing.T, pool *pgxpool.Pool) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	return conn
+	fanouttest.Serves(t, pool)
 }
 
 // Somebody wants a table for himself while the exporter has read it, and the other lane's first statement queues behind
 // him: the exporter must not wait for that lane before it lets the table go.
 func TestSnapshotBesideDDL(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Snapshot = true
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	admin, monitor := outsider(t, pool), outsider(t, pool)
+	admin, monitor := fanouttest.Outsider(t, pool), fanouttest.Outsider(t, pool)
 	waiting := func(want int) {
 		for n := 0; n < want && ctx.Err() == nil; {
 			if err := monitor.QueryRow(ctx, "select count(*) from pg_locks where not granted and relation = 'a'::regclass").Scan(&n); err != nil {
@@ -501,7 +426,7 @@ func TestSnapshotBesideDDL(t *testing.T) {
 	read := make(chan struct{})
 	locked := make(chan error, 1)
 	first := func(fctx context.Context, tx fanout.DBTX) ([]int32, error) {
-		rows, err := statement[int32](count, 0)(fctx, tx)
+		rows, err := fanouttest.Statement[int32](count, 0)(fctx, tx)
 		go func() {
 			_, err := admin.Exec(ctx, "begin; lock table a in access exclusive mode; commit")
 			locked <- err
@@ -513,7 +438,7 @@ func TestSnapshotBesideDDL(t *testing.T) {
 	}
 	second := func(fctx context.Context, tx fanout.DBTX) ([]int32, error) {
 		<-read
-		return statement[int32](count, 0)(fctx, tx)
+		return fanouttest.Statement[int32](count, 0)(fctx, tx)
 	}
 	if _, err := fanout.Collect(ctx, src, first, second); err != nil {
 		t.Errorf("the call and the lock wait for each other: %v", err)
@@ -526,23 +451,23 @@ func TestSnapshotBesideDDL(t *testing.T) {
 // The first statement of the exporter is a slow one: nobody waits for its end to begin.
 func TestSnapshotBesideASlowStatement(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	warm(t, pool)
-	src := raw(pool)
+	fanouttest.Warm(t, pool)
+	src := fanouttest.Raw(pool)
 	src.Snapshot = true
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	sent := make(chan struct{})
 	slow := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 		close(sent)
-		return statement[string]("select pg_advisory_lock($1)::text", 7)(ctx, tx)
+		return fanouttest.Statement[string]("select pg_advisory_lock($1)::text", 7)(ctx, tx)
 	}
-	admin := outsider(t, pool)
+	admin := fanouttest.Outsider(t, pool)
 	if _, err := admin.Exec(ctx, "select pg_advisory_lock(7)"); err != nil {
 		t.Fatal(err)
 	}
 	quick := func(fctx context.Context, tx fanout.DBTX) ([]string, error) {
 		<-sent
-		rows, err := inSnapshot(fctx, tx)
+		rows, err := fanouttest.InSnapshot(fctx, tx)
 		if err != nil {
 			return nil, err
 		}
@@ -558,15 +483,15 @@ func TestSnapshotBesideASlowStatement(t *testing.T) {
 func TestSnapshotUsesAllConnections(t *testing.T) {
 	const conns = 10
 	pool := pgtest.Pool(t, conns)
-	warm(t, pool)
-	src := raw(pool)
+	fanouttest.Warm(t, pool)
+	src := fanouttest.Raw(pool)
 	src.Snapshot = true
 	backends := map[uint32]bool{}
 	src.Observe = func(_ context.Context, s fanout.Span) { backends[s.PID] = true }
 	var begun atomic.Int32
 	all := make(chan struct{})
 	query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-		pids, err := pid(ctx, tx)
+		pids, err := fanouttest.PID(ctx, tx)
 		if begun.Add(1) == conns {
 			close(all)
 		}
@@ -577,7 +502,7 @@ func TestSnapshotUsesAllConnections(t *testing.T) {
 		}
 		return pids, err
 	}
-	_, err := fanout.Collect(inTime(t), src, repeated(conns, fanout.Query[fanout.DBTX, int32](query))...)
+	_, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(conns, fanout.Query[fanout.DBTX, int32](query))...)
 	if err != nil || len(backends) != conns {
 		t.Errorf("%d of %d have begun, on %d backends: %v", begun.Load(), conns, len(backends), err)
 	}
@@ -586,19 +511,19 @@ func TestSnapshotUsesAllConnections(t *testing.T) {
 // The first query function is busy with something else before it sends a statement: nobody waits for it.
 func TestSnapshotBesideABusyFunction(t *testing.T) {
 	pool := pgtest.Pool(t, 3)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Snapshot = true
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	var others sync.WaitGroup
 	others.Add(5)
-	queries := repeated(6, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+	queries := fanouttest.Repeated(6, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 		defer others.Done()
-		return inSnapshot(ctx, tx)
+		return fanouttest.InSnapshot(ctx, tx)
 	})
 	queries[0] = func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 		others.Wait()
-		return inSnapshot(ctx, tx)
+		return fanouttest.InSnapshot(ctx, tx)
 	}
 	if _, err := fanout.Collect(ctx, src, queries...); err != nil {
 		t.Error(err)
@@ -607,25 +532,25 @@ func TestSnapshotBesideABusyFunction(t *testing.T) {
 
 // A query function that ends its goroutine (runtime.Goexit) does not take the snapshot with it.
 func TestSnapshotSurvivesGoexit(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, conns := range []int{1, 2} {
 			pool := pgtest.Pool(t, conns)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Partial, src.Snapshot = s, true, true
 			exit := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-				if _, err := pid(ctx, tx); err != nil {
+				if _, err := fanouttest.PID(ctx, tx); err != nil {
 					return nil, err
 				}
 				runtime.Goexit()
 				return nil, nil
 			}
-			queries := []fanout.Query[fanout.DBTX, int32]{exit, pid, exit, pid, pid}
-			_, err := fanout.Collect(inTime(t), src, queries...)
+			queries := []fanout.Query[fanout.DBTX, int32]{exit, fanouttest.PID, exit, fanouttest.PID, fanouttest.PID}
+			_, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			var errs fanout.Errors
 			if !errors.As(err, &errs) || len(errs) != 2 || errs[0].Index != 0 || errs[1].Index != 2 {
 				t.Errorf("%v on %d: %v", s, conns, err)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 			if n := pool.Stat().NewConnsCount(); n > int64(conns) {
 				t.Errorf("%v on %d: %d connections were opened", s, conns, n)
 			}
@@ -636,14 +561,14 @@ func TestSnapshotSurvivesGoexit(t *testing.T) {
 // A cancel that hits what begins the transaction, and not the statement that it is meant for, leaves nothing behind.
 func TestSnapshotCancelledAtTheStart(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	other := outsider(t, pool)
+	other := fanouttest.Outsider(t, pool)
 	for _, s := range []fanout.Strategy{fanout.Parallel, fanout.Serial} {
-		src := raw(pool) // which does not know yet that there is no Citus, and asks
+		src := fanouttest.Raw(pool) // which does not know yet that there is no Citus, and asks
 		src.Strategy, src.Snapshot = s, true
 		if _, err := other.Exec(t.Context(), "begin; lock table pg_extension"); err != nil {
 			t.Fatal(err)
 		}
-		_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		_, err := fanout.Collect(fanouttest.InTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 			defer cancel()
 			if _, err := tx.Exec(short, "select $1::int", 1); !errors.Is(err, context.DeadlineExceeded) {
@@ -652,12 +577,12 @@ func TestSnapshotCancelledAtTheStart(t *testing.T) {
 			if _, err := other.Exec(ctx, "commit"); err != nil {
 				t.Error(err)
 			}
-			return pid(ctx, tx)
+			return fanouttest.PID(ctx, tx)
 		})
 		if err != nil {
 			t.Errorf("%v: %v", s, err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 	if n := pool.Stat().NewConnsCount(); n > 2 {
 		t.Errorf("%d connections were opened", n)
@@ -668,14 +593,14 @@ func TestSnapshotCancelledAtTheStart(t *testing.T) {
 // other queries run there.
 func TestNestedSnapshotCancelledAtTheStart(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	other := outsider(t, pool)
+	other := fanouttest.Outsider(t, pool)
 	for _, s := range []fanout.Strategy{fanout.Parallel, fanout.Serial} {
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		if _, err := other.Exec(t.Context(), "begin; lock table pg_extension"); err != nil {
 			t.Fatal(err)
 		}
-		err := do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
+		err := fanouttest.Do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
 			src.Snapshot, src.Partial = true, true
 			lists, err := fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 				short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
@@ -685,7 +610,7 @@ func TestNestedSnapshotCancelledAtTheStart(t *testing.T) {
 					t.Error(err)
 				}
 				return nil, err
-			}, pid, pid)
+			}, fanouttest.PID, fanouttest.PID)
 			var errs fanout.Errors
 			if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 0 || len(lists[1]) != 1 || len(lists[2]) != 1 {
 				t.Errorf("%v: %v, %v", s, lists, err)
@@ -695,7 +620,7 @@ func TestNestedSnapshotCancelledAtTheStart(t *testing.T) {
 		if err != nil {
 			t.Errorf("%v: %v", s, err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -703,38 +628,19 @@ func TestNestedSnapshotCancelledAtTheStart(t *testing.T) {
 // and the call starts again.
 func TestSnapshotFrozenBeforeTheStart(t *testing.T) {
 	const late = 3
-	w := &wire{}
-	pool := pgtest.Pool(t, 1+late, w.attach)
-	warm(t, pool)
-	defer w.thaw()
-	src := raw(pool)
+	w := &fanouttest.Wire{}
+	pool := pgtest.Pool(t, 1+late, w.Attach)
+	fanouttest.Warm(t, pool)
+	defer w.Thaw()
+	src := fanouttest.Raw(pool)
 	src.Snapshot, src.Retries = true, 1
-	freeze := func(but net.Conn) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		for c := range w.conns {
-			if net.Conn(c) != but {
-				c.frozen.Store(true)
-			}
-		}
-	}
-	givenUp := func() bool {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		for c := range w.conns {
-			if c.frozen.Load() {
-				return false
-			}
-		}
-		return true
-	}
 	var attempts, begun atomic.Int32
 	all, frozen := make(chan struct{}), make(chan time.Time, 1)
 	exporter := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 		if attempts.Add(1) > 1 {
-			return pid(ctx, tx)
+			return fanouttest.PID(ctx, tx)
 		}
-		rows, err := tx.Query(ctx, pidSQL)
+		rows, err := tx.Query(ctx, fanouttest.PIDSQL)
 		if err != nil {
 			return nil, err
 		}
@@ -744,7 +650,7 @@ func TestSnapshotFrozenBeforeTheStart(t *testing.T) {
 		case <-all:
 		case <-ctx.Done():
 		}
-		freeze(own)
+		w.FreezeBut(own)
 		frozen <- time.Now()
 		return nil, nil
 	}
@@ -752,12 +658,12 @@ func TestSnapshotFrozenBeforeTheStart(t *testing.T) {
 	over := make(chan struct{})
 	other := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 		if attempts.Load() > 1 {
-			return pid(ctx, tx)
+			return fanouttest.PID(ctx, tx)
 		}
 		if begun.Add(1) == late {
 			close(all)
 			since := <-frozen
-			for !givenUp() && ctx.Err() == nil {
+			for w.AnyFrozen() && ctx.Err() == nil {
 				runtime.Gosched()
 			}
 			took = time.Since(since)
@@ -767,11 +673,11 @@ func TestSnapshotFrozenBeforeTheStart(t *testing.T) {
 		case <-over:
 		case <-ctx.Done():
 		}
-		return pid(ctx, tx)
+		return fanouttest.PID(ctx, tx)
 	}
-	queries := append(repeated(late, fanout.Query[fanout.DBTX, int32](other)), exporter)
+	queries := append(fanouttest.Repeated(late, fanout.Query[fanout.DBTX, int32](other)), exporter)
 	slices.Reverse(queries)
-	_, err := fanout.Collect(inTime(t), src, queries...)
+	_, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 	if err != nil || attempts.Load() != 2 {
 		t.Errorf("%v after %d attempts", err, attempts.Load())
 	}
@@ -820,11 +726,11 @@ func TestSnapshotStatementThatWaitsForTheExport(t *testing.T) {
 			return &mute{conn, &on, lost}, nil
 		}
 	})
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	on.Store(true)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Snapshot = true
-	ctx, cancel := context.WithCancel(inTime(t))
+	ctx, cancel := context.WithCancel(fanouttest.InTime(t))
 	defer cancel()
 	begun := make(chan struct{})
 	var ended, late error
@@ -866,7 +772,7 @@ func TestSnapshotKeepsWhatAFailedStatementHasNotDone(t *testing.T) {
 	}
 	const locks = "select case count(*) when 1 then 'kept' end from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
 	const setting = "select current_setting('fanout.x', true)"
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for name, c := range map[string]struct{ leave, look string }{
 			"advisory lock":                     {"select pg_advisory_xact_lock(7)", locks},
 			"advisory lock, tried":              {"select pg_try_advisory_xact_lock(7)", locks},
@@ -881,10 +787,10 @@ func TestSnapshotKeepsWhatAFailedStatementHasNotDone(t *testing.T) {
 			"copy to a temporary table":         {"", "select min(word) from scratch"},
 		} {
 			t.Run(s.String()+"/"+name, func(t *testing.T) {
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				src.Strategy, src.Snapshot, src.Partial = s, true, true
 				var got *string
-				err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+				err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 					if _, err := tx.Exec(ctx, "select 1"); err != nil {
 						return err
 					}
@@ -916,9 +822,9 @@ func TestSnapshotKeepsWhatAFailedStatementHasNotDone(t *testing.T) {
 // connectedAndSlow returns a query that takes its time, and is known to, once the pool has conns connections open.
 func connectedAndSlow(t *testing.T, src fanout.Source[fanout.DBTX], conns int) fanout.Query[fanout.DBTX, string] {
 	t.Helper()
-	sleeps := statement[string]("select pg_sleep($1)::text", 0.1)
+	sleeps := fanouttest.Statement[string]("select pg_sleep($1)::text", 0.1)
 	for range 3 {
-		if _, err := fanout.Collect(inTime(t), src, repeated(conns, sleeps)...); err != nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(conns, sleeps)...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -928,15 +834,15 @@ func connectedAndSlow(t *testing.T, src fanout.Source[fanout.DBTX], conns int) f
 // A lane that has nothing left to do does not stay in its transaction while another one works: somebody's DDL waits for what it
 // has read, a function of the other lane would wait behind that, and the three of them for ever.
 func TestSnapshotBesideWaitingDDL(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 2)
 		ddl, monitor := pgtest.Connect(t, pool.Config().ConnString()), pgtest.Connect(t, pool.Config().ConnString())
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot = s, true
 		sleeps := connectedAndSlow(t, src, 2)
 		var altering sync.WaitGroup
-		_, err := fanout.Collect(inTime(t), src,
-			statement[int64]("select count(*) from a"),
+		_, err := fanout.Collect(fanouttest.InTime(t), src,
+			fanouttest.Statement[int64]("select count(*) from a"),
 			func(ctx context.Context, tx fanout.DBTX) ([]int64, error) {
 				if _, err := sleeps(ctx, tx); err != nil {
 					return nil, err
@@ -947,50 +853,50 @@ func TestSnapshotBesideWaitingDDL(t *testing.T) {
 						break
 					}
 				}
-				return statement[int64]("select count(*) from a")(ctx, tx)
+				return fanouttest.Statement[int64]("select count(*) from a")(ctx, tx)
 			})
 		if err != nil {
 			t.Errorf("%v: %v", s, err)
 		}
 		altering.Wait()
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
 // But it stays for functions that have sent nothing yet: they are to have connections of their own.
 func TestSnapshotWhileFunctionsAreBusy(t *testing.T) {
 	pool := pgtest.Pool(t, 8)
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot = s, true
 		sleeps := connectedAndSlow(t, src, 8)
-		queries := repeated(8, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+		queries := fanouttest.Repeated(8, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 			time.Sleep(50 * time.Millisecond) // at something else; the others have sent theirs meanwhile
 			return sleeps(ctx, tx)
 		})
-		queries[0], queries[1] = statement[string]("select 'quick'"), sleeps
-		if n := len(perBackend(spansOf(t, src, queries...))); n < 4 && s != fanout.Serial {
+		queries[0], queries[1] = fanouttest.Statement[string]("select 'quick'"), sleeps
+		if n := len(fanouttest.PerBackend(fanouttest.SpansOf(t, src, queries...))); n < 4 && s != fanout.Serial {
 			t.Errorf("%v: eight functions have run on %d connections", s, n)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // And they have the snapshot also if a connection is lost that another function has used.
 func TestSnapshotOfOthersAfterALoss(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 3)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot, src.Partial = s, true, true
 		sleeps := connectedAndSlow(t, src, 3)
 		for try := 0; ; try++ {
 			exported, lost := make(chan struct{}), make(chan struct{})
 			pids := [3]uint32{}
 			src.Observe = func(_ context.Context, s fanout.Span) { pids[s.Index] = s.PID }
-			lists, err := fanout.Collect(inTime(t), src,
+			lists, err := fanout.Collect(fanouttest.InTime(t), src,
 				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 					defer close(exported)
-					if _, err := statement[string]("select 'quick'")(ctx, tx); err != nil || s == fanout.Serial {
+					if _, err := fanouttest.Statement[string]("select 'quick'")(ctx, tx); err != nil || s == fanout.Serial {
 						return nil, err
 					}
 					exported <- struct{}{}
@@ -1002,14 +908,14 @@ func TestSnapshotOfOthersAfterALoss(t *testing.T) {
 					if _, err := sleeps(ctx, tx); err != nil {
 						return nil, err
 					}
-					return statement[string]("select pg_terminate_backend(pg_backend_pid())::text")(ctx, tx)
+					return fanouttest.Statement[string]("select pg_terminate_backend(pg_backend_pid())::text")(ctx, tx)
 				},
 				func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 					if s != fanout.Serial {
 						<-lost
 						time.Sleep(20 * time.Millisecond)
 					}
-					return statement[string]("select 'fine'")(ctx, tx)
+					return fanouttest.Statement[string]("select 'fine'")(ctx, tx)
 				})
 			if pids[0] == pids[1] && s != fanout.Serial && try < 20 {
 				continue // it was the exporter's that was lost
@@ -1020,7 +926,7 @@ func TestSnapshotOfOthersAfterALoss(t *testing.T) {
 			}
 			break
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -1033,11 +939,11 @@ func TestSnapshotOnConnectionsWithSettings(t *testing.T) {
 			return err
 		}
 	})
-	warm(t, pool)
-	for _, s := range strategies {
-		src := raw(pool)
+	fanouttest.Warm(t, pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot = s, true
-		if _, err := fanout.Collect(inTime(t), src, repeated(2, statement[string]("select pg_sleep(0.1)::text"))...); err != nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(2, fanouttest.Statement[string]("select pg_sleep(0.1)::text"))...); err != nil {
 			t.Errorf("%v: %v", s, err)
 		}
 	}
@@ -1046,7 +952,7 @@ func TestSnapshotOnConnectionsWithSettings(t *testing.T) {
 // A notification of one query is not undone by another one's failure, and is not repeated by Retries. Neither are large objects,
 // which PostgreSQL up to 15 lets a read-only transaction write.
 func TestSnapshotNotifies(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 2)
 		if _, err := pool.Exec(t.Context(), `
 			create function fail_at(attempt int) returns text language plpgsql volatile as $$ begin
@@ -1059,7 +965,7 @@ func TestSnapshotNotifies(t *testing.T) {
 		notified := func() (payloads []string) {
 			pgtest.Exec(t, listener, "notify news, 'end'")
 			for {
-				n, err := listener.WaitForNotification(inTime(t))
+				n, err := listener.WaitForNotification(fanouttest.InTime(t))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -1069,18 +975,18 @@ func TestSnapshotNotifies(t *testing.T) {
 				payloads = append(payloads, n.Payload)
 			}
 		}
-		notify := statement[string]("select pg_notify('news', $1)::text", "one")
+		notify := fanouttest.Statement[string]("select pg_notify('news', $1)::text", "one")
 		objects := func() (n int) {
 			if err := pool.QueryRow(t.Context(), "select count(*) from pg_largeobject_metadata").Scan(&n); err != nil {
 				t.Fatal(err)
 			}
 			return n
 		}
-		object := statement[string]("select lo_from_bytea($1, 'x')::text", uint32(0))
+		object := fanouttest.Statement[string]("select lo_from_bytea($1, 'x')::text", uint32(0))
 
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot, src.Partial, src.Limit = s, true, true, 1
-		lists, err := fanout.Collect(inTime(t), src, notify, object, statement[string]("select (1 / $1::int)::text", 0))
+		lists, err := fanout.Collect(fanouttest.InTime(t), src, notify, object, fanouttest.Statement[string]("select (1 / $1::int)::text", 0))
 		var errs fanout.Errors
 		if !errors.As(err, &errs) {
 			t.Fatal(err)
@@ -1091,12 +997,12 @@ func TestSnapshotNotifies(t *testing.T) {
 
 		src.Partial, src.Limit, src.Retries = false, 0, 3
 		var attempt atomic.Int32
-		_, err = fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			return statement[string]("select fail_at($1)", attempt.Add(1))(ctx, tx)
+		_, err = fanout.Collect(fanouttest.InTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
+			return fanouttest.Statement[string]("select fail_at($1)", attempt.Add(1))(ctx, tx)
 		}, notify)
 		if got := notified(); len(got) > 1 || err == nil && attempt.Load() > 1 && len(got) != 1 {
 			t.Errorf("%v: notified %q by %d attempts: %v", s, got, attempt.Load(), err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/shop/shopdb"
 )
@@ -177,7 +178,7 @@ func TestNPlusOne(t *testing.T) {
 					for i := range calls + 10 {
 						tap.take()
 						observed = 0
-						lists, err := fanout.Collect(inTime(t), src, queries...)
+						lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 						if err != nil {
 							t.Fatal(err)
 						}

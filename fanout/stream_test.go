@@ -10,6 +10,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -40,18 +41,18 @@ func TestStream(t *testing.T) {
 				t.Errorf("%d results", len(seen))
 			}
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	})
 }
 
 // A result comes when its query has finished, not when all have.
 func TestStreamYieldsEarly(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		if s == fanout.Serial {
 			continue // the second waits for the first
 		}
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		yielded := make(chan struct{})
 		late := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
@@ -60,10 +61,10 @@ func TestStreamYieldsEarly(t *testing.T) {
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-			return pid(ctx, tx)
+			return fanouttest.PID(ctx, tx)
 		}
 		var order []int
-		for r, err := range fanout.Stream(inTime(t), src, late, pid) {
+		for r, err := range fanout.Stream(fanouttest.InTime(t), src, late, fanouttest.PID) {
 			if err != nil {
 				t.Fatalf("%v: %v", s, err)
 			}
@@ -76,21 +77,21 @@ func TestStreamYieldsEarly(t *testing.T) {
 			t.Errorf("%v: order %v", s, order)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // With one connection the loop body's own use of the pool waits for the lane, which waits for nobody.
 func TestStreamOnOneConnection(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		n := 0
-		for _, err := range fanout.Stream(inTime(t), src, repeated(50, pid)...) {
+		for _, err := range fanout.Stream(fanouttest.InTime(t), src, fanouttest.Repeated(50, fanouttest.PID)...) {
 			if err != nil {
 				t.Fatalf("%v: %v", s, err)
 			}
-			if _, err := fanout.Collect(inTime(t), src, pid, pid); err != nil {
+			if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.PID, fanouttest.PID); err != nil {
 				t.Fatalf("%v: %v", s, err)
 			}
 			n++
@@ -104,12 +105,12 @@ func TestStreamOnOneConnection(t *testing.T) {
 // Break, return and a panic of the loop body stop everything before the loop is left.
 func TestStreamLeftEarly(t *testing.T) {
 	pool := pgtest.Pool(t, 4)
-	warm(t, pool)
-	queries := []fanout.Query[fanout.DBTX, string]{statement[string]("select 'quick'"), sleep, sleep, sleep, sleep, sleep, sleep}
-	for _, s := range strategies {
-		src := raw(pool)
+	fanouttest.Warm(t, pool)
+	queries := []fanout.Query[fanout.DBTX, string]{fanouttest.Statement[string]("select 'quick'"), fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep}
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
-		knownToBeSlow(t, src) // or the quick one may have been sent behind it
+		fanouttest.KnownToBeSlow(t, src) // or the quick one may have been sent behind it
 		start := time.Now()
 		quiet := func(how string) {
 			if n := pool.Stat().AcquiredConns(); n != 0 {
@@ -141,18 +142,18 @@ func TestStreamLeftEarly(t *testing.T) {
 			t.Errorf("%v: took %v", s, d)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 func TestStreamFailure(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 2)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
-		one := statement[int32]("select 1")
+		one := fanouttest.Statement[int32]("select 1")
 		var last error
 		n := 0
-		for r, err := range fanout.Stream(t.Context(), src, one, boom, one, boom, one, one) {
+		for r, err := range fanout.Stream(t.Context(), src, one, fanouttest.Boom, one, fanouttest.Boom, one, one) {
 			if last != nil {
 				t.Errorf("%v: the sequence goes on after %v", s, last)
 			}
@@ -161,14 +162,14 @@ func TestStreamFailure(t *testing.T) {
 			}
 			n++
 		}
-		if e := asError(t, last); e.Name != "Boom" || e.Index != 1 && e.Index != 3 || n > 6 {
+		if e := fanouttest.AsError(t, last); e.Name != "Boom" || e.Index != 1 && e.Index != 3 || n > 6 {
 			t.Errorf("%v: %v after %d", s, last, n)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 
 		src.Partial = true
 		failed, rows := map[int]bool{}, 0
-		for r, err := range fanout.Stream(t.Context(), src, one, boom, one, boom, one, one) {
+		for r, err := range fanout.Stream(t.Context(), src, one, fanouttest.Boom, one, fanouttest.Boom, one, one) {
 			if err == nil {
 				rows += len(r.Rows)
 				continue
@@ -182,19 +183,19 @@ func TestStreamFailure(t *testing.T) {
 		if rows != 4 || len(failed) != 2 || !failed[1] || !failed[3] {
 			t.Errorf("%v: %d rows, failed %v", s, rows, failed)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
 func TestStreamCtxEnds(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, partial := range []bool{false, true} {
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Partial = s, partial
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			n := 0
-			for _, err := range fanout.Stream(ctx, src, repeated(5, sleep)...) {
+			for _, err := range fanout.Stream(ctx, src, fanouttest.Repeated(5, fanouttest.Sleep)...) {
 				if !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("%v: %v", s, err)
 				}
@@ -206,7 +207,7 @@ func TestStreamCtxEnds(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 func TestStreamWithoutConnection(t *testing.T) {
@@ -216,12 +217,12 @@ func TestStreamWithoutConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Release()
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.AcquireTimeout = s, 10*time.Millisecond
 		n := 0
-		for _, err := range fanout.Stream(t.Context(), src, pid, pid) {
-			mention(t, err, "no connection within 10ms: 1 of 1 in use")
+		for _, err := range fanout.Stream(t.Context(), src, fanouttest.PID, fanouttest.PID) {
+			fanouttest.Mention(t, err, "no connection within 10ms: 1 of 1 in use")
 			n++
 		}
 		if n != 1 {

@@ -1,15 +1,12 @@
-package fanout_test
+package servers
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
-	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,190 +19,39 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
-// A wire is the network between a pool and its server, with one fault to come: after so many bytes in either direction,
-// the connection that carries the last of them is cut, frozen or delayed, or the whole server freezes.
-type wire struct {
-	left  atomic.Int64 // bytes until the fault
-	fault atomic.Value // of fault
-	hits  atomic.Int64
-
-	dead   atomic.Bool // the server is frozen: all connections swallow what they carry
-	closed atomic.Bool // nor can new ones be opened: they are refused
-	mu     sync.Mutex
-	conns  map[*faultConn]bool
-}
-
-type fault string
-
-const (
-	cut       fault = "cut"       // the socket is closed
-	freeze    fault = "freeze"    // the connection carries nothing any more, in either direction
-	freezeAll fault = "freezeAll" // nor does any other
-	delay     fault = "delay"     // the byte arrives late
-)
-
-// attach makes a pool's connections run over w.
-func (w *wire) attach(config *pgxpool.Config) {
-	w.disarm()
-	w.conns = map[*faultConn]bool{}
-	config.ConnConfig.ConnectTimeout = 4 * time.Second // of a connection that freezes while it is opened, which is pgx's to end
-	dial := config.ConnConfig.DialFunc
-	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if w.closed.Load() {
-			return nil, errors.New("refused")
-		}
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		c := &faultConn{Conn: conn, wire: w}
-		w.mu.Lock()
-		w.conns[c] = true
-		w.mu.Unlock()
-		return c, nil
-	}
-}
-
-func (w *wire) arm(f fault, bytes int64) {
-	w.fault.Store(f)
-	w.left.Store(bytes)
-}
-
-func (w *wire) disarm() {
-	w.left.Store(1 << 62)
-	w.dead.Store(false)
-}
-
-// mend is disarm between two cuts: it lets new connections be opened again, and waits until pgx has done with the one that was
-// cut. That takes a cancel request, in the background, which the next cut could hit in place of what it is meant for.
-func (w *wire) mend(t testing.TB) {
-	t.Helper()
-	w.disarm()
-	w.closed.Store(false)
-	for deadline := time.Now().Add(10 * time.Second); strings.Contains(stacks(), "(*PgConn).asyncClose."); runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatal("pgx has not done with a connection that was cut")
-		}
-	}
-}
-
-// cutAll closes the sockets of all connections.
-func (w *wire) cutAll() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for c := range w.conns {
-		_ = c.Conn.Close()
-	}
-}
-
-// thaw ends what waits on frozen connections, by closing them: pgx's clean-up, and the pings of pgxpool's, for which it
-// keeps a place in the pool for up to 15 seconds.
-func (w *wire) thaw() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for c := range w.conns {
-		if c.frozen.Load() {
-			_ = c.Conn.Close()
-		}
-	}
-}
-
-type faultConn struct {
-	net.Conn
-	wire   *wire
-	frozen atomic.Bool
-}
-
-// spend counts n bytes and, if they are the fault's, lets it happen.
-func (c *faultConn) spend(n int) error {
-	w := c.wire
-	left := w.left.Add(int64(-n))
-	if left > 0 || left+int64(n) <= 0 {
-		return nil
-	}
-	w.hits.Add(1)
-	switch w.fault.Load().(fault) {
-	case cut:
-		_ = c.Conn.Close()
-		return io.ErrUnexpectedEOF
-	case freeze:
-		c.frozen.Store(true)
-	case freezeAll:
-		w.dead.Store(true)
-	case delay:
-		time.Sleep(20 * time.Millisecond) // the fault itself, not a synchronisation
-	}
-	return nil
-}
-
-func (c *faultConn) swallows() bool { return c.frozen.Load() || c.wire.dead.Load() }
-
-func (c *faultConn) Read(b []byte) (int, error) {
-	for {
-		n, err := c.Conn.Read(b)
-		if err == nil {
-			err = c.spend(n)
-		}
-		if err != nil || !c.swallows() {
-			return n, err
-		}
-		c.frozen.Store(true) // what it has swallowed is gone for good
-	}
-}
-
-func (c *faultConn) Write(b []byte) (int, error) {
-	if err := c.spend(len(b)); err != nil {
-		return 0, err
-	}
-	if c.swallows() {
-		c.frozen.Store(true)
-		return len(b), nil
-	}
-	return c.Conn.Write(b)
-}
-
-func (c *faultConn) Close() error {
-	c.wire.mu.Lock()
-	delete(c.wire.conns, c)
-	c.wire.mu.Unlock()
-	return c.Conn.Close()
-}
-
-// grace is how long a call may take after its deadline: the documented second, and what a loaded machine needs.
-const grace = time.Second + 4*time.Second
-
 // A server that does not answer the cancel request either: after the grace the call returns, and the pool has room at once.
 func TestFrozenServer(t *testing.T) {
-	for _, f := range []fault{freeze, freezeAll} {
+	for _, f := range []fanouttest.Fault{fanouttest.Freeze, fanouttest.FreezeAll} {
 		t.Run(string(f), func(t *testing.T) {
-			w := &wire{}
-			pool := pgtest.Pool(t, 2, w.attach)
-			defer w.thaw()
-			src := raw(pool)
-			if _, err := fanout.Collect(t.Context(), src, pid, pid); err != nil {
+			w := &fanouttest.Wire{}
+			pool := pgtest.Pool(t, 2, w.Attach)
+			defer w.Thaw()
+			src := fanouttest.Raw(pool)
+			if _, err := fanout.Collect(t.Context(), src, fanouttest.PID, fanouttest.PID); err != nil {
 				t.Fatal(err)
 			}
-			w.arm(f, 1)
+			w.Arm(f, 1)
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
 			start := time.Now()
-			_, err := fanout.Collect(ctx, src, repeated(2, sleep)...)
+			_, err := fanout.Collect(ctx, src, fanouttest.Repeated(2, fanouttest.Sleep)...)
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
 			}
-			if d := time.Since(start); d > 100*time.Millisecond+grace {
+			if d := time.Since(start); d > 100*time.Millisecond+fanouttest.Grace {
 				t.Errorf("the call returned after %v", d)
 			}
 			if n := pool.Stat().AcquiredConns(); n != 0 {
 				t.Errorf("%d connections still acquired", n)
 			}
-			w.disarm()
-			ctx, cancel = context.WithTimeout(t.Context(), grace)
+			w.Disarm()
+			ctx, cancel = context.WithTimeout(t.Context(), fanouttest.Grace)
 			defer cancel()
-			if _, err := fanout.Collect(ctx, src, repeated(4, pid)...); err != nil {
+			if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(4, fanouttest.PID)...); err != nil {
 				t.Errorf("the pool does not serve the next call: %v", err)
 			}
 		})
@@ -214,18 +60,18 @@ func TestFrozenServer(t *testing.T) {
 
 // A connection is cut in the middle of each query in turn: an error that names it, and with Partial the others' rows.
 func TestCutConnection(t *testing.T) {
-	w := &wire{}
-	pool := pgtest.Pool(t, 2, w.attach)
-	src := raw(pool)
+	w := &fanouttest.Wire{}
+	pool := pgtest.Pool(t, 2, w.Attach)
+	src := fanouttest.Raw(pool)
 	src.Partial, src.Strategy = true, fanout.Serial
-	one := statement[int32]("-- name: Seven :one\nselect 7")
+	one := fanouttest.Statement[int32]("-- name: Seven :one\nselect 7")
 	for range 10 {
 		if _, err := fanout.Collect(t.Context(), src, one); err != nil {
 			t.Fatal(err)
 		}
-		w.arm(cut, 1)
+		w.Arm(fanouttest.Cut, 1)
 		lists, err := fanout.Collect(t.Context(), src, one, one, one)
-		w.mend(t)
+		w.Mend(t)
 		var errs fanout.Errors
 		if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 0 || errs[0].Name != "Seven" {
 			t.Fatalf("%v", err)
@@ -233,7 +79,7 @@ func TestCutConnection(t *testing.T) {
 		if len(lists[1]) != 1 || len(lists[2]) != 1 {
 			t.Errorf("%v", lists)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -242,25 +88,25 @@ func TestCutConnection(t *testing.T) {
 // connection is mostly waited for.
 func TestFaultStorm(t *testing.T) {
 	storms, rounds := 3, 20
-	if *soak {
+	if *fanouttest.Soak {
 		storms, rounds = 12, 1000
 	}
 	var (
 		all   sync.WaitGroup
-		wires []*wire
+		wires []*fanouttest.Wire
 		pools []*pgxpool.Pool
 	)
 	met := make([]storm, storms)
 	for i := range storms {
-		w := &wire{}
-		pool := pgtest.Pool(t, 4, w.attach)
-		t.Cleanup(w.thaw)
-		fill(t, pool, 20)
+		w := &fanouttest.Wire{}
+		pool := pgtest.Pool(t, 4, w.Attach)
+		t.Cleanup(w.Thaw)
+		fanouttest.Fill(t, pool, 20)
 		all.Go(func() { met[i].rage(t, w, pool, i*rounds, rounds) })
 		wires, pools = append(wires, w), append(pools, pool)
 	}
 	all.Wait()
-	sum := storm{tried: map[fault]int{}, hit: map[fanout.Strategy]int64{}}
+	sum := storm{tried: map[fanouttest.Fault]int{}, hit: map[fanout.Strategy]int64{}}
 	hits := int64(0)
 	for _, s := range met {
 		sum.failed += s.failed
@@ -275,48 +121,48 @@ func TestFaultStorm(t *testing.T) {
 		}
 	}
 	t.Logf("faults armed %v, hit %v, %d of them calls that coalesced; %d calls returned results, %d an error", sum.tried, sum.hit, sum.together, sum.returned, sum.failed)
-	if hits < int64(storms*rounds/3) || sum.returned == 0 || sum.failed == 0 || sum.together == 0 || len(sum.hit) < len(strategies) {
+	if hits < int64(storms*rounds/3) || sum.returned == 0 || sum.failed == 0 || sum.together == 0 || len(sum.hit) < len(fanouttest.Strategies) {
 		t.Error("the storms were none")
 	}
 	for i, pool := range pools {
-		wires[i].thaw()
+		wires[i].Thaw()
 		src := fanout.New(pool, db.New)
 		src.Retries = 5 // a connection may have been cut behind the last word on it
-		if _, err := fanout.Collect(t.Context(), src, repeated(8, fanout.All((*db.Queries).ListA))...); err != nil {
+		if _, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(8, fanout.All((*db.Queries).ListA))...); err != nil {
 			t.Error(err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
 // A storm counts the calls that failed, that returned results, and that were hit and coalesced; and the faults.
 type storm struct {
 	failed, returned, together int
-	tried                      map[fault]int
+	tried                      map[fanouttest.Fault]int
 	hit                        map[fanout.Strategy]int64
 }
 
 // rage makes calls on the pool over w. Unless it is a soak, they are the same every time, from the number first on.
-func (s *storm) rage(t *testing.T, w *wire, pool *pgxpool.Pool, first, rounds int) {
+func (s *storm) rage(t *testing.T, w *fanouttest.Wire, pool *pgxpool.Pool, first, rounds int) {
 	src := fanout.New(pool, db.New)
-	s.tried, s.hit = map[fault]int{}, map[fanout.Strategy]int64{}
+	s.tried, s.hit = map[fanouttest.Fault]int{}, map[fanout.Strategy]int64{}
 	for round := range rounds {
 		seed := uint64(first + round)
-		if *soak {
+		if *fanouttest.Soak {
 			seed = rand.Uint64()
 		}
 		r := rand.New(rand.NewPCG(seed, 1))
-		f := []fault{cut, cut, cut, cut, cut, cut, delay, delay, freeze, freezeAll}[r.IntN(10)]
+		f := []fanouttest.Fault{fanouttest.Cut, fanouttest.Cut, fanouttest.Cut, fanouttest.Cut, fanouttest.Cut, fanouttest.Cut, fanouttest.Delay, fanouttest.Delay, fanouttest.Freeze, fanouttest.FreezeAll}[r.IntN(10)]
 		s.tried[f]++
 		src := src
-		src.Strategy = strategies[r.IntN(len(strategies))]
+		src.Strategy = fanouttest.Strategies[r.IntN(len(fanouttest.Strategies))]
 		src.Partial = r.IntN(2) == 0
 		src.Limit = r.IntN(6)
 		src.Snapshot = r.IntN(2) == 0
 		src.Retries = r.IntN(3)
 		kind := []string{"Collect", "Run", "Stream"}[r.IntN(3)]
 		timeout := 5 * time.Second
-		if f == freeze || f == freezeAll {
+		if f == fanouttest.Freeze || f == fanouttest.FreezeAll {
 			timeout = time.Duration(1+r.IntN(100)) * time.Millisecond
 		}
 		coalesced := false
@@ -344,12 +190,12 @@ func (s *storm) rage(t *testing.T, w *wire, pool *pgxpool.Pool, first, rounds in
 			}
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
-		w.arm(f, 1+r.Int64N(int64(100+100*len(queries))))
-		start, hits := time.Now(), w.hits.Load()
-		lists, err := collectBy(kind, ctx, src, queries)
+		w.Arm(f, 1+r.Int64N(int64(100+100*len(queries))))
+		start, hits := time.Now(), w.Hits.Load()
+		lists, err := fanouttest.CollectBy(kind, ctx, src, queries)
 		took := time.Since(start)
-		w.disarm()
-		if hits = w.hits.Load() - hits; hits > 0 {
+		w.Disarm()
+		if hits = w.Hits.Load() - hits; hits > 0 {
 			s.hit[src.Strategy] += hits
 			if coalesced {
 				s.together++
@@ -357,7 +203,7 @@ func (s *storm) rage(t *testing.T, w *wire, pool *pgxpool.Pool, first, rounds in
 		}
 		cancel()
 		what := fmt.Sprintf("round %d, seed %d: %s %v partial=%v snapshot=%v retries=%d limit=%d, %d queries, %s", round, seed, kind, src.Strategy, src.Partial, src.Snapshot, src.Retries, src.Limit, len(queries), f)
-		if took > timeout+grace {
+		if took > timeout+fanouttest.Grace {
 			t.Errorf("%s: took %v with a timeout of %v", what, took, timeout)
 		}
 		var errs fanout.Errors
@@ -383,73 +229,73 @@ func (s *storm) rage(t *testing.T, w *wire, pool *pgxpool.Pool, first, rounds in
 
 // So does one that does not answer what the package asks for itself, though the pool's owner has pgx wait longer when a ctx ends.
 func TestFrozenServerWithAContextWatcher(t *testing.T) {
-	w := &wire{}
-	pool := pgtest.Pool(t, 1, w.attach, func(config *pgxpool.Config) {
+	w := &fanouttest.Wire{}
+	pool := pgtest.Pool(t, 1, w.Attach, func(config *pgxpool.Config) {
 		config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 			return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Minute}
 		}
 	})
-	defer w.thaw()
-	for _, s := range strategies {
-		src := raw(pool)
+	defer w.Thaw()
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot = s, true
 		var frozen time.Time
 		_, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-			pids, err := pid(ctx, tx)
-			w.arm(freezeAll, 1) // what ends the transaction
+			pids, err := fanouttest.PID(ctx, tx)
+			w.Arm(fanouttest.FreezeAll, 1) // what ends the transaction
 			frozen = time.Now()
 			return pids, err
 		})
-		if took := time.Since(frozen); took > grace {
+		if took := time.Since(frozen); took > fanouttest.Grace {
 			t.Errorf("%v: the call returned after %v: %v", s, took, err)
 		}
-		w.disarm()
-		serves(t, pool)
+		w.Disarm()
+		fanouttest.Serves(t, pool)
 	}
 }
 
 // A server that logs everybody in and then resets the connection is not asked again and again.
 func TestEveryConnectionIsReset(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		var left, opened atomic.Int32
-		pool := pgtest.Pool(t, 2, over(func(conn net.Conn) net.Conn {
+		pool := pgtest.Pool(t, 2, fanouttest.Over(func(conn net.Conn) net.Conn {
 			opened.Add(1)
 			return &resetConn{Conn: conn, left: &left}
 		}))
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
-		if _, err := fanout.Collect(t.Context(), src, repeated(4, pid)...); err != nil {
+		if _, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(4, fanouttest.PID)...); err != nil {
 			t.Fatal(err)
 		}
 		opened.Store(0)
 		left.Store(1000)
-		_, err := fanout.Collect(inTime(t), src, repeated(4, pid)...)
+		_, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(4, fanouttest.PID)...)
 		left.Store(0)
 		if n := opened.Load(); err == nil || errors.Is(err, context.DeadlineExceeded) || n > 20 {
 			t.Errorf("%v: %d connections were opened: %v", s, n, err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
 // Connections are reset for a while: with Retries, a query of which nothing was sent comes through.
 func TestConnectionsAreResetForAWhile(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, conns := range []int{1, 2} {
 			var left atomic.Int32
-			pool := pgtest.Pool(t, conns, over(func(conn net.Conn) net.Conn { return &resetConn{Conn: conn, left: &left} }))
-			src := raw(pool)
+			pool := pgtest.Pool(t, conns, fanouttest.Over(func(conn net.Conn) net.Conn { return &resetConn{Conn: conn, left: &left} }))
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Retries = s, 6
-			if _, err := fanout.Collect(t.Context(), src, repeated(2, pid)...); err != nil {
+			if _, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(2, fanouttest.PID)...); err != nil {
 				t.Fatal(err)
 			}
 			left.Store(int32(conns) + 3)
-			_, err := fanout.Collect(inTime(t), src, pid)
+			_, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.PID)
 			if err != nil {
 				t.Errorf("%v, %d connections: %v", s, conns, err)
 			}
 			left.Store(0)
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package fanout_test
+package pipelined
 
 import (
 	"bytes"
@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -131,7 +132,7 @@ func TestPipelinedDecodesAsPgx(t *testing.T) {
 							return nil
 						}))
 					}
-					if err := fanout.Run(inTime(t), src, tasks...); err != nil {
+					if err := fanout.Run(fanouttest.InTime(t), src, tasks...); err != nil {
 						t.Fatal(err)
 					}
 					for i, got := range got {
@@ -142,15 +143,15 @@ func TestPipelinedDecodesAsPgx(t *testing.T) {
 						if !slices.Equal(got.list, want.list) {
 							t.Errorf("%q: got\n\t%v\nwant\n\t%v", s.sql, got.list, want.list)
 						}
-						if (got.err == nil) != (want.err == nil) || sqlState(got.err) != sqlState(want.err) {
+						if (got.err == nil) != (want.err == nil) || fanouttest.SQLState(got.err) != fanouttest.SQLState(want.err) {
 							t.Errorf("%q: %v, want %v", s.sql, got.err, want.err)
-						} else if want.err != nil && sqlState(want.err) == "" && got.err.Error() != want.err.Error() {
+						} else if want.err != nil && fanouttest.SQLState(want.err) == "" && got.err.Error() != want.err.Error() {
 							t.Errorf("%q: %q, want %q", s.sql, got.err, want.err)
 						}
 					}
 				}
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		})
 	}
 }
@@ -162,25 +163,25 @@ func TestPipelinedExecModesOnTheWire(t *testing.T) {
 	const n = 30
 	for _, mode := range execModes {
 		t.Run(mode.String(), func(t *testing.T) {
-			way := &traffic{}
-			pool := pgtest.Pool(t, 1, way.attach, inMode(mode))
-			for _, s := range pipelining {
+			way := &fanouttest.Traffic{}
+			pool := pgtest.Pool(t, 1, way.Attach, fanouttest.InMode(mode))
+			for _, s := range fanouttest.Pipelining {
 				for _, snapshot := range []bool{false, true} {
-					src := raw(pool)
+					src := fanouttest.Raw(pool)
 					src.Strategy, src.Snapshot = s, snapshot
 					writes := func(n int) int64 {
 						var queries []fanout.Query[fanout.DBTX, int32]
 						for i := range n {
-							queries = append(queries, statement[int32]("select $1::int + 1", i))
+							queries = append(queries, fanouttest.Statement[int32]("select $1::int + 1", i))
 						}
 						least := int64(1000)
 						for range 20 { // the first to learn what the statement costs
-							before := way.writes.Load()
-							lists, err := fanout.Collect(inTime(t), src, queries...)
+							before := way.Writes.Load()
+							lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 							if err != nil {
 								t.Fatal(err)
 							}
-							least = min(least, way.writes.Load()-before)
+							least = min(least, way.Writes.Load()-before)
 							for i, list := range lists {
 								if len(list) != 1 || list[0] != int32(i+1) {
 									t.Errorf("%v, snapshot=%v: query %d returned %v", s, snapshot, i, list)
@@ -300,7 +301,7 @@ func TestPipelinedLargeResults(t *testing.T) {
 		for rows.Next() {
 			n++
 		}
-		if sqlState(rows.Err()) != "22012" || n != 49999 {
+		if fanouttest.SQLState(rows.Err()) != "22012" || n != 49999 {
 			return fmt.Errorf("%d rows, %w", n, rows.Err())
 		}
 		return nil
@@ -315,14 +316,14 @@ func TestPipelinedLargeResults(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Connections whose search_path leads to tables of the same name with columns of other types.
 func TestPipelinedSearchPaths(t *testing.T) {
 	for _, mode := range execModes {
 		t.Run(mode.String(), func(t *testing.T) {
-			pool := pgtest.Pool(t, 4, inMode(mode), searchPaths("s1, public", "s2, public", "s0, public"))
+			pool := pgtest.Pool(t, 4, fanouttest.InMode(mode), fanouttest.SearchPaths("s1, public", "s2, public", "s0, public"))
 			_, err := pool.Exec(t.Context(), `
 				create schema s0; create table s0.t (v int); insert into s0.t values (7);
 				create schema s1; create table s1.t (v text); insert into s1.t values ('7');
@@ -364,12 +365,12 @@ func TestPipelinedSearchPaths(t *testing.T) {
 				}
 				return list, nil
 			}
-			for i := range 2 * len(pipelining) {
-				src := raw(pool)
-				src.Strategy, src.Snapshot = pipelining[i/2], i%2 == 1
+			for i := range 2 * len(fanouttest.Pipelining) {
+				src := fanouttest.Raw(pool)
+				src.Strategy, src.Snapshot = fanouttest.Pipelining[i/2], i%2 == 1
 				call := func() (seen map[string]bool) {
 					t.Helper()
-					lists, err := fanout.Collect(inTime(t), src, repeated(40, fanout.Query[fanout.DBTX, string](query))...)
+					lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(40, fanout.Query[fanout.DBTX, string](query))...)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -383,7 +384,7 @@ func TestPipelinedSearchPaths(t *testing.T) {
 					return seen
 				}
 				// What one connection has learned of the statements is not for the next one.
-				conns := acquireAll(t, pool)
+				conns := fanouttest.AcquireAll(t, pool)
 				all := map[string]bool{}
 				for i, conn := range conns {
 					conn.Release()
@@ -408,15 +409,15 @@ func TestPipelinedSearchPaths(t *testing.T) {
 					call()
 				}
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		})
 	}
 }
 
 // A statement costs a connection that has not seen it no round trip, if another one of the Source has.
 func TestPipelinedDescribesOnce(t *testing.T) {
-	way := &traffic{}
-	pool := pgtest.Pool(t, 2, way.attach)
+	way := &fanouttest.Traffic{}
+	pool := pgtest.Pool(t, 2, way.Attach)
 	src := pipelined(pool)
 	first, err := pool.Acquire(t.Context())
 	if err != nil {
@@ -424,7 +425,7 @@ func TestPipelinedDescribesOnce(t *testing.T) {
 	}
 	warm := func() {
 		for range 10 {
-			if _, err := fanout.Collect(t.Context(), src, pid); err != nil {
+			if _, err := fanout.Collect(t.Context(), src, fanouttest.PID); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -433,9 +434,9 @@ func TestPipelinedDescribesOnce(t *testing.T) {
 	var queries []fanout.Query[fanout.DBTX, int]
 	for i := range 20 {
 		if i%2 == 0 {
-			queries = append(queries, statement[int](fmt.Sprintf("select %d + $1::int", i), 1))
+			queries = append(queries, fanouttest.Statement[int](fmt.Sprintf("select %d + $1::int", i), 1))
 		} else { // might call a function that is named like its type
-			queries = append(queries, statement[int](fmt.Sprintf("select %d + length(text($1))", i), "a"))
+			queries = append(queries, fanouttest.Statement[int](fmt.Sprintf("select %d + length(text($1))", i), "a"))
 		}
 	}
 	for range 3 {
@@ -450,12 +451,12 @@ func TestPipelinedDescribesOnce(t *testing.T) {
 	first.Release()
 	defer second.Release()
 	for i := range queries {
-		before := way.writes.Load()
+		before := way.Writes.Load()
 		lists, err := fanout.Collect(t.Context(), src, queries[i])
 		if err != nil || lists[0][0] != i+1 {
 			t.Fatal(lists, err)
 		}
-		if n := way.writes.Load() - before; n != 1 {
+		if n := way.Writes.Load() - before; n != 1 {
 			t.Errorf("statement %d was sent in %d writes", i, n)
 		}
 	}
@@ -471,11 +472,11 @@ func TestPipelinedManyTexts(t *testing.T) {
 	defer func() { _ = tx.Rollback(context.Background()) }()
 	var queries []fanout.Query[fanout.DBTX, int]
 	for i := range 700 {
-		queries = append(queries, statement[int](fmt.Sprintf("select %d + $1::int", i), 1))
+		queries = append(queries, fanouttest.Statement[int](fmt.Sprintf("select %d + $1::int", i), 1))
 	}
 	for name, src := range map[string]fanout.Source[fanout.DBTX]{"plain": pipelined(pool), "in a transaction": pipelined(pool).On(tx)} {
 		for range 3 {
-			lists, err := fanout.Collect(inTime(t), src, queries...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
@@ -494,12 +495,12 @@ func TestPipelinedPlansOutOfDate(t *testing.T) {
 		for _, conns := range []int{1, 3} {
 			for _, snapshot := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%v/conns=%d/snapshot=%v", mode, conns, snapshot), func(t *testing.T) {
-					pool := pgtest.Pool(t, conns, inMode(mode), func(config *pgxpool.Config) {
+					pool := pgtest.Pool(t, conns, fanouttest.InMode(mode), func(config *pgxpool.Config) {
 						if conns > 1 { // then an error says more of where it has come up
 							config.ConnConfig.RuntimeParams["log_parameter_max_length_on_error"] = "-1"
 						}
 					})
-					fill(t, pool, 5)
+					fanouttest.Fill(t, pool, 5)
 					src := pipelined(pool)
 					src.Snapshot, src.Partial = snapshot, true
 					wanted := 2
@@ -512,7 +513,7 @@ func TestPipelinedPlansOutOfDate(t *testing.T) {
 					}
 					call := func(what string) {
 						t.Helper()
-						_, err := fanout.Collect(inTime(t), src, repeated(30, fanout.Query[fanout.DBTX, string](query))...)
+						_, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(30, fanout.Query[fanout.DBTX, string](query))...)
 						if err != nil {
 							t.Fatalf("%s: %v", what, err)
 						}
@@ -547,7 +548,7 @@ func TestPipelinedPlansOutOfDate(t *testing.T) {
 // What a function of the database is missing does not mean that a statement is out of date: it has been executed, and may have
 // written by a transaction of its own.
 func TestPipelinedFailsInsideAFunction(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		t.Run(s.String(), func(t *testing.T) {
 			pool := pgtest.Pool(t, 1)
 			admin := pgtest.Connect(t, pool.Config().ConnString())
@@ -558,12 +559,12 @@ func TestPipelinedFailsInsideAFunction(t *testing.T) {
 					perform dblink_exec('`+dsn+`', 'insert into log values (' || quote_literal(what) || ')');
 					if what = 'bad' then perform no_such_function(1); end if;
 					return 1; end $$`)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
-			if _, err := fanout.Collect(t.Context(), src, statement[int32]("select attempt($1)", "good")); err != nil {
+			if _, err := fanout.Collect(t.Context(), src, fanouttest.Statement[int32]("select attempt($1)", "good")); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := fanout.Collect(t.Context(), src, statement[int32]("select attempt($1)", "bad")); err == nil {
+			if _, err := fanout.Collect(t.Context(), src, fanouttest.Statement[int32]("select attempt($1)", "bad")); err == nil {
 				t.Fatal("no error")
 			}
 			if n := pgtest.QueryRow[int](t, admin, "select count(*)::int from log where what = 'bad'"); n != 1 {
@@ -576,30 +577,30 @@ func TestPipelinedFailsInsideAFunction(t *testing.T) {
 // One function forgets the session's statements while others rely on them: they do not notice. It may itself, as with pgx,
 // which says once that a statement of its own is gone.
 func TestPipelinedDiscardInTheMiddle(t *testing.T) {
-	for _, s := range pipelining {
+	for _, s := range fanouttest.Pipelining {
 		pool := pgtest.Pool(t, 2)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Partial = s, true
 		discard := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			if _, err := tx.Exec(ctx, "discard all"); err != nil {
 				return nil, err
 			}
-			return pid(ctx, tx)
+			return fanouttest.PID(ctx, tx)
 		}
-		queries := repeated(20, pid)
+		queries := fanouttest.Repeated(20, fanouttest.PID)
 		for i := range 5 {
-			queries = append(queries, statement[int32]("select $1::int", i), discard)
+			queries = append(queries, fanouttest.Statement[int32]("select $1::int", i), discard)
 		}
 		const rounds = 20
 		discarded := 0
 		for range rounds {
-			lists, err := fanout.Collect(inTime(t), src, queries...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			var errs fanout.Errors
 			if err != nil && !errors.As(err, &errs) {
 				t.Fatal(err)
 			}
 			for _, e := range errs {
-				if sqlState(e) != "26000" || e.Index < 20 || e.Index%2 == 0 {
+				if fanouttest.SQLState(e) != "26000" || e.Index < 20 || e.Index%2 == 0 {
 					t.Errorf("%v: %v", s, e)
 				}
 			}
@@ -611,7 +612,7 @@ func TestPipelinedDiscardInTheMiddle(t *testing.T) {
 				}
 			}
 			// Nothing of it is left for the next call.
-			if _, err := fanout.Collect(inTime(t), src, queries[:21]...); err != nil {
+			if _, err := fanout.Collect(fanouttest.InTime(t), src, queries[:21]...); err != nil {
 				t.Errorf("%v: the next call: %v", s, err)
 			}
 		}
@@ -619,7 +620,7 @@ func TestPipelinedDiscardInTheMiddle(t *testing.T) {
 		if 2*discarded < 5*rounds { // on a connection, at most every other one learns that its statement is gone
 			t.Errorf("%v: only %d of %d functions could go on with their connection", s, discarded, 5*rounds)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -683,17 +684,12 @@ func TestPipelinedDecodesBesideAnother(t *testing.T) {
 		for range 5 {
 			tasks = append(tasks, fanout.Do(decode), fanout.Do(alone))
 		}
-		if err := fanout.Run(inTime(t), src, tasks...); err != nil {
+		if err := fanout.Run(fanouttest.InTime(t), src, tasks...); err != nil {
 			t.Fatal(err)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
-
-// valuer is an argument whose encoder does as it is told.
-type valuer func() (driver.Value, error)
-
-func (v valuer) Value() (driver.Value, error) { return v() }
 
 // scanner is a destination whose decoder does as it is told.
 type scanner func(any) error
@@ -706,16 +702,16 @@ func TestPipelinedArgumentErrors(t *testing.T) {
 	refused := errors.New("refused")
 	for _, conns := range []int{1, 3} {
 		for _, snapshot := range []bool{false, true} {
-			sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+			fanouttest.SameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 				src.Strategy, src.Snapshot, src.Partial = fanout.Pipelined, snapshot, true
 				text := "select $1::int"
-				wrong := statement[int](text, valuer(func() (driver.Value, error) { return nil, refused }))
-				right := statement[int](text, 1)
+				wrong := fanouttest.Statement[int](text, fanouttest.Valuer(func() (driver.Value, error) { return nil, refused }))
+				right := fanouttest.Statement[int](text, 1)
 				for range 20 { // while the way is measured, and when it is known
 					for _, queries := range [][]fanout.Query[fanout.DBTX, int]{
 						{right}, {wrong, right}, {right, wrong, wrong, right, wrong}, {wrong, wrong, right},
 					} {
-						lists, err := fanout.Collect(inTime(t), src, queries...)
+						lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 						var errs fanout.Errors
 						if errors.As(err, &errs) != (len(queries) > 1) {
 							t.Fatal(err)
@@ -757,22 +753,22 @@ func TestPipelinedPanics(t *testing.T) {
 			}
 			panic("boom")
 		},
-		"encoder": statement[string]("select $1::text", valuer(func() (driver.Value, error) { panic("boom") })),
+		"encoder": fanouttest.Statement[string]("select $1::text", fanouttest.Valuer(func() (driver.Value, error) { panic("boom") })),
 		"scanner": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 			return nil, tx.QueryRow(ctx, "select 1").Scan(scanner(func(any) error { panic("boom") }))
 		},
 		"encoder, alone": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 			b := &pgx.Batch{}
-			b.Queue("select $1::text", valuer(func() (driver.Value, error) { panic("boom") }))
+			b.Queue("select $1::text", fanouttest.Valuer(func() (driver.Value, error) { panic("boom") }))
 			return nil, tx.SendBatch(ctx, b).Close()
 		},
 		"nested": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			return nil, fanout.Run(ctx, raw(poolOf[fanout.DBTX](ctx)), fanout.Do(func(context.Context, fanout.DBTX) error { panic("boom") }))
+			return nil, fanout.Run(ctx, fanouttest.Raw(poolOf[fanout.DBTX](ctx)), fanout.Do(func(context.Context, fanout.DBTX) error { panic("boom") }))
 		},
 	}
 	busy := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 		for range 10 {
-			rows, err := statement[string]("select n::text from generate_series(1, 1000) n")(ctx, tx)
+			rows, err := fanouttest.Statement[string]("select n::text from generate_series(1, 1000) n")(ctx, tx)
 			if err != nil {
 				return rows, err
 			}
@@ -784,22 +780,22 @@ func TestPipelinedPanics(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/conns=%d", name, conns), func(t *testing.T) {
 				pool := pgtest.Pool(t, conns)
 				src := pipelined(pool)
-				ctx := withPool(inTime(t), pool)
+				ctx := withPool(fanouttest.InTime(t), pool)
 				for round := range 2 * 3 {
 					src.Snapshot = round%2 == 1
 					src.Partial = round%3 == 1
-					queries := repeated(8, fanout.Query[fanout.DBTX, string](busy))
+					queries := fanouttest.Repeated(8, fanout.Query[fanout.DBTX, string](busy))
 					queries[3], queries[6] = query, query
 					if conns > 1 {
-						queries[2] = sleep
+						queries[2] = fanouttest.Sleep
 					}
 					var err error
-					p := panicked(t, func() { _, err = fanout.Collect(ctx, src, queries...) })
+					p := fanouttest.Panicked(t, func() { _, err = fanout.Collect(ctx, src, queries...) })
 					if p == nil || p.Value != "boom" {
 						t.Fatalf("round %d: %v, %v", round, p, err)
 					}
 				}
-				serves(t, pool)
+				fanouttest.Serves(t, pool)
 			})
 		}
 	}
@@ -895,31 +891,31 @@ func (r *recorder) account() (started int, wrong []string) {
 func traced(sql string, args ...any) fanout.Query[fanout.DBTX, string] {
 	return func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 		ctx = context.WithValue(ctx, functionKey{}, args)
-		return statement[string](sql, args...)(ctx, tx)
+		return fanouttest.Statement[string](sql, args...)(ctx, tx)
 	}
 }
 
 func (r *recorder) attach(config *pgxpool.Config) { config.ConnConfig.Tracer = r }
 
-// asCaller is inTime with the value that a recorder wants to see.
+// asCaller is InTime with the value that a recorder wants to see.
 func asCaller(t *testing.T) context.Context {
-	return context.WithValue(inTime(t), callerKey{}, "the caller")
+	return context.WithValue(fanouttest.InTime(t), callerKey{}, "the caller")
 }
 
 // pgx's tracers see every statement once, from its start to its end; not what the package itself asks.
 func TestPipelinedTracers(t *testing.T) {
 	for _, mode := range execModes {
 		rec := &recorder{}
-		pool, ctx := pgtest.Pool(t, 3, inMode(mode), rec.attach), asCaller(t)
-		for i := range 2 * len(pipelining) {
-			src := raw(pool)
-			src.Strategy, src.Snapshot, src.Partial = pipelining[i/2], i%2 == 1, true
-			queries := repeated(10, traced("select 'tag'"))
+		pool, ctx := pgtest.Pool(t, 3, fanouttest.InMode(mode), rec.attach), asCaller(t)
+		for i := range 2 * len(fanouttest.Pipelining) {
+			src := fanouttest.Raw(pool)
+			src.Strategy, src.Snapshot, src.Partial = fanouttest.Pipelining[i/2], i%2 == 1, true
+			queries := fanouttest.Repeated(10, traced("select 'tag'"))
 			for i := range 10 {
 				queries = append(queries, traced("select 'other' where 0 <= $1", i))
 			}
-			queries = append(queries, repeated(5, traced("/* boom */ select (1 / $1::int)::text", 0))...)
-			queries = append(queries, repeated(5, traced("select 'boom' where 1 / $1::int = 1", 0))...)
+			queries = append(queries, fanouttest.Repeated(5, traced("/* boom */ select (1 / $1::int)::text", 0))...)
+			queries = append(queries, fanouttest.Repeated(5, traced("select 'boom' where 1 / $1::int = 1", 0))...)
 			queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				lists, err := fanout.Collect(ctx, src, traced("select 'tag'"), traced("select 'other' where 0 <= $1", 1))
 				return slices.Concat(lists...), err
@@ -954,18 +950,18 @@ func TestPipelinedTracersAfterFailures(t *testing.T) {
 		_, err := tx.Query(ctx, "select generate_series(1, 50000)")
 		return nil, err
 	}
-	refused := valuer(func() (driver.Value, error) { return nil, errors.New("refused") })
-	exploding := valuer(func() (driver.Value, error) { panic("boom") })
+	refused := fanouttest.Valuer(func() (driver.Value, error) { return nil, errors.New("refused") })
+	exploding := fanouttest.Valuer(func() (driver.Value, error) { panic("boom") })
 	// The statements that pgx sends by itself do not end for it when an encoder panics.
 	byPgx := func(mode pgx.QueryExecMode, s fanout.Strategy, wrong []string) bool {
 		return (s < fanout.Pipelined || mode == pgx.QueryExecModeSimpleProtocol) && slices.Equal(wrong, []string{"select $1::text has not ended"})
 	}
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeSimpleProtocol} {
-		rec, w := &recorder{}, &wire{}
+		rec, w := &recorder{}, &fanouttest.Wire{}
 		rec.mayFail.Store(true)
-		pool := pgtest.Pool(t, 3, inMode(mode), rec.attach, w.attach)
+		pool := pgtest.Pool(t, 3, fanouttest.InMode(mode), rec.attach, w.Attach)
 		last := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			w.closed.Store(true) // there will be no other connection
+			w.Closed.Store(true) // there will be no other connection
 			return traced("select pg_terminate_backend(pg_backend_pid())::text")(ctx, tx)
 		}
 		for name, queries := range map[string][]fanout.Query[fanout.DBTX, string]{
@@ -978,13 +974,13 @@ func TestPipelinedTracersAfterFailures(t *testing.T) {
 			"not encoded": {traced("select $1::text", &refused), traced("select 'tag'")},
 			"panic":       {traced("select $1::text", &exploding), traced("select 'tag'")},
 		} {
-			others := repeated(4, traced("select 'other' where 0 <= $1", 1))
+			others := fanouttest.Repeated(4, traced("select 'other' where 0 <= $1", 1))
 			queries = slices.Concat(others, queries, others)
-			for i := range 3 * len(strategies) {
-				s, where := strategies[i/3], []string{"plain", "snapshot", "on"}[i%3]
+			for i := range 3 * len(fanouttest.Strategies) {
+				s, where := fanouttest.Strategies[i/3], []string{"plain", "snapshot", "on"}[i%3]
 				t.Run(fmt.Sprintf("%v/%s/%v/%s", mode, name, s, where), func(t *testing.T) {
 					ctx := asCaller(t)
-					src := raw(pool)
+					src := fanouttest.Raw(pool)
 					src.Strategy, src.Snapshot = s, where == "snapshot"
 					if name == "lost, all" {
 						src.Limit, src.Partial = 1, true
@@ -1003,11 +999,11 @@ func TestPipelinedTracersAfterFailures(t *testing.T) {
 						own, cancel = context.WithTimeout(ctx, 20*time.Millisecond)
 					}
 					defer cancel()
-					err := orPanic(func() error {
+					err := fanouttest.OrPanic(func() error {
 						_, err := fanout.Collect(own, src, queries...)
 						return err
 					})
-					w.closed.Store(false)
+					w.Closed.Store(false)
 					quiet := name == "unread" || name == "abandoned"
 					either := name == "abandoned" && where == "on" // it costs the transaction, unless its time was up before it was sent
 					if (err == nil) != quiet && !either {
@@ -1020,18 +1016,8 @@ func TestPipelinedTracersAfterFailures(t *testing.T) {
 				})
 			}
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
-}
-
-// orPanic is f's error, or the *PanicError that it panics with.
-func orPanic(f func() error) (err error) {
-	defer func() {
-		if p, ok := recover().(*fanout.PanicError); ok {
-			err = p
-		}
-	}()
-	return f()
 }
 
 func TestPipelinedTracerPanics(t *testing.T) {
@@ -1043,40 +1029,75 @@ func TestPipelinedTracerPanics(t *testing.T) {
 			for range 5 {
 				rec.panicStart.Store(start)
 				rec.panicEnd.Store(!start)
-				queries := repeated(20, statement[string]("select 'trap' where $1 = 1", 1))
-				queries = append(queries, repeated(5, sleep)...)
-				p := panicked(t, func() { _, _ = fanout.Collect(inTime(t), src, queries...) })
+				queries := fanouttest.Repeated(20, fanouttest.Statement[string]("select 'trap' where $1 = 1", 1))
+				queries = append(queries, fanouttest.Repeated(5, fanouttest.Sleep)...)
+				p := fanouttest.Panicked(t, func() { _, _ = fanout.Collect(fanouttest.InTime(t), src, queries...) })
 				if p != nil && p.Value != "traced" {
 					t.Errorf("%v", p)
 				}
 				rec.panicStart.Store(false)
 				rec.panicEnd.Store(false)
-				serves(t, pool)
+				fanouttest.Serves(t, pool)
 			}
 		}
 	}
 }
 
+// A tracer that panics at the start of a statement is no different where several go as one.
+func TestPanicOfATracerOfCoalesced(t *testing.T) {
+	rec := &recorder{}
+	pool, ctx := pgtest.Pool(t, 1, rec.attach), asCaller(t)
+	src := fanouttest.Raw(pool)
+	src.Strategy = fanout.Coalesced
+	var queries []fanout.Query[fanout.DBTX, string]
+	for i := range 20 {
+		queries = append(queries, traced("select 'trap' where 0 <= $1::int", i))
+	}
+	shared := 0
+	src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
+	for range 5 {
+		if _, err := fanout.Collect(ctx, src, queries...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if shared == 0 {
+		t.Fatal("not coalesced")
+	}
+	rec.panicStart.Store(true)
+	p := fanouttest.Panicked(t, func() {
+		_, err := fanout.Collect(ctx, src, queries...)
+		t.Errorf("no panic: %v", err)
+	})
+	if p == nil || p.Value != "traced" {
+		t.Errorf("%v", p)
+	}
+	rec.panicStart.Store(false)
+	if _, wrong := rec.account(); wrong != nil {
+		t.Errorf("%q", wrong)
+	}
+	fanouttest.Serves(t, pool)
+}
+
 // What ends the goroutine that an argument is encoded or a tracer is told in, as a test does that fails there, ends the call.
 func TestPipelinedGoexitOfTheLane(t *testing.T) {
-	exit := statement[string]("select $1::text", valuer(func() (driver.Value, error) {
+	exit := fanouttest.Statement[string]("select $1::text", fanouttest.Valuer(func() (driver.Value, error) {
 		runtime.Goexit()
 		return nil, nil
 	}))
 	tracer := &exitingTracer{}
 	pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) { config.ConnConfig.Tracer = tracer })
-	for _, s := range pipelining {
+	for _, s := range fanouttest.Pipelining {
 		for _, limit := range []int{1, 2} {
 			for _, snapshot := range []bool{false, true} {
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				src.Strategy, src.Limit, src.Snapshot, src.Partial = s, limit, snapshot, true
-				other, trap := statement[string]("select $1::text", "a"), statement[string]("select 'trap'")
+				other, trap := fanouttest.Statement[string]("select $1::text", "a"), fanouttest.Statement[string]("select 'trap'")
 				for name, query := range map[string]fanout.Query[fanout.DBTX, string]{"encoder": exit, "start": trap, "end": trap} {
 					tracer.at.Store(name)
-					_, err := fanout.Collect(inTime(t), src, other, query, other, query, other)
-					mention(t, err, "ended its goroutine")
+					_, err := fanout.Collect(fanouttest.InTime(t), src, other, query, other, query, other)
+					fanouttest.Mention(t, err, "ended its goroutine")
 					tracer.at.Store("")
-					serves(t, pool)
+					fanouttest.Serves(t, pool)
 				}
 			}
 		}
@@ -1102,6 +1123,27 @@ func (e *exitingTracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.Tr
 	}
 }
 
+// A function that the others have not waited for may still end its goroutine.
+func TestPipelinedLateGoexit(t *testing.T) {
+	pool := pgtest.Pool(t, 2)
+	src := pipelined(pool)
+	src.Partial = true
+	exit := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		if _, err := fanouttest.PID(ctx, tx); err != nil {
+			return nil, err
+		}
+		time.Sleep(20 * time.Millisecond) // longer than the others wait for it: not a synchronisation
+		runtime.Goexit()
+		return nil, nil
+	}
+	lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.PID, exit, fanouttest.PID, exit)
+	var errs fanout.Errors
+	if !errors.As(err, &errs) || len(errs) != 2 || len(lists[0]) != 1 || len(lists[2]) != 1 {
+		t.Errorf("%v, %v", lists, err)
+	}
+	fanouttest.Serves(t, pool)
+}
+
 // Notices reach their handler.
 func TestPipelinedNotices(t *testing.T) {
 	var notices atomic.Int32
@@ -1118,7 +1160,7 @@ func TestPipelinedNotices(t *testing.T) {
 	src := pipelined(pool)
 	for _, snapshot := range []bool{false, true} {
 		src.Snapshot = snapshot
-		lists, err := fanout.Collect(t.Context(), src, repeated(20, statement[int32]("select speak()"))...)
+		lists, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(20, fanouttest.Statement[int32]("select speak()"))...)
 		if err != nil || len(lists) != 20 {
 			t.Error(err)
 		}
@@ -1132,7 +1174,7 @@ func TestPipelinedNotices(t *testing.T) {
 func TestPipelinedMemory(t *testing.T) {
 	const rows = 10_000
 	pool := pgtest.Pool(t, 10)
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	type wide struct {
 		ID   int64
 		Data string
@@ -1223,26 +1265,26 @@ func TestPipelinedMemory(t *testing.T) {
 // Texts that come up once do not keep a Source, or a connection, from learning of those that come later.
 func TestCoalescedAfterManyTexts(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Coalesced
 	for i := 0; i < 5000; i += 100 {
 		var queries []fanout.Query[fanout.DBTX, int]
 		for j := range 100 {
-			queries = append(queries, statement[int](fmt.Sprintf("select %d + $1::int", i+j), 1))
+			queries = append(queries, fanouttest.Statement[int](fmt.Sprintf("select %d + $1::int", i+j), 1))
 		}
-		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// What is prepared is remembered, or deallocated.
-	lists, err := fanout.Collect(inTime(t), src, statement[int]("select count(*)::int from pg_prepared_statements where name like 'fanout%'"))
+	lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Statement[int]("select count(*)::int from pg_prepared_statements where name like 'fanout%'"))
 	if err != nil || lists[0][0] > 512 {
 		t.Errorf("%v statements are prepared, %v", lists, err)
 	}
-	queries := repeated(30, statement[int]("select $1::int as latest", 1))
+	queries := fanouttest.Repeated(30, fanouttest.Statement[int]("select $1::int as latest", 1))
 	together := 0
 	for range 5 {
-		together = shared(spansOf(t, src, queries...))
+		together = fanouttest.Shared(fanouttest.SpansOf(t, src, queries...))
 	}
 	if together == 0 {
 		t.Error("nothing is coalesced")
@@ -1252,10 +1294,10 @@ func TestCoalescedAfterManyTexts(t *testing.T) {
 // A function may have the connection, and with it the types, to itself when more texts have come up than it remembers.
 func TestSnapshotManyTextsOfOneFunction(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot = s, true
-		if err := fanout.Run(inTime(t), src, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+		if err := fanout.Run(fanouttest.InTime(t), src, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 			for i := range 600 {
 				if _, err := tx.Exec(ctx, fmt.Sprintf("select %d + $1::int", i), 1); err != nil {
 					return err
@@ -1288,13 +1330,13 @@ func (ownCtxTracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQ
 
 // A tracer is given the ctx that it has made, also at the end of a statement whose function does not wait for it any more.
 func TestTracerIsGivenItsOwnCtx(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 2, func(c *pgxpool.Config) { c.ConnConfig.Tracer = ownCtxTracer{} })
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
-		err := orPanic(func() error {
-			_, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
-				if err := giveUp(ctx, tx); err != nil {
+		err := fanouttest.OrPanic(func() error {
+			_, err := fanout.Collect(fanouttest.InTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+				if err := fanouttest.GiveUp(ctx, tx); err != nil {
 					return nil, err
 				}
 				_, err := tx.Exec(ctx, "select 1")
@@ -1305,6 +1347,6 @@ func TestTracerIsGivenItsOwnCtx(t *testing.T) {
 		if err != nil {
 			t.Errorf("%v: %.300v", s, err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }

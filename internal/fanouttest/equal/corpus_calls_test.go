@@ -1,4 +1,4 @@
-package fanout_test
+package equal
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -25,7 +26,7 @@ func corpusSource(t *testing.T, conns int, configure ...func(*pgxpool.Config)) (
 	t.Helper()
 	dsn, _ := corpusDSN(t)
 	pool := pgtest.PoolOn(t, dsn, conns, append(configure, corpusSession)...)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Coalesced
 	return pool, src
 }
@@ -37,7 +38,7 @@ func coalesces[T any](t *testing.T, where string, src fanout.Source[fanout.DBTX]
 	src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
 	// What it has taken before may have to be forgotten, and what it takes be seen on a machine that is busy with something else.
 	for start, i := time.Now(), 0; i < 100 || time.Since(start) < 10*time.Second; i++ {
-		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil {
 			t.Fatalf("%s: %v", where, err)
 		}
 		if shared > 0 {
@@ -51,7 +52,7 @@ func coalesces[T any](t *testing.T, where string, src fanout.Source[fanout.DBTX]
 func eachWay(src fanout.Source[fanout.DBTX], f func(where string, src fanout.Source[fanout.DBTX])) {
 	for _, snapshot := range []bool{false, true} {
 		for _, limit := range []int{1, 0} {
-			if !*soak && snapshot == (limit == 1) {
+			if !*fanouttest.Soak && snapshot == (limit == 1) {
 				continue
 			}
 			for round := range 3 {
@@ -91,24 +92,24 @@ func TestCorpusErrors(t *testing.T) {
 			}
 			var queries []fanout.Query[fanout.DBTX, string]
 			for _, args := range c.args {
-				queries = append(queries, statement[string]("-- name: "+c.name+" :many\n"+c.sql, args...))
+				queries = append(queries, fanouttest.Statement[string]("-- name: "+c.name+" :many\n"+c.sql, args...))
 			}
 			var harmless []fanout.Query[fanout.DBTX, string]
 			for _, args := range c.harmless {
-				harmless = append(harmless, statement[string]("-- name: "+c.name+" :many\n"+c.sql, args...))
+				harmless = append(harmless, fanouttest.Statement[string]("-- name: "+c.name+" :many\n"+c.sql, args...))
 			}
 			eachWay(src, func(where string, src fanout.Source[fanout.DBTX]) {
 				if harmless != nil {
 					coalesces(t, where, src, harmless)
 				}
 				src.Partial = true
-				lists, err := fanout.Collect(inTime(t), src, queries...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 				var errs fanout.Errors
 				if !errors.As(err, &errs) || len(errs) != len(c.fail) || (lists == nil) != (len(c.fail) == len(queries)) {
 					t.Fatalf("%s: %d lists, %v", where, len(lists), err)
 				}
 				for i, e := range errs {
-					if e.Index != c.fail[i] || e.Name != c.name || sqlState(e) != c.state {
+					if e.Index != c.fail[i] || e.Name != c.name || fanouttest.SQLState(e) != c.state {
 						t.Errorf("%s: error %d is %d, %q, %v", where, i, e.Index, e.Name, e)
 					}
 				}
@@ -119,18 +120,18 @@ func TestCorpusErrors(t *testing.T) {
 				}
 
 				src.Partial = false
-				lists, err = fanout.Collect(inTime(t), src, queries...)
+				lists, err = fanout.Collect(fanouttest.InTime(t), src, queries...)
 				var e *fanout.Error
 				if !errors.As(err, &e) || lists != nil {
 					t.Fatalf("%s: %v, %v", where, lists, err)
 				}
-				if !fails[e.Index] || e.Name != c.name || sqlState(e) != c.state {
+				if !fails[e.Index] || e.Name != c.name || fanouttest.SQLState(e) != c.state {
 					t.Errorf("%s: %d, %q, %v", where, e.Index, e.Name, e)
 				}
 			})
 		})
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A napper runs an execution in its own way.
@@ -140,7 +141,7 @@ type napper func(ctx context.Context, nap fanout.Query[fanout.DBTX, string], tx 
 func naps(late int, seconds float64, run napper) (queries []fanout.Query[fanout.DBTX, string]) {
 	for i := range 8 {
 		nap := func(seconds float64) fanout.Query[fanout.DBTX, string] {
-			return statement[string]("-- name: Nap :many\nselect nap($1) || $2::text", seconds, fmt.Sprint(i))
+			return fanouttest.Statement[string]("-- name: Nap :many\nselect nap($1) || $2::text", seconds, fmt.Sprint(i))
 		}
 		if i == late {
 			queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]string, error) { return run(ctx, nap(seconds), tx) })
@@ -183,7 +184,7 @@ func TestCorpusTimeoutOfOne(t *testing.T) {
 					var wg sync.WaitGroup
 					wg.Go(func() {
 						defer cancel()
-						_, seen = asleep(monitor, 1, func(context.Context, fanout.DBTX) ([]string, error) { return nil, nil })(ctx, nil)
+						_, seen = fanouttest.Asleep(monitor, 1, func(context.Context, fanout.DBTX) ([]string, error) { return nil, nil })(ctx, nil)
 					})
 					rows, err := query(own, tx)
 					wg.Wait()
@@ -196,7 +197,7 @@ func TestCorpusTimeoutOfOne(t *testing.T) {
 			seconds:  20,
 			timeout:  "600ms",
 			run:      func(*pgx.Conn) napper { return plain },
-			expected: func(err error) bool { return sqlState(err) == "57014" },
+			expected: func(err error) bool { return fanouttest.SQLState(err) == "57014" },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -205,10 +206,10 @@ func TestCorpusTimeoutOfOne(t *testing.T) {
 					config.ConnConfig.RuntimeParams["statement_timeout"] = c.timeout
 				}
 			})
-			monitor := outsider(t, pool)
+			monitor := fanouttest.Outsider(t, pool)
 			for _, snapshot := range []bool{false, true} {
 				for _, limit := range []int{1, 0} {
-					if !*soak && snapshot == (limit == 1) {
+					if !*fanouttest.Soak && snapshot == (limit == 1) {
 						continue
 					}
 					src.Snapshot, src.Limit = snapshot, limit
@@ -216,7 +217,7 @@ func TestCorpusTimeoutOfOne(t *testing.T) {
 					src.Partial = false
 					coalesces(t, where, src, naps(late, 0, plain))
 					src.Partial = true
-					lists, err := fanout.Collect(inTime(t), src, naps(late, c.seconds, c.run(monitor))...)
+					lists, err := fanout.Collect(fanouttest.InTime(t), src, naps(late, c.seconds, c.run(monitor))...)
 					var errs fanout.Errors
 					if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != late || !c.expected(errs[0]) {
 						t.Fatalf("%s: %v", where, err)
@@ -228,7 +229,7 @@ func TestCorpusTimeoutOfOne(t *testing.T) {
 					}
 				}
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		})
 	}
 }
@@ -244,10 +245,10 @@ func TestCorpusHugeResults(t *testing.T) {
 		sizes := []int{10, 200, size, 1, 999, 10}
 		var queries []fanout.Query[fanout.DBTX, string]
 		for _, n := range sizes {
-			queries = append(queries, statement[string](sql, n))
+			queries = append(queries, fanouttest.Statement[string](sql, n))
 		}
 		eachWay(src, func(where string, src fanout.Source[fanout.DBTX]) {
-			lists, err := fanout.Collect(inTime(t), src, queries...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			if err != nil {
 				t.Fatalf("%s, %s: %v", name, where, err)
 			}
@@ -263,11 +264,11 @@ func TestCorpusHugeResults(t *testing.T) {
 // personTeam is a function of two statements, the second of which depends on the first.
 func personTeam(id int32) fanout.Query[fanout.DBTX, string] {
 	return func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-		teams, err := statement[int32]("-- name: TeamOf :many\nselect team_id from person where id = $1", id)(ctx, tx)
+		teams, err := fanouttest.Statement[int32]("-- name: TeamOf :many\nselect team_id from person where id = $1", id)(ctx, tx)
 		if err != nil || len(teams) == 0 {
 			return nil, err
 		}
-		return statement[string]("-- name: TeamName :many\nselect name from team where id = $1", teams[0])(ctx, tx)
+		return fanouttest.Statement[string]("-- name: TeamName :many\nselect name from team where id = $1", teams[0])(ctx, tx)
 	}
 }
 
@@ -280,7 +281,7 @@ func TestCorpusManyQueries(t *testing.T) {
 	var one, mixed, levels []fanout.Query[fanout.DBTX, string]
 	var wantOne, wantMixed, wantLevels [][]string
 	for i := range 1000 {
-		one = append(one, statement[string]("select name from person where id = $1", i))
+		one = append(one, fanouttest.Statement[string]("select name from person where id = $1", i))
 		want := []string{}
 		if i >= 1 && i <= 300 {
 			want = []string{fmt.Sprint("person ", i)}
@@ -289,10 +290,10 @@ func TestCorpusManyQueries(t *testing.T) {
 	}
 	for i := range 60 {
 		mixed = append(mixed,
-			statement[string]("select name from person where id = $1", i+1),
-			statement[string]("select name from team where id = $1 % 30 + 1", i),
-			statement[string]("select id::text from person where id = any($1::int[]) order by person.id", []int32{int32(i + 1), int32(i + 3)}),
-			statement[string]("select (i / ($1::int - $1))::text from generate_series(1, 2) i", i)) // fails
+			fanouttest.Statement[string]("select name from person where id = $1", i+1),
+			fanouttest.Statement[string]("select name from team where id = $1 % 30 + 1", i),
+			fanouttest.Statement[string]("select id::text from person where id = any($1::int[]) order by person.id", []int32{int32(i + 1), int32(i + 3)}),
+			fanouttest.Statement[string]("select (i / ($1::int - $1))::text from generate_series(1, 2) i", i)) // fails
 		wantMixed = append(wantMixed, []string{fmt.Sprint("person ", i+1)}, []string{fmt.Sprint("team ", i%30+1)}, []string{fmt.Sprint(i + 1), fmt.Sprint(i + 3)}, nil)
 		levels = append(levels, personTeam(int32(i+1)), personTeam(int32(i+1001)))
 		wantLevels = append(wantLevels, []string{fmt.Sprint("team ", 1+(i+1)%29)}, nil)
@@ -310,7 +311,7 @@ func TestCorpusManyQueries(t *testing.T) {
 		shared.Store(0)
 		eachWay(src, func(where string, src fanout.Source[fanout.DBTX]) {
 			src.Partial = true
-			lists, err := fanout.Collect(inTime(t), src, c.queries...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, c.queries...)
 			var errs fanout.Errors
 			errors.As(err, &errs)
 			if len(errs) != c.fails || len(errs) == 0 && err != nil {
@@ -342,9 +343,9 @@ func TestCorpusOnTransaction(t *testing.T) {
 	for range 3 {
 		var queries []fanout.Query[fanout.DBTX, string]
 		for i := range 10 {
-			queries = append(queries, statement[string]("select data from locked where id = $1", 1001+i), statement[string]("select data from locked where id = $1", 1))
+			queries = append(queries, fanouttest.Statement[string]("select data from locked where id = $1", 1001+i), fanouttest.Statement[string]("select data from locked where id = $1", 1))
 		}
-		lists, err := fanout.Collect(inTime(t), src.On(tx), queries...)
+		lists, err := fanout.Collect(fanouttest.InTime(t), src.On(tx), queries...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -369,8 +370,8 @@ func TestCorpusOnTransaction(t *testing.T) {
 		defer savepoint.Rollback(context.Background())
 		src := src
 		src.Strategy = strategy
-		lists, err := fanout.Collect(inTime(t), src.On(savepoint), s.executions()...)
-		if _, err := savepoint.Exec(t.Context(), "select 1"); sqlState(err) != "25P02" {
+		lists, err := fanout.Collect(fanouttest.InTime(t), src.On(savepoint), s.executions()...)
+		if _, err := savepoint.Exec(t.Context(), "select 1"); fanouttest.SQLState(err) != "25P02" {
 			t.Errorf("%v: the transaction is not aborted: %v", strategy, err)
 		}
 		return repliesOf(t, len(s.args), lists, err)
@@ -432,7 +433,7 @@ func TestCorpusProperty(t *testing.T) {
 			t.Fatalf("%v (-serial +got)\n%s", names, diff)
 		}
 	})
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Where a setting makes the planner's guesses high, the look at the catalog is not compiled, which takes seconds; nor is the
@@ -443,17 +444,17 @@ func TestCoalescedWhereThePlannerGuessesHigh(t *testing.T) {
 		config.ConnConfig.RuntimeParams["jit"] = "on"
 	})
 	for _, snapshot := range []bool{false, true} {
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot = fanout.Coalesced, snapshot
 		query := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			if _, err := statement[int](fmt.Sprintf("select $1::int + 1 -- %v", snapshot), 1)(ctx, tx); err != nil {
+			if _, err := fanouttest.Statement[int](fmt.Sprintf("select $1::int + 1 -- %v", snapshot), 1)(ctx, tx); err != nil {
 				return nil, err
 			}
-			return statement[string]("select current_setting('jit')")(ctx, tx)
+			return fanouttest.Statement[string]("select current_setting('jit')")(ctx, tx)
 		}
-		queries := repeated(5, fanout.Query[fanout.DBTX, string](query))
+		queries := fanouttest.Repeated(5, fanout.Query[fanout.DBTX, string](query))
 		for range 3 {
-			lists, err := fanout.Collect(inTime(t), src, queries...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			if err != nil || lists[4][0] != "on" {
 				t.Errorf("snapshot=%v: %v, %v", snapshot, lists, err)
 			}
@@ -479,26 +480,26 @@ func TestCoalescedProofUndoesNothing(t *testing.T) {
 		{"select items()", "fetch first from items", "item"},
 		{"select guard()", "select count(*)::text from pg_locks where locktype = 'advisory'", "1"},
 	} {
-		for _, s := range strategies {
-			src := raw(pool)
+		for _, s := range fanouttest.Strategies {
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Snapshot = s, true
 			leaves := func(ctx context.Context, tx fanout.DBTX) error {
-				if _, err := statement[string](c[0])(ctx, tx); err != nil {
+				if _, err := fanouttest.Statement[string](c[0])(ctx, tx); err != nil {
 					return err
 				}
 				for range 2 { // to be described, and then looked up
-					if _, err := fanout.Collect(ctx, src, repeated(5, statement[int]("select $1::int + 1", 1))...); err != nil {
+					if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(5, fanouttest.Statement[int]("select $1::int + 1", 1))...); err != nil {
 						return err
 					}
 				}
-				list, err := statement[string](c[1])(ctx, tx)
+				list, err := fanouttest.Statement[string](c[1])(ctx, tx)
 				if err == nil && (len(list) != 1 || list[0] != c[2]) {
 					err = fmt.Errorf("%v, want %s", list, c[2])
 				}
 				return err
 			}
 			for range 2 {
-				if err := do(t, src, leaves); err != nil {
+				if err := fanouttest.Do(t, src, leaves); err != nil {
 					t.Errorf("%v: %s: %v", s, c[1], err)
 				}
 			}
@@ -519,9 +520,9 @@ func TestCoalescedAfterDeallocate(t *testing.T) {
 		"describe": {pgx.QueryExecModeCacheDescribe, func(*pgxpool.Config) {}, 0},
 	} {
 		for _, snapshot := range []bool{false, true} {
-			pool := pgtest.Pool(t, 1, inMode(test.mode), test.hook)
-			fill(t, pool, 10)
-			src := raw(pool)
+			pool := pgtest.Pool(t, 1, fanouttest.InMode(test.mode), test.hook)
+			fanouttest.Fill(t, pool, 10)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Snapshot = fanout.Coalesced, snapshot
 			shared := 0
 			src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
@@ -529,7 +530,7 @@ func TestCoalescedAfterDeallocate(t *testing.T) {
 				shared = 0
 				sql := fmt.Sprintf("select data || '%d' from a where id = $1", i)
 				for range 2 {
-					lists, err := fanout.Collect(inTime(t), src, statement[string](sql, 1), statement[string](sql, 2), statement[string](sql, 3))
+					lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Statement[string](sql, 1), fanouttest.Statement[string](sql, 2), fanouttest.Statement[string](sql, 3))
 					if err != nil || len(lists[2]) != 1 {
 						t.Fatalf("%s, snapshot %v: %v, %v", name, snapshot, lists, err)
 					}
@@ -556,9 +557,9 @@ func TestCoalescedAfterDeallocate(t *testing.T) {
 // that a coalesced statement beside it has returned before it failed.
 func TestUnencodedBesideAFailure(t *testing.T) {
 	pool := pgtest.Pool(t, 6)
-	fill(t, pool, 100)
+	fanouttest.Fill(t, pool, 100)
 	first := func(n int) fanout.Query[fanout.DBTX, int32] {
-		return statement[int32]("select id from a where id > 50 order by id limit $1", n)
+		return fanouttest.Statement[int32]("select id from a where id > 50 order by id limit $1", n)
 	}
 	read := 0
 	unencoded := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
@@ -572,8 +573,8 @@ func TestUnencodedBesideAFailure(t *testing.T) {
 		return nil, rows.Err()
 	}
 	for round := range 60 {
-		src := raw(pool)
-		src.Strategy, src.Partial, src.Limit = strategies[round%len(strategies)], true, 1
+		src := fanouttest.Raw(pool)
+		src.Strategy, src.Partial, src.Limit = fanouttest.Strategies[round%len(fanouttest.Strategies)], true, 1
 		for range 3 {
 			queries := make([]fanout.Query[fanout.DBTX, int32], 60)
 			fails := 0
@@ -595,5 +596,5 @@ func TestUnencodedBesideAFailure(t *testing.T) {
 	if read > 0 {
 		t.Errorf("%d rows of statements that were not sent", read)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }

@@ -1,11 +1,9 @@
-package fanout_test
+package pipelined
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -16,69 +14,18 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 // pipelined is a Source of hand-written statements with Strategy Pipelined.
 func pipelined(pool *pgxpool.Pool) fanout.Source[fanout.DBTX] {
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Pipelined
 	return src
 }
 
-// inTime is a ctx for what would wait for ever if it failed.
-func inTime(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// A traffic counts what a pool's connections write, and may make the way to the server longer.
-type traffic struct {
-	writes, bytes atomic.Int64
-	binds, syncs  atomic.Int64 // messages: executions of statements, and ends of transactions
-	latency       time.Duration
-}
-
-func (c *traffic) attach(config *pgxpool.Config) {
-	dial := config.ConnConfig.DialFunc
-	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &countedConn{conn, c}, nil
-	}
-}
-
-type countedConn struct {
-	net.Conn
-	traffic *traffic
-}
-
-func (c *countedConn) Write(b []byte) (int, error) {
-	c.traffic.writes.Add(1)
-	c.traffic.bytes.Add(int64(len(b)))
-	c.traffic.count(b)
-	time.Sleep(c.traffic.latency) // the network itself, not a synchronisation
-	return c.Conn.Write(b)
-}
-
-// count counts the messages in what pgx writes, which are whole ones. Those that open a connection have no type.
-func (c *traffic) count(b []byte) {
-	for len(b) >= 5 && b[0] != 0 {
-		switch b[0] {
-		case 'B':
-			c.binds.Add(1)
-		case 'S':
-			c.syncs.Add(1)
-		}
-		b = b[min(len(b), 1+int(binary.BigEndian.Uint32(b[1:]))):]
-	}
-}
-
-// lookUps are n queries of table a, of which fill has made at least n rows.
+// lookUps are n queries of table a, of which Fill has made at least n rows.
 func lookUps(n int) []fanout.Query[*db.Queries, db.A] {
 	var args []string
 	for i := range n {
@@ -90,9 +37,9 @@ func lookUps(n int) []fanout.Query[*db.Queries, db.A] {
 // Thirty look-ups on one connection take a few round trips, not thirty.
 func TestPipelinedTravelsTogether(t *testing.T) {
 	for _, snapshot := range []bool{false, true} {
-		way := &traffic{}
-		pool := pgtest.Pool(t, 1, way.attach)
-		fill(t, pool, 30)
+		way := &fanouttest.Traffic{}
+		pool := pgtest.Pool(t, 1, way.Attach)
+		fanouttest.Fill(t, pool, 30)
 		src := fanout.New(pool, db.New)
 		src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
 		for range 20 { // until it is known what the statement costs
@@ -102,11 +49,11 @@ func TestPipelinedTravelsTogether(t *testing.T) {
 		}
 		least := int64(1000)
 		for range 20 {
-			before := way.writes.Load()
+			before := way.Writes.Load()
 			if _, err := fanout.Collect(t.Context(), src, lookUps(30)...); err != nil {
 				t.Fatal(err)
 			}
-			least = min(least, way.writes.Load()-before)
+			least = min(least, way.Writes.Load()-before)
 		}
 		t.Logf("snapshot=%v: 30 look-ups in %d writes", snapshot, least)
 		if least > 15 {
@@ -120,21 +67,21 @@ func TestPipelinedTravelsTogether(t *testing.T) {
 func TestPipelinedSharedSync(t *testing.T) {
 	const n = 30
 	for _, snapshot := range []bool{false, true} {
-		for _, s := range pipelining {
+		for _, s := range fanouttest.Pipelining {
 			t.Run(fmt.Sprintf("%v/snapshot=%v", s, snapshot), func(t *testing.T) {
-				way := &traffic{}
-				pool := pgtest.Pool(t, 1, way.attach)
-				src := raw(pool)
+				way := &fanouttest.Traffic{}
+				pool := pgtest.Pool(t, 1, way.Attach)
+				src := fanouttest.Raw(pool)
 				src.Strategy, src.Snapshot, src.Partial = s, snapshot, true
 				var good, bad []fanout.Query[fanout.DBTX, int32]
 				for i := range n {
-					good = append(good, statement[int32](boomSQL, i+1))
-					bad = append(bad, statement[int32](boomSQL, i%3))
+					good = append(good, fanouttest.Statement[int32](fanouttest.BoomSQL, i+1))
+					bad = append(bad, fanouttest.Statement[int32](fanouttest.BoomSQL, i%3))
 				}
 				call := func(queries []fanout.Query[fanout.DBTX, int32]) (lists [][]int32, binds, syncs int64, err error) {
-					binds, syncs = way.binds.Load(), way.syncs.Load()
-					lists, err = fanout.Collect(inTime(t), src, queries...)
-					return lists, way.binds.Load() - binds, way.syncs.Load() - syncs, err
+					binds, syncs = way.Binds.Load(), way.Syncs.Load()
+					lists, err = fanout.Collect(fanouttest.InTime(t), src, queries...)
+					return lists, way.Binds.Load() - binds, way.Syncs.Load() - syncs, err
 				}
 				least := int64(1000)
 				for range 20 { // until it is proved, and known what it costs
@@ -153,7 +100,7 @@ func TestPipelinedSharedSync(t *testing.T) {
 						t.Fatal(err)
 					}
 					for i, e := range errs {
-						if e.Index != 3*i || e.Name != "Boom" || sqlState(e) != "22012" {
+						if e.Index != 3*i || e.Name != "Boom" || fanouttest.SQLState(e) != "22012" {
 							t.Errorf("%v", e)
 						}
 					}
@@ -184,12 +131,12 @@ func TestPipelinedWritesAreOnTheirOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range pipelining {
+	for _, s := range fanouttest.Pipelining {
 		for _, sql := range []string{
 			"insert into a (data) select $1::text where 1 / $2::int >= 0 returning 1",
 			"select written($1::text) / $2::int",
 		} {
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Partial = s, true
 			for round := range 20 {
 				var queries []fanout.Query[fanout.DBTX, int32]
@@ -198,9 +145,9 @@ func TestPipelinedWritesAreOnTheirOwn(t *testing.T) {
 					if round > 5 { // when it is known that they are quick
 						by = i % 3
 					}
-					queries = append(queries, statement[int32](sql, fmt.Sprint(i), by))
+					queries = append(queries, fanouttest.Statement[int32](sql, fmt.Sprint(i), by))
 				}
-				lists, err := fanout.Collect(inTime(t), src, queries...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 				var errs fanout.Errors
 				if errors.As(err, &errs); err != nil && (len(errs) != 10 || round <= 5) {
 					t.Fatal(err)
@@ -211,7 +158,7 @@ func TestPipelinedWritesAreOnTheirOwn(t *testing.T) {
 						want = append(want, fmt.Sprint(i))
 					}
 				}
-				got, err := statement[string]("delete from a returning data")(t.Context(), pool)
+				got, err := fanouttest.Statement[string]("delete from a returning data")(t.Context(), pool)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -228,9 +175,9 @@ func TestPipelinedWritesAreOnTheirOwn(t *testing.T) {
 // With a long way to the server, many queries on few connections take about as long as few.
 func TestPipelinedFarAway(t *testing.T) {
 	const latency = 10 * time.Millisecond
-	way := &traffic{latency: latency}
-	pool := pgtest.Pool(t, 2, way.attach)
-	fill(t, pool, 30)
+	way := &fanouttest.Traffic{Latency: latency}
+	pool := pgtest.Pool(t, 2, way.Attach)
+	fanouttest.Fill(t, pool, 30)
 	src := fanout.New(pool, db.New)
 	src.Strategy = fanout.Pipelined
 	for range 20 { // until it is known what the statement costs, and the way
@@ -257,12 +204,12 @@ func TestPipelinedFunctions(t *testing.T) {
 	for _, conns := range []int{1, 3} {
 		for _, snapshot := range []bool{false, true} {
 			t.Run(fmt.Sprintf("conns=%d/snapshot=%v", conns, snapshot), func(t *testing.T) {
-				sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+				fanouttest.SameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 					src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
 					queries := functions(t, src, snapshot)
 					for range 3 {
 						queries = append(queries, queries...)
-						lists, err := fanout.Collect(inTime(t), src, queries...)
+						lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 						if err != nil {
 							t.Fatal(err)
 						}
@@ -345,8 +292,8 @@ func functions(t *testing.T, src fanout.Source[fanout.DBTX], readOnly bool) []fa
 		func(ctx context.Context, tx fanout.DBTX) error { return nil },
 		// An error that the function does not mind.
 		func(ctx context.Context, tx fanout.DBTX) error {
-			_, err := statement[int32](boomSQL, 0)(ctx, tx)
-			if sqlState(err) != "22012" {
+			_, err := fanouttest.Statement[int32](fanouttest.BoomSQL, 0)(ctx, tx)
+			if fanouttest.SQLState(err) != "22012" {
 				return fmt.Errorf("boom: %w", err)
 			}
 			_, err = tx.Exec(ctx, "select")
@@ -369,10 +316,10 @@ func functions(t *testing.T, src fanout.Source[fanout.DBTX], readOnly bool) []fa
 		},
 		// Nested calls of every strategy.
 		func(ctx context.Context, tx fanout.DBTX) error {
-			for _, s := range strategies {
+			for _, s := range fanouttest.Strategies {
 				inner := src
 				inner.Strategy = s
-				lists, err := fanout.Collect(ctx, inner, statement[int]("select 1"), statement[int]("select $1::int", 2))
+				lists, err := fanout.Collect(ctx, inner, fanouttest.Statement[int]("select 1"), fanouttest.Statement[int]("select $1::int", 2))
 				if err != nil || lists[0][0] != 1 || lists[1][0] != 2 {
 					return fmt.Errorf("nested %v: %v, %w", s, lists, err)
 				}
@@ -450,27 +397,27 @@ func functions(t *testing.T, src fanout.Source[fanout.DBTX], readOnly bool) []fa
 
 // A call with another strategy nested in a Pipelined one, and the other way round, on one connection.
 func TestPipelinedNested(t *testing.T) {
-	for _, outer := range strategies {
+	for _, outer := range fanouttest.Strategies {
 		t.Run(outer.String(), func(t *testing.T) {
 			pool := pgtest.Pool(t, 2)
-			for i := range 4 * len(strategies) {
-				inner, snapshots := strategies[i/4], i%4
-				out, in := raw(pool), raw(pool)
+			for i := range 4 * len(fanouttest.Strategies) {
+				inner, snapshots := fanouttest.Strategies[i/4], i%4
+				out, in := fanouttest.Raw(pool), fanouttest.Raw(pool)
 				out.Strategy, in.Strategy = outer, inner
 				out.Snapshot, in.Snapshot = snapshots&1 != 0, snapshots&2 != 0
 				query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-					before, err := pid(ctx, tx)
+					before, err := fanouttest.PID(ctx, tx)
 					if err != nil {
 						return nil, err
 					}
-					lists, err := fanout.Collect(ctx, in, pid, pid, nest(in, 1))
+					lists, err := fanout.Collect(ctx, in, fanouttest.PID, fanouttest.PID, fanouttest.Nest(in, 1))
 					if err != nil {
 						return nil, err
 					}
-					after, err := pid(ctx, tx)
+					after, err := fanouttest.PID(ctx, tx)
 					return slices.Concat(before, slices.Concat(lists...), after), err
 				}
-				lists, err := fanout.Collect(inTime(t), out, repeated(8, fanout.Query[fanout.DBTX, int32](query))...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), out, fanouttest.Repeated(8, fanout.Query[fanout.DBTX, int32](query))...)
 				if err != nil {
 					t.Fatalf("%v in %v, snapshots %d: %v", inner, outer, snapshots, err)
 				}
@@ -479,7 +426,7 @@ func TestPipelinedNested(t *testing.T) {
 						t.Errorf("%v in %v, snapshots %d: %v", inner, outer, snapshots, list)
 					}
 				}
-				serves(t, pool)
+				fanouttest.Serves(t, pool)
 			}
 		})
 	}
@@ -525,10 +472,10 @@ func TestPipelinedBusyFunction(t *testing.T) {
 					t.Run(fmt.Sprintf("%s/conns=%d/known=%v/%d", name, conns, known, statements), func(t *testing.T) {
 						pool := pgtest.Pool(t, conns)
 						src := pipelined(pool)
-						ctx := inTime(t)
+						ctx := fanouttest.InTime(t)
 						if known {
 							for range 10 {
-								if _, err := fanout.Collect(ctx, src, repeated(10, statement[int](row))...); err != nil {
+								if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(10, fanouttest.Statement[int](row))...); err != nil {
 									t.Fatal(err)
 								}
 							}
@@ -568,7 +515,7 @@ func TestPipelinedBusyFunction(t *testing.T) {
 						if err := fanout.Run(ctx, src, tasks...); err != nil {
 							t.Error(err)
 						}
-						serves(t, pool)
+						fanouttest.Serves(t, pool)
 					})
 				}
 			}
@@ -581,7 +528,7 @@ func TestPipelinedRowsNotTakenWhileOthersCome(t *testing.T) {
 	const most = 5000
 	pool := pgtest.Pool(t, 1)
 	waiting, through := make(chan struct{}), make(chan struct{})
-	err := fanout.Run(inTime(t), pipelined(pool),
+	err := fanout.Run(fanouttest.InTime(t), pipelined(pool),
 		fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 			rows, err := tx.Query(ctx, "select generate_series(1, 100000)")
 			if err != nil {
@@ -621,7 +568,7 @@ func TestPipelinedRowsNotTakenWhileOthersCome(t *testing.T) {
 	if err != nil {
 		t.Errorf("%d statements had to wait, one after the other: %v", most, err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Others wait for a busy function no longer than a few milliseconds, whether it waits, as for an HTTP call, or computes:
@@ -649,13 +596,13 @@ func TestPipelinedBusyFunctionHoldsUpNobody(t *testing.T) {
 		},
 	}
 	pool := pgtest.Pool(t, 2)
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	for how, work := range ways {
 		for i := range 8 {
 			limit, known, before := 1+i%2, i&2 != 0, i/4
-			for _, s := range pipelining {
+			for _, s := range fanouttest.Pipelining {
 				t.Run(fmt.Sprintf("%s/%v/limit=%d/known=%v/before=%d", how, s, limit, known, before), func(t *testing.T) {
-					src := raw(pool)
+					src := fanouttest.Raw(pool)
 					src.Strategy, src.Limit = s, limit
 					if known {
 						for range 2 {
@@ -666,7 +613,7 @@ func TestPipelinedBusyFunctionHoldsUpNobody(t *testing.T) {
 					for round := 0; round < 20 && best > bound; round++ {
 						best = min(best, besideBusy(t, src, before, work))
 						if !known {
-							src = raw(pool)
+							src = fanouttest.Raw(pool)
 							src.Strategy, src.Limit = s, limit
 						}
 					}
@@ -678,7 +625,7 @@ func TestPipelinedBusyFunctionHoldsUpNobody(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // besideBusy runs a function that, after so many statements, does some other work, together with ten of five statements
@@ -722,7 +669,7 @@ func besideBusy(t *testing.T, src fanout.Source[fanout.DBTX], before int, work f
 		}))
 	}
 	start := time.Now()
-	if err := fanout.Run(inTime(t), src, tasks...); err != nil {
+	if err := fanout.Run(fanouttest.InTime(t), src, tasks...); err != nil {
 		t.Fatal(err)
 	}
 	return end.Sub(start)
@@ -730,17 +677,17 @@ func besideBusy(t *testing.T, src fanout.Source[fanout.DBTX], before int, work f
 
 // slowly is a statement of 200 ms.
 func slowly(text string) fanout.Query[fanout.DBTX, string] {
-	return statement[string]("-- name: Slow :one\nselect coalesce(pg_sleep(0.2)::text, 'slept') as "+text+" where $1 = 1", 1)
+	return fanouttest.Statement[string]("-- name: Slow :one\nselect coalesce(pg_sleep(0.2)::text, 'slept') as "+text+" where $1 = 1", 1)
 }
 
-var quickly = statement[string]("-- name: Quick :one\nselect 'quick' where $1 = 1", 1)
+var quickly = fanouttest.Statement[string]("-- name: Quick :one\nselect 'quick' where $1 = 1", 1)
 
 // Slow statements that are known to be slow run beside each other, and beside quick ones; of unknown ones none waits for
 // more than one other.
 func TestPipelinedSlowStatements(t *testing.T) {
 	pool := pgtest.Pool(t, 4)
-	warm(t, pool)
-	for _, s := range pipelining {
+	fanouttest.Warm(t, pool)
+	for _, s := range fanouttest.Pipelining {
 		for i, at := range [][4]int{{0, 1, 2, 3}, {36, 37, 38, 39}, {3, 4, 20, 39}} {
 			for _, text := range []string{"same", "different"} {
 				if s != fanout.Pipelined && (i != 1 || text == "same") {
@@ -748,9 +695,9 @@ func TestPipelinedSlowStatements(t *testing.T) {
 				}
 				snapshot := (i == 0) != (text == "same")
 				t.Run(fmt.Sprintf("%v/%v/%s texts/snapshot=%v", s, at, text, snapshot), func(t *testing.T) {
-					src := raw(pool) // knows nothing yet
+					src := fanouttest.Raw(pool) // knows nothing yet
 					src.Strategy, src.Snapshot = s, snapshot
-					queries := repeated(40, quickly)
+					queries := fanouttest.Repeated(40, quickly)
 					for i, at := range at {
 						queries[at] = slowly(text)
 						if text == "different" {
@@ -759,7 +706,7 @@ func TestPipelinedSlowStatements(t *testing.T) {
 					}
 					for _, most := range []int{2, 1} { // at first, and when they are known
 						slow, seen := map[uint32]int{}, 0
-						for _, s := range spansOf(t, src, queries...) {
+						for _, s := range fanouttest.SpansOf(t, src, queries...) {
 							if s.Name == "Slow" {
 								slow[s.PID]++
 								seen++
@@ -778,15 +725,15 @@ func TestPipelinedSlowStatements(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A statement that has to be described first, and so is executed in a second round, has none executed before it that is
 // known to be slow, or not known to be quick.
 func TestPipelinedDescribedFirst(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	for _, s := range pipelining {
-		src := raw(pool)
+	for _, s := range fanouttest.Pipelining {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		for range 2 { // once it is learned what it takes
 			if _, err := fanout.Collect(t.Context(), src, slowly("known")); err != nil {
@@ -797,7 +744,7 @@ func TestPipelinedDescribedFirst(t *testing.T) {
 		src.Observe = func(_ context.Context, s fanout.Span) { order = append(order, s.Name) }
 		for round, slow := range []string{"known", "unknown"} {
 			order = nil
-			quick := statement[string](fmt.Sprintf("-- name: Quick :one\nselect '%v' where $1 = %d", s, round), round)
+			quick := fanouttest.Statement[string](fmt.Sprintf("-- name: Quick :one\nselect '%v' where $1 = %d", s, round), round)
 			if _, err := fanout.Collect(t.Context(), src, quick, slowly(slow), slowly(slow+"2")); err != nil {
 				t.Fatal(err)
 			}
@@ -806,21 +753,21 @@ func TestPipelinedDescribedFirst(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Quick statements do not wait for slow ones that hold all lanes but one.
 func TestPipelinedQuickBesideSlow(t *testing.T) {
 	const bound = 100 * time.Millisecond // for the best of several rounds
 	pool := pgtest.Pool(t, 4)
-	warm(t, pool)
-	for _, s := range pipelining {
+	fanouttest.Warm(t, pool)
+	for _, s := range fanouttest.Pipelining {
 		for _, snapshot := range []bool{false, true} {
 			if snapshot && s != fanout.Pipelined {
 				continue
 			}
 			t.Run(fmt.Sprintf("%v/snapshot=%v", s, snapshot), func(t *testing.T) {
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				src.Strategy, src.Snapshot = s, snapshot
 				var start, end time.Time // of the quick ones
 				quick := 0
@@ -830,7 +777,7 @@ func TestPipelinedQuickBesideSlow(t *testing.T) {
 						end = s.Finished
 					}
 				}
-				queries := repeated(40, quickly)
+				queries := fanouttest.Repeated(40, quickly)
 				for i := range 3 {
 					queries[i*i] = slowly("s")
 				}
@@ -852,7 +799,7 @@ func TestPipelinedQuickBesideSlow(t *testing.T) {
 			})
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Statements that are quick are not spread over connections that nothing has run on, even where the Source has only ever
@@ -860,19 +807,19 @@ func TestPipelinedQuickBesideSlow(t *testing.T) {
 func TestPipelinedColdConnections(t *testing.T) {
 	const conns, most, calls = 10, 7, 30
 	pool := pgtest.Pool(t, conns)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Pipelined
 	var queries []fanout.Query[fanout.DBTX, int32]
 	for i := range 3 * conns {
-		queries = append(queries, statement[int32](fmt.Sprintf("select id + %d from a where id = $1", i), i))
+		queries = append(queries, fanouttest.Statement[int32](fmt.Sprintf("select id + %d from a where id = $1", i), i))
 	}
 	var widths []int
 	for range calls {
 		pool.Reset()
-		for _, conn := range acquireAll(t, pool) {
+		for _, conn := range fanouttest.AcquireAll(t, pool) {
 			conn.Release()
 		}
-		widths = append(widths, width(spansOf(t, src, queries...)))
+		widths = append(widths, fanouttest.Width(fanouttest.SpansOf(t, src, queries...)))
 		if widths[len(widths)-1] <= most {
 			return
 		}
@@ -884,7 +831,7 @@ func TestPipelinedColdConnections(t *testing.T) {
 func TestPipelinedProgress(t *testing.T) {
 	pool := pgtest.Pool(t, 3)
 	src := pipelined(pool)
-	ctx := inTime(t)
+	ctx := fanouttest.InTime(t)
 	var held []*pgxpool.Conn
 	for range 2 {
 		conn, err := pool.Acquire(ctx)
@@ -895,9 +842,9 @@ func TestPipelinedProgress(t *testing.T) {
 	}
 	for _, snapshot := range []bool{false, true} {
 		src.Snapshot = snapshot
-		for _, query := range []fanout.Query[fanout.DBTX, int32]{pid, nest(src, 2)} {
+		for _, query := range []fanout.Query[fanout.DBTX, int32]{fanouttest.PID, fanouttest.Nest(src, 2)} {
 			for range 3 {
-				if _, err := fanout.Collect(ctx, src, repeated(20, query)...); err != nil {
+				if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(20, query)...); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -918,12 +865,12 @@ func TestPipelinedProgress(t *testing.T) {
 	impatient := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 		own, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 		defer cancel()
-		if _, err := sleep(own, tx); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := fanouttest.Sleep(own, tx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v", err)
 		}
 		return nil, nil
 	}
-	if _, err := fanout.Collect(ctx, src, repeated(12, fanout.Query[fanout.DBTX, string](impatient))...); err != nil {
+	if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(12, fanout.Query[fanout.DBTX, string](impatient))...); err != nil {
 		t.Error(err)
 	}
 }
@@ -931,20 +878,16 @@ func TestPipelinedProgress(t *testing.T) {
 // A connection that freezes while somebody's transaction is rolled back has its place in the pool free at once, though pgx
 // is still at cleaning up.
 func TestPipelinedOpenTransactionFrozen(t *testing.T) {
-	w := &wire{}
-	pool := pgtest.Pool(t, 1, w.attach)
-	warm(t, pool)
-	defer w.thaw()
-	_, err := fanout.Collect(inTime(t), pipelined(pool), func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+	w := &fanouttest.Wire{}
+	pool := pgtest.Pool(t, 1, w.Attach)
+	fanouttest.Warm(t, pool)
+	defer w.Thaw()
+	_, err := fanout.Collect(fanouttest.InTime(t), pipelined(pool), func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 		_, err := tx.Exec(ctx, "begin")
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		for c := range w.conns {
-			c.frozen.Store(true)
-		}
+		w.FreezeBut(nil)
 		return nil, err
 	})
-	mention(t, err, "left a transaction open")
+	fanouttest.Mention(t, err, "left a transaction open")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if _, err := pool.Exec(ctx, "select"); err != nil {
@@ -965,7 +908,7 @@ func TestPipelinedOpenTransaction(t *testing.T) {
 				src := pipelined(pool)
 				src.Partial = true
 				open := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-					if _, err := pid(ctx, tx); err != nil {
+					if _, err := fanouttest.PID(ctx, tx); err != nil {
 						return nil, err
 					}
 					_, err := tx.Exec(ctx, sql)
@@ -973,28 +916,28 @@ func TestPipelinedOpenTransaction(t *testing.T) {
 				}
 				two := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 					for range 10 {
-						if _, err := pid(ctx, tx); err != nil {
+						if _, err := fanouttest.PID(ctx, tx); err != nil {
 							return nil, err
 						}
 					}
-					return statement[int32]("select 1 where pg_current_xact_id_if_assigned() is null")(ctx, tx)
+					return fanouttest.Statement[int32]("select 1 where pg_current_xact_id_if_assigned() is null")(ctx, tx)
 				}
-				queries := repeated(12, fanout.Query[fanout.DBTX, int32](two))
+				queries := fanouttest.Repeated(12, fanout.Query[fanout.DBTX, int32](two))
 				queries[2], queries[7] = open, open
-				lists, err := fanout.Collect(inTime(t), src, queries...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 				var errs fanout.Errors
 				if !errors.As(err, &errs) || len(errs) != 2 || errs[0].Index != 2 || errs[1].Index != 7 {
 					t.Fatalf("%v", err)
 				}
 				for _, e := range errs {
-					mention(t, e, "left a transaction open")
+					fanouttest.Mention(t, e, "left a transaction open")
 				}
 				for i, list := range lists {
 					if i != 2 && i != 7 && len(list) != 1 {
 						t.Errorf("query %d: %v", i, list)
 					}
 				}
-				serves(t, pool)
+				fanouttest.Serves(t, pool)
 			})
 		}
 	}
@@ -1018,9 +961,9 @@ func TestPipelinedManyQueries(t *testing.T) {
 				break
 			}
 		}
-		return pid(ctx, tx)
+		return fanouttest.PID(ctx, tx)
 	}
-	lists, err := fanout.Collect(t.Context(), src, repeated(n, fanout.Query[fanout.DBTX, int32](query))...)
+	lists, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(n, fanout.Query[fanout.DBTX, int32](query))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1032,7 +975,7 @@ func TestPipelinedManyQueries(t *testing.T) {
 	if most.Load() > 4*32 {
 		t.Errorf("%d functions ran at once", most.Load())
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 func TestPipelinedSpans(t *testing.T) {
@@ -1051,12 +994,12 @@ func TestPipelinedSpans(t *testing.T) {
 			pids[s.Index] = s.PID
 		}
 		two := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-			if _, err := pid(ctx, tx); err != nil {
+			if _, err := fanouttest.PID(ctx, tx); err != nil {
 				return nil, err
 			}
-			return pid(ctx, tx)
+			return fanouttest.PID(ctx, tx)
 		}
-		lists, err := fanout.Collect(t.Context(), src, repeated(50, fanout.Query[fanout.DBTX, int32](two))...)
+		lists, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(50, fanout.Query[fanout.DBTX, int32](two))...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -1066,14 +1009,14 @@ func TestPipelinedSpans(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Statements that do not travel with others have a start, too.
 func TestPipelinedSpansOfTheSimpleProtocol(t *testing.T) {
 	pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol })
 	src := pipelined(pool)
-	spans := spansOf(t, src, repeated(4, pid)...)
+	spans := fanouttest.SpansOf(t, src, fanouttest.Repeated(4, fanouttest.PID)...)
 	for _, s := range spans {
 		if s.Queued.After(s.Started) || s.Started.After(s.Finished) || s.Statements != 1 {
 			t.Errorf("%+v", s)
@@ -1082,17 +1025,17 @@ func TestPipelinedSpansOfTheSimpleProtocol(t *testing.T) {
 	if len(spans) != 4 {
 		t.Errorf("%d spans", len(spans))
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // An argument that cannot be encoded costs nothing but its query, whatever was to be sent ahead of it.
 func TestPipelinedArgumentThatCannotBeEncoded(t *testing.T) {
 	for _, snapshot := range []bool{false, true} {
-		sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
+		fanouttest.SameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
 			src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
 			for range 50 {
-				_, err := fanout.Collect(t.Context(), src, statement[string]("select $1::int::text", struct{}{}))
-				mention(t, err, "failed to encode args[0]")
+				_, err := fanout.Collect(t.Context(), src, fanouttest.Statement[string]("select $1::int::text", struct{}{}))
+				fanouttest.Mention(t, err, "failed to encode args[0]")
 			}
 		})
 	}
@@ -1103,7 +1046,7 @@ func TestPipelinedArgumentThatCannotBeEncoded(t *testing.T) {
 func TestPipelinedFieldsAfterTheEnd(t *testing.T) {
 	src := pipelined(pgtest.Pool(t, 1))
 	read, through := make(chan struct{}), make(chan struct{})
-	err := fanout.Run(inTime(t), src,
+	err := fanout.Run(fanouttest.InTime(t), src,
 		fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 			rows, err := tx.Query(ctx, "select 1 as mine", pgx.QueryExecModeExec) // by itself
 			if err != nil {
@@ -1112,7 +1055,7 @@ func TestPipelinedFieldsAfterTheEnd(t *testing.T) {
 			for rows.Next() {
 			}
 			close(read)
-			if err := after(ctx, through); err != nil {
+			if err := fanouttest.After(ctx, through); err != nil {
 				return err
 			}
 			if fields := rows.FieldDescriptions(); len(fields) != 1 || fields[0].Name != "mine" {
@@ -1122,7 +1065,7 @@ func TestPipelinedFieldsAfterTheEnd(t *testing.T) {
 		}),
 		fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 			defer close(through)
-			_ = after(ctx, read)
+			_ = fanouttest.After(ctx, read)
 			_, err := tx.Exec(ctx, "select 2 as others, 3 as theirs")
 			return err
 		}))
@@ -1134,8 +1077,8 @@ func TestPipelinedFieldsAfterTheEnd(t *testing.T) {
 // Rows that have failed before there were any, or of a statement that has none, can be closed, and say what columns there are.
 func TestRowsWithoutRows(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		fails := fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 			b := &pgx.Batch{}
@@ -1144,12 +1087,12 @@ func TestRowsWithoutRows(t *testing.T) {
 			results := tx.SendBatch(ctx, b)
 			for range 3 { // as a generated :batchmany method goes on
 				rows, err := results.Query()
-				mention(t, err, "division by zero")
+				fanouttest.Mention(t, err, "division by zero")
 				rows.Close()
 			}
 			return results.Close()
 		})
-		mention(t, fanout.Run(inTime(t), src, fails), "division by zero")
+		fanouttest.Mention(t, fanout.Run(fanouttest.InTime(t), src, fails), "division by zero")
 		midway := fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 			rows, err := tx.Query(ctx, "select 1 / i as d from generate_series(0, 2) i where i >= $1", pgx.QueryExecModeExec, 0)
 			if err != nil {
@@ -1162,7 +1105,7 @@ func TestRowsWithoutRows(t *testing.T) {
 			}
 			return rows.Err()
 		})
-		mention(t, fanout.Run(inTime(t), src, midway), "division by zero")
+		fanouttest.Mention(t, fanout.Run(fanouttest.InTime(t), src, midway), "division by zero")
 		empty := fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 			rows, err := tx.Query(ctx, ";", pgx.QueryExecModeSimpleProtocol)
 			if err == nil {
@@ -1171,7 +1114,7 @@ func TestRowsWithoutRows(t *testing.T) {
 			}
 			return err
 		})
-		if err := fanout.Run(inTime(t), src, empty, empty); err != nil {
+		if err := fanout.Run(fanouttest.InTime(t), src, empty, empty); err != nil {
 			t.Errorf("%v: %v", s, err)
 		}
 	}
@@ -1197,9 +1140,9 @@ func TestSessionChangedBehindOptions(t *testing.T) {
 			return tx.SendBatch(ctx, &batch).Close()
 		},
 	} {
-		for _, s := range strategies {
+		for _, s := range fanouttest.Strategies {
 			pool := pgtest.Pool(t, 1)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
 			changes := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				if err := change(ctx, tx); err != nil {
@@ -1215,7 +1158,7 @@ func TestSessionChangedBehindOptions(t *testing.T) {
 			}
 			look := func(ctx context.Context, tx fanout.DBTX) (seen []string, err error) {
 				for i := range 5 {
-					list, err := statement[string]("select current_setting('application_name') || left($1::text, 0)", fmt.Sprint(i))(ctx, tx)
+					list, err := fanouttest.Statement[string]("select current_setting('application_name') || left($1::text, 0)", fmt.Sprint(i))(ctx, tx)
 					if err != nil {
 						return nil, err
 					}
@@ -1223,7 +1166,7 @@ func TestSessionChangedBehindOptions(t *testing.T) {
 				}
 				return seen, nil
 			}
-			lists, err := fanout.Collect(inTime(t), src, look, changes, look, look)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, look, changes, look, look)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -1246,7 +1189,7 @@ func (r rewriter) RewriteQuery(context.Context, *pgx.Conn, string, []any) (strin
 // Reads of different partitions that share a transaction hold their locks together: if that is a deadlock with a migration, they go
 // by themselves.
 func TestPipelinedReadsDoNotDeadlock(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		t.Run(s.String(), func(t *testing.T) {
 			pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) {
 				c.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_custom_plan"
@@ -1257,12 +1200,12 @@ func TestPipelinedReadsDoNotDeadlock(t *testing.T) {
 				insert into part select 1 + i % 2, i from generate_series(1, 10) i`); err != nil {
 				t.Fatal(err)
 			}
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
 			const sql = "select v from part where k = $1"
 			var queries []fanout.Query[fanout.DBTX, int32]
 			for i := range 40 {
-				queries = append(queries, statement[int32](sql, 1+i%2))
+				queries = append(queries, fanouttest.Statement[int32](sql, 1+i%2))
 			}
 			for range 20 {
 				if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
@@ -1287,7 +1230,7 @@ func TestPipelinedReadsDoNotDeadlock(t *testing.T) {
 				}
 				done <- err
 			}()
-			_, err = fanout.Collect(t.Context(), src, statement[int32](sql, 1), statement[int32](sql, 2))
+			_, err = fanout.Collect(t.Context(), src, fanouttest.Statement[int32](sql, 1), fanouttest.Statement[int32](sql, 2))
 			if err != nil {
 				t.Errorf("the call: %v", err)
 			}

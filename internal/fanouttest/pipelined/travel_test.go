@@ -1,4 +1,4 @@
-package fanout_test
+package pipelined
 
 import (
 	"context"
@@ -11,17 +11,18 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 // everyWay runs f by each strategy, with and without a snapshot, on a pool of one connection, which has seen nothing yet.
 func everyWay(t *testing.T, f func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]), configure ...func(*pgxpool.Config)) {
 	pool := pgtest.Pool(t, 1, configure...)
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, snapshot := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v/snapshot=%v", s, snapshot), func(t *testing.T) {
 				pool.Reset()
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				src.Strategy, src.Snapshot = s, snapshot
 				f(t, pool, src)
 			})
@@ -46,8 +47,8 @@ func TestParametersOfOtherTypes(t *testing.T) {
 						t.Fatal(err)
 					}
 					ask := func(id any) error {
-						query := statement[int32]("-- name: ByID :many\nselect n from u where id = $1", id)
-						_, err := fanout.Collect(inTime(t), src, query, query)
+						query := fanouttest.Statement[int32]("-- name: ByID :many\nselect n from u where id = $1", id)
+						_, err := fanout.Collect(fanouttest.InTime(t), src, query, query)
 						return err
 					}
 					for range 3 {
@@ -84,8 +85,8 @@ func TestParametersOfOtherTypesBesideMisfits(t *testing.T) {
 				t.Fatal(err)
 			}
 			ask := func(args []any) ([][]int32, error) {
-				return fanout.Collect(inTime(t), src, fanout.Each(func(tx fanout.DBTX, ctx context.Context, arg any) ([]int32, error) {
-					return statement[int32]("select n from u where id = $1", arg)(ctx, tx)
+				return fanout.Collect(fanouttest.InTime(t), src, fanout.Each(func(tx fanout.DBTX, ctx context.Context, arg any) ([]int32, error) {
+					return fanouttest.Statement[int32]("select n from u where id = $1", arg)(ctx, tx)
 				}, args...)...)
 			}
 			if _, err := ask([]any{7, 7, 7}); err != nil {
@@ -120,8 +121,8 @@ func TestParametersOfOtherTypesBesideMisfits(t *testing.T) {
 func TestDeallocatedByAHook(t *testing.T) {
 	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
 		for i := range 4 {
-			query := statement[int32]("select $1::int + 1", i)
-			if _, err := fanout.Collect(inTime(t), src, query, query); err != nil {
+			query := fanouttest.Statement[int32]("select $1::int + 1", i)
+			if _, err := fanout.Collect(fanouttest.InTime(t), src, query, query); err != nil {
 				t.Errorf("call %d: %v", i, err)
 			}
 		}
@@ -141,27 +142,27 @@ func TestDeallocatedByAHookBeforeATransaction(t *testing.T) {
 		}
 		change("alter table a drop column if exists more")
 		queries := []fanout.Query[fanout.DBTX, int32]{
-			statement[int32]("select $1::int + 1", 1), statement[int32]("select $1::int + 1", 2), pid, pid,
+			fanouttest.Statement[int32]("select $1::int + 1", 1), fanouttest.Statement[int32]("select $1::int + 1", 2), fanouttest.PID, fanouttest.PID,
 			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 				_, err := values(ctx, tx, "select * from a where id = $1", 1)
 				return nil, err
 			},
 		}
 		inside := func() error {
-			tx, err := pool.Begin(inTime(t))
+			tx, err := pool.Begin(fanouttest.InTime(t))
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer func() { _ = tx.Rollback(inTime(t)) }()
+			defer func() { _ = tx.Rollback(fanouttest.InTime(t)) }()
 			for range 2 {
-				if _, err := fanout.Collect(inTime(t), src.On(tx), append(queries, queries...)...); err != nil {
+				if _, err := fanout.Collect(fanouttest.InTime(t), src.On(tx), append(queries, queries...)...); err != nil {
 					return err
 				}
 			}
 			return nil
 		}
 		for i := range 3 {
-			if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+			if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil {
 				t.Errorf("call %d: %v", i, err)
 			}
 			if err := inside(); err != nil {
@@ -183,7 +184,7 @@ func TestPreparedByName(t *testing.T) {
 	names := []string{"answer", "select_one"}
 	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
 		for _, name := range names {
-			lists, err := fanout.Collect(inTime(t), src, statement[int32](name, 41), statement[int32](name, 42))
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Statement[int32](name, 41), fanouttest.Statement[int32](name, 42))
 			if err != nil || lists[0][0] != 42 || lists[1][0] != 43 {
 				t.Errorf("%s: %v, %v", name, lists, err)
 			}
@@ -207,7 +208,7 @@ func TestStatementCacheCapacity(t *testing.T) {
 		for range 2 {
 			var queries []fanout.Query[fanout.DBTX, int32]
 			for i := range 50 {
-				queries = append(queries, statement[int32](fmt.Sprintf("select $1::integer + %d", i), 1))
+				queries = append(queries, fanouttest.Statement[int32](fmt.Sprintf("select $1::integer + %d", i), 1))
 			}
 			if _, err := fanout.Collect(t.Context(), src, queries...); err != nil {
 				t.Fatal(err)
@@ -226,7 +227,7 @@ func TestStatementCacheCapacity(t *testing.T) {
 // A row that scans itself has the connection's type map, by all ways.
 func TestRowScannerHasTheConnection(t *testing.T) {
 	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
-		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 			return tx.QueryRow(ctx, "select $1::int", 1).Scan(rowScanner(func(rows pgx.Rows) error {
 				if rows.Conn() == nil {
 					t.Error("rows without a connection")
@@ -247,22 +248,22 @@ func (f rowScanner) ScanRow(rows pgx.Rows) error { return f(rows) }
 // That is so by whatever it is set: also by a batch, and where the statement behind it could not be sent.
 func TestSettingsOutliveErrors(t *testing.T) {
 	everyWay(t, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
-		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 			set := &pgx.Batch{}
 			set.Queue("select set_config('app.batch', 'x', false)")
 			if err := tx.SendBatch(ctx, set).Close(); err != nil {
 				return err
 			}
-			_, _ = boom(ctx, tx)
+			_, _ = fanouttest.Boom(ctx, tx)
 			if _, err := tx.Exec(ctx, "select set_config('app.tenant', 'x', false)"); err != nil {
 				return err
 			}
 			if _, err := tx.Exec(ctx, "select $1::int", make(chan int)); err == nil {
 				t.Error("a channel was encoded")
 			}
-			_, _ = boom(ctx, tx)
+			_, _ = fanouttest.Boom(ctx, tx)
 			for _, name := range []string{"app.batch", "app.tenant"} {
-				got, err := statement[string]("select current_setting($1)", name)(ctx, tx)
+				got, err := fanouttest.Statement[string]("select current_setting($1)", name)(ctx, tx)
 				if err != nil || got[0] != "x" {
 					t.Errorf("%s: %q, %v", name, got, err)
 				}
@@ -279,17 +280,17 @@ func TestSettingsOutliveErrors(t *testing.T) {
 
 // A cursor stays where it is when a statement fails, and moving it leaves nothing behind on the server.
 func TestSnapshotCursor(t *testing.T) {
-	for _, s := range strategies {
-		wire := &traffic{}
-		pool := pgtest.Pool(t, 1, wire.attach)
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		wire := &fanouttest.Traffic{}
+		pool := pgtest.Pool(t, 1, wire.Attach)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot = s, true
-		err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 			if _, err := tx.Exec(ctx, "declare c cursor for select generate_series(1, 1000)"); err != nil {
 				return err
 			}
 			for i := range 100 {
-				row, err := statement[int32]("-- name: FetchC :many\nfetch 1 from c")(ctx, tx)
+				row, err := fanouttest.Statement[int32]("-- name: FetchC :many\nfetch 1 from c")(ctx, tx)
 				if err != nil {
 					return err
 				}
@@ -297,7 +298,7 @@ func TestSnapshotCursor(t *testing.T) {
 					t.Errorf("%v: fetch %d: %v", s, i, row)
 				}
 				if i%30 == 0 {
-					_, _ = boom(ctx, tx)
+					_, _ = fanouttest.Boom(ctx, tx)
 				}
 			}
 			return nil
@@ -305,10 +306,10 @@ func TestSnapshotCursor(t *testing.T) {
 		if err != nil {
 			t.Errorf("%v: %v", s, err)
 		}
-		if n := wire.binds.Load(); n > 150 {
+		if n := wire.Binds.Load(); n > 150 {
 			t.Errorf("%v: %d statements for 100 rows: each is followed by a savepoint, which the server keeps until the end", s, n)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -321,7 +322,7 @@ func TestSettingsOfAFunction(t *testing.T) {
 		for i := range 30 {
 			queries = append(queries, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				want := fmt.Sprint(i)
-				_, err := pid(ctx, tx) // from now on all of them ask the same lane
+				_, err := fanouttest.PID(ctx, tx) // from now on all of them ask the same lane
 				if err != nil {
 					return nil, err
 				}
@@ -340,16 +341,16 @@ func TestSettingsOfAFunction(t *testing.T) {
 					return nil, err
 				}
 				if i%2 == 0 {
-					_, _ = boom(ctx, tx)
+					_, _ = fanouttest.Boom(ctx, tx)
 				}
-				got, err := statement[string]("select current_setting('app.tenant')")(ctx, tx)
+				got, err := fanouttest.Statement[string]("select current_setting('app.tenant')")(ctx, tx)
 				if err == nil && got[0] != want {
 					t.Errorf("function %d reads %v", i, got)
 				}
 				return got, err
 			})
 		}
-		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil {
 			t.Error(err)
 		}
 	})
@@ -358,10 +359,10 @@ func TestSettingsOfAFunction(t *testing.T) {
 // What a nested call of one query sets is set for the function that has made it, as long as that runs.
 func TestSettingOfANestedCall(t *testing.T) {
 	for _, nested := range []fanout.Strategy{fanout.Serial, fanout.Pipelined} {
-		for _, s := range strategies {
+		for _, s := range fanouttest.Strategies {
 			for _, batch := range []bool{false, true} {
 				pool := pgtest.Pool(t, 1)
-				src, inner := raw(pool), raw(pool)
+				src, inner := fanouttest.Raw(pool), fanouttest.Raw(pool)
 				src.Strategy, inner.Strategy = s, nested
 				queries := make([]fanout.Query[fanout.DBTX, string], 4)
 				for i := range queries {
@@ -380,14 +381,14 @@ func TestSettingOfANestedCall(t *testing.T) {
 							return nil, err
 						}
 						time.Sleep(5 * time.Millisecond) // busy with something else
-						return statement[string]("select current_setting('app.tenant')")(ctx, tx)
+						return fanouttest.Statement[string]("select current_setting('app.tenant')")(ctx, tx)
 					}
 				}
-				lists, err := fanout.Collect(inTime(t), src, queries...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 				if got := fmt.Sprint(lists); err != nil || got != "[[t0] [t1] [t2] [t3]]" {
 					t.Errorf("%v in %v, batch=%v: %v, %v", nested, s, batch, got, err)
 				}
-				serves(t, pool)
+				fanouttest.Serves(t, pool)
 			}
 		}
 	}
@@ -396,9 +397,9 @@ func TestSettingOfANestedCall(t *testing.T) {
 // A setting may come behind another statement, in the protocol that takes several in one.
 func TestSettingBehindAnotherStatement(t *testing.T) {
 	for _, snapshot := range []bool{false, true} {
-		for _, s := range strategies {
+		for _, s := range fanouttest.Strategies {
 			pool := pgtest.Pool(t, 1)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Snapshot = s, snapshot
 			queries := make([]fanout.Query[fanout.DBTX, string], 4)
 			for i := range queries {
@@ -407,16 +408,16 @@ func TestSettingBehindAnotherStatement(t *testing.T) {
 					if err != nil {
 						return nil, err
 					}
-					_, _ = boom(ctx, tx)
+					_, _ = fanouttest.Boom(ctx, tx)
 					time.Sleep(5 * time.Millisecond) // busy with something else
-					return statement[string]("select current_setting('application_name')")(ctx, tx)
+					return fanouttest.Statement[string]("select current_setting('application_name')")(ctx, tx)
 				}
 			}
-			lists, err := fanout.Collect(inTime(t), src, queries...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			if got := fmt.Sprint(lists); err != nil || got != "[[f0] [f1] [f2] [f3]]" {
 				t.Errorf("%v, snapshot=%v: %v, %v", s, snapshot, got, err)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
@@ -441,16 +442,16 @@ func TestTypesCreatedAnew(t *testing.T) {
 			for _, s := range []fanout.Strategy{fanout.Serial, fanout.Pipelined, fanout.Auto} {
 				for _, snapshot := range []bool{false, true} {
 					pool.Reset()
-					src := raw(pool)
+					src := fanouttest.Raw(pool)
 					src.Strategy, src.Snapshot = s, snapshot
-					queries := repeated(3, statement[string](c.sql, c.arg))
-					if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+					queries := fanouttest.Repeated(3, fanouttest.Statement[string](c.sql, c.arg))
+					if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil {
 						t.Fatal(err)
 					}
 					pgtest.Exec(t, admin, c.ddl)
-					_, first := fanout.Collect(inTime(t), src, queries...)
+					_, first := fanout.Collect(fanouttest.InTime(t), src, queries...)
 					for range 3 {
-						if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+						if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil {
 							t.Errorf("%s, %v, %v, snapshot=%v: first %v, then %v", c.sql, mode, s, snapshot, first, err)
 						}
 					}

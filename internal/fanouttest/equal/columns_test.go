@@ -1,17 +1,16 @@
-package fanout_test
+package equal
 
 import (
 	"context"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -35,7 +34,7 @@ func named(t *testing.T, src fanout.Source[fanout.DBTX], where string, want pair
 			return r.pairOfTexts, err
 		})
 	}
-	lists, err := fanout.Collect(inTime(t), src, repeated(20, fanout.Query[fanout.DBTX, pairOfTexts](query))...)
+	lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(20, fanout.Query[fanout.DBTX, pairOfTexts](query))...)
 	if err != nil {
 		t.Fatalf("%s: %v", where, err)
 	}
@@ -53,11 +52,11 @@ func TestColumnsThatAreRenamed(t *testing.T) {
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
 		for _, strategy := range []fanout.Strategy{fanout.Pipelined, fanout.Coalesced} {
 			t.Run(fmt.Sprint(mode, strategy), func(t *testing.T) {
-				pool := pgtest.Pool(t, 2, inMode(mode))
+				pool := pgtest.Pool(t, 2, fanouttest.InMode(mode))
 				if _, err := pool.Exec(t.Context(), "create table pairs (n text, a text, b text); insert into pairs values ('1', 'first', 'second')", pgx.QueryExecModeSimpleProtocol); err != nil {
 					t.Fatal(err)
 				}
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				src.Strategy, src.Limit = strategy, 1
 				want := pairOfTexts{"first", "second"}
 				several := func(where string) {
@@ -103,7 +102,7 @@ func TestColumnsThatAreReplaced(t *testing.T) {
 			"table":    "alter table prices rename to old_prices; create table prices as table old_prices",
 		} {
 			t.Run(fmt.Sprint(mode, " ", name), func(t *testing.T) {
-				pool := pgtest.Pool(t, 1, inMode(mode))
+				pool := pgtest.Pool(t, 1, fanouttest.InMode(mode))
 				exec := func(sql string) {
 					t.Helper()
 					if _, err := pool.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
@@ -112,13 +111,13 @@ func TestColumnsThatAreReplaced(t *testing.T) {
 				}
 				exec("create table prices (id int, price numeric(6, 2)); insert into prices select n, n from generate_series(1, 9) n")
 				s := shape{name: "Price", sql: "select price as p, $1::text from prices where id = $1::int", args: each("1", "2", "3")}
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				src.Strategy = fanout.Coalesced
 				call := func(strategy fanout.Strategy) replies {
 					t.Helper()
 					src := src
 					src.Strategy, src.Partial = strategy, true
-					lists, err := fanout.Collect(inTime(t), src, s.executions()...)
+					lists, err := fanout.Collect(fanouttest.InTime(t), src, s.executions()...)
 					return repliesOf(t, len(s.args), lists, err)
 				}
 				call(fanout.Serial)
@@ -141,29 +140,18 @@ func TestColumnsThatAreReplaced(t *testing.T) {
 	}
 }
 
-// searchPaths has connections resolve names in these schemas, one list after the other in turn.
-func searchPaths(paths ...string) func(*pgxpool.Config) {
-	return func(config *pgxpool.Config) {
-		var opened atomic.Int32
-		config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-			_, err := conn.Exec(ctx, "set search_path to "+paths[int(opened.Add(1)-1)%len(paths)])
-			return err
-		}
-	}
-}
-
 // The same statement has columns of other names where names are resolved in other schemas.
 func TestColumnsOfSearchPaths(t *testing.T) {
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
 		t.Run(mode.String(), func(t *testing.T) {
-			pool := pgtest.Pool(t, 2, inMode(mode), searchPaths("s1", "s2"))
+			pool := pgtest.Pool(t, 2, fanouttest.InMode(mode), fanouttest.SearchPaths("s1", "s2"))
 			if _, err := pool.Exec(t.Context(), `
 				create schema s1; create table s1.pairs (n text, a text, b text); insert into s1.pairs values ('1', 'a', 'b');
 				create schema s2; create table s2.pairs (n text, b text, a text); insert into s2.pairs values ('1', 'b', 'a');`,
 				pgx.QueryExecModeSimpleProtocol); err != nil {
 				t.Fatal(err)
 			}
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = fanout.Coalesced
 			shared := map[string]int{}
 			for round := range 5 {
@@ -202,14 +190,14 @@ func TestOrderByNameOfAColumn(t *testing.T) {
 	type triple struct{ N, A, B int }
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
 		t.Run(mode.String(), func(t *testing.T) {
-			pool := pgtest.Pool(t, 2, inMode(mode), searchPaths("s2", "s1"))
+			pool := pgtest.Pool(t, 2, fanouttest.InMode(mode), fanouttest.SearchPaths("s2", "s1"))
 			if _, err := pool.Exec(t.Context(), `
 				create schema s1; create table s1.pairs (n int, a int, b int); insert into s1.pairs select 1, i, 10 - i from generate_series(1, 5) i;
 				create schema s2; create table s2.pairs (n int, b int, a int); insert into s2.pairs select 1, i, 10 - i from generate_series(1, 5) i;`,
 				pgx.QueryExecModeSimpleProtocol); err != nil {
 				t.Fatal(err)
 			}
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = fanout.Coalesced
 			shared := 0
 			src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
@@ -223,7 +211,7 @@ func TestOrderByNameOfAColumn(t *testing.T) {
 			ordered := func(where string) {
 				t.Helper()
 				for range 4 {
-					lists, err := fanout.Collect(inTime(t), src, repeated(20, fanout.Query[fanout.DBTX, triple](query))...)
+					lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(20, fanout.Query[fanout.DBTX, triple](query))...)
 					if err != nil {
 						t.Fatalf("%s: %v", where, err)
 					}
@@ -235,7 +223,7 @@ func TestOrderByNameOfAColumn(t *testing.T) {
 				}
 			}
 			for range 3 {
-				held := acquireAll(t, pool)
+				held := fanouttest.AcquireAll(t, pool)
 				for i := range held { // one connection, then the other
 					var err error
 					held[i].Release()
@@ -271,7 +259,7 @@ func TestColumnsNamedLikeParameters(t *testing.T) {
 		A int `db:"p_a"`
 		B int `db:"p_b"`
 	}
-	pool := pgtest.Pool(t, 2, inMode(pgx.QueryExecModeCacheDescribe))
+	pool := pgtest.Pool(t, 2, fanouttest.InMode(pgx.QueryExecModeCacheDescribe))
 	create := func(out string) {
 		t.Helper()
 		if _, err := pool.Exec(t.Context(), "drop function if exists f; create function f(n int, "+out+`) returns setof record stable language plpgsql as
@@ -279,7 +267,7 @@ func TestColumnsNamedLikeParameters(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Coalesced
 	shared := 0
 	src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
@@ -296,7 +284,7 @@ func TestColumnsNamedLikeParameters(t *testing.T) {
 					return pgx.CollectRows(rows, pgx.RowToStructByName[outs])
 				})
 			}
-			lists, err := fanout.Collect(inTime(t), src, queries...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -339,11 +327,11 @@ func TestColumnsThatAFunctionRenames(t *testing.T) {
 		}
 		return nil, nil
 	}
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
 		for range 3 {
-			lists, err := fanout.Collect(inTime(t), src, renamed, named, renamed, named)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, renamed, named, renamed, named)
 			if err != nil || len(lists[2]) != 1 || lists[2][0].N != 7 {
 				t.Errorf("%v: %v, %v", s, lists, err)
 			}

@@ -1,4 +1,4 @@
-package fanout_test
+package pipelined
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -77,10 +78,10 @@ func TestDestinationsThatDecode(t *testing.T) {
 			return f(ctx, tx)
 		}
 	}
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
-		lists, err := fanout.Collect(inTime(t), src, whole, value, whole, value, alone(whole), alone(value), whole, value)
+		lists, err := fanout.Collect(fanouttest.InTime(t), src, whole, value, whole, value, alone(whole), alone(value), whole, value)
 		if err != nil {
 			t.Fatalf("%v: %v", s, err)
 		}
@@ -90,14 +91,14 @@ func TestDestinationsThatDecode(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Functions may scan while they hold a lock that others want between their rows, on a connection of their own or not.
 func TestScanUnderALock(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
 	const sql = "select n from generate_series(1, 10) n"
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		var mu sync.Mutex
 		sum := 0
 		read := func(rows pgx.Rows, err error) ([]int, error) {
@@ -128,13 +129,13 @@ func TestScanUnderALock(t *testing.T) {
 			}
 			return nil, err
 		}
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy = s
-		if _, err := fanout.Collect(inTime(t), src, query, batch, query, batch); err != nil || sum != 4*55 {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, query, batch, query, batch); err != nil || sum != 4*55 {
 			t.Errorf("%v: %d, %v", s, sum, err)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A deranged is a row that fails to scan itself.
@@ -157,23 +158,23 @@ func TestDestinationThatFails(t *testing.T) {
 	}
 	several := func(ctx context.Context, tx fanout.DBTX) (list []int, err error) {
 		for range 50 {
-			if list, err = statement[int]("select $1::int", 7)(ctx, tx); err != nil {
+			if list, err = fanouttest.Statement[int]("select $1::int", 7)(ctx, tx); err != nil {
 				return nil, err
 			}
 		}
 		return list, nil
 	}
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Partial = s, true
-		lists, err := fanout.Collect(inTime(t), src, fails, several, several, fails, several)
+		lists, err := fanout.Collect(fanouttest.InTime(t), src, fails, several, several, fails, several)
 		errs, _ := err.(fanout.Errors)
 		if len(errs) != 2 || len(lists[1]) != 1 || len(lists[2]) != 1 || len(lists[4]) != 1 {
 			t.Errorf("%v: %v, %v", s, lists, err)
 		}
-		mention(t, err, "number of field descriptions must equal number of destinations, got 2 and 1")
+		fanouttest.Mention(t, err, "number of field descriptions must equal number of destinations, got 2 and 1")
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A pickyScanner is a RowScanner that refuses a row, perhaps after it has read the others.
@@ -197,9 +198,9 @@ func (s *pickyScanner) ScanRow(rows pgx.Rows) error {
 // What a RowScanner says is the rows' error, as with pgx: who looks at that alone must not take the rows for complete.
 func TestErrOfRowScanner(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for i := range 4 {
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Snapshot = s, i&1 > 0
 			lists, err := fanout.Collect(t.Context(), src, func(ctx context.Context, tx fanout.DBTX) (ns []int, err error) {
 				rows, err := tx.Query(ctx, "select generate_series(1, 5)")

@@ -1,6 +1,6 @@
 //go:build unix
 
-package fanout_test
+package servers
 
 import (
 	"context"
@@ -23,6 +23,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -166,8 +167,8 @@ func behind(t *testing.T, size, conns int, f func(t *testing.T, pool *pgxpool.Po
 		return
 	}
 	pool := pgtest.PoolOn(t, through, conns, cacheDescribe)
-	f(t, pool, raw(pool))
-	serves(t, pool)
+	f(t, pool, fanouttest.Raw(pool))
+	fanouttest.Serves(t, pool)
 	if n := pool.Stat().NewConnsCount(); n > int64(conns) {
 		t.Errorf("%d connections were opened", n)
 	}
@@ -178,8 +179,8 @@ func behind(t *testing.T, size, conns int, f func(t *testing.T, pool *pgxpool.Po
 func TestPgBouncer(t *testing.T) {
 	for _, size := range []int{2, 8} {
 		behind(t, size, 8, func(t *testing.T, pool *pgxpool.Pool, unnamed fanout.Source[fanout.DBTX]) {
-			fill(t, pool, 100)
-			for _, s := range strategies {
+			fanouttest.Fill(t, pool, 100)
+			for _, s := range fanouttest.Strategies {
 				for _, snapshot := range []bool{false, true} {
 					src := fanout.New(pool, db.New)
 					src.Strategy, src.Snapshot = s, snapshot
@@ -207,7 +208,7 @@ func everyKind(t *testing.T, ctx context.Context, src fanout.Source[*db.Queries]
 		args = append(args, fmt.Sprintf("a_%d", i))
 	}
 	queries := fanout.Each((*db.Queries).ListAByData, args...)
-	rows, err := fanout.Gather(ctx, src, id, queries...)
+	rows, err := fanout.Gather(ctx, src, fanouttest.ID, queries...)
 	if err != nil || len(rows) != 30 || *rows[7].Data != "a_6" {
 		t.Errorf("Gather: %v, %v", rows, err)
 	}
@@ -235,7 +236,7 @@ func everyKind(t *testing.T, ctx context.Context, src fanout.Source[*db.Queries]
 		fanout.Into(&one, (*db.Queries).GetA, 5),
 		fanout.IntoFunc(&count, func(ctx context.Context, q *db.Queries) (int64, error) { return q.CountA(ctx) }),
 		fanout.Into(&all, (*db.Queries).ListAByIDs, []int32{1, 2, 3}),
-		fanout.IntoMap(&some, id, queries...),
+		fanout.IntoMap(&some, fanouttest.ID, queries...),
 		fanout.Do(func(ctx context.Context, q *db.Queries) error { // a nested call
 			lists, err := fanout.Collect(ctx, src, queries[:4]...)
 			if err == nil && len(lists) != 4 {
@@ -252,10 +253,10 @@ func everyKind(t *testing.T, ctx context.Context, src fanout.Source[*db.Queries]
 func partly(t *testing.T, ctx context.Context, src fanout.Source[fanout.DBTX]) {
 	t.Helper()
 	src.Partial = true
-	queries := repeated(30, statement[string]("-- name: Quick :one\nselect 'quick' where $1 = 1", 1))
+	queries := fanouttest.Repeated(30, fanouttest.Statement[string]("-- name: Quick :one\nselect 'quick' where $1 = 1", 1))
 	for i := range queries {
 		if i%3 == 1 {
-			queries[i] = statement[string](boomSQL, 0)
+			queries[i] = fanouttest.Statement[string](fanouttest.BoomSQL, 0)
 		}
 	}
 	lists, err := fanout.Collect(ctx, src, queries...)
@@ -264,7 +265,7 @@ func partly(t *testing.T, ctx context.Context, src fanout.Source[fanout.DBTX]) {
 		t.Errorf("Partial: %v", err)
 	}
 	for _, e := range errs {
-		if e.Index%3 != 1 || e.Name != "Boom" || sqlState(e) != "22012" {
+		if e.Index%3 != 1 || e.Name != "Boom" || fanouttest.SQLState(e) != "22012" {
 			t.Errorf("Partial: %v", e)
 		}
 	}
@@ -279,34 +280,34 @@ func partly(t *testing.T, ctx context.Context, src fanout.Source[fanout.DBTX]) {
 // its own.
 func TestPgBouncerNoLateCancel(t *testing.T) {
 	rounds := 100
-	if *soak {
+	if *fanouttest.Soak {
 		rounds = 10_000
 	}
 	for _, size := range []int{2, 4} {
 		behind(t, size, 4, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
-			quick := statement[string]("-- name: Quick :one\nselect 'quick' where $1 = 1", 1)
-			fails := statement[string](boomSQL, 0)
+			quick := fanouttest.Statement[string]("-- name: Quick :one\nselect 'quick' where $1 = 1", 1)
+			fails := fanouttest.Statement[string](fanouttest.BoomSQL, 0)
 			src.Strategy = fanout.Pipelined
-			knownToBeSlow(t, src) // or a pipelined statement may wait behind a sleeping one
+			fanouttest.KnownToBeSlow(t, src) // or a pipelined statement may wait behind a sleeping one
 			longest := time.Duration(0)
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute+time.Duration(rounds)*100*time.Millisecond)
 			defer cancel()
 			for i := range rounds {
 				src.Strategy, src.Snapshot = []fanout.Strategy{fanout.Parallel, fanout.Pipelined}[i/4%2], i%2 == 1
-				queries := []fanout.Query[fanout.DBTX, string]{sleep, fails, sleep, quick}
+				queries := []fanout.Query[fanout.DBTX, string]{fanouttest.Sleep, fails, fanouttest.Sleep, quick}
 				if size < 4 {
-					queries = []fanout.Query[fanout.DBTX, string]{sleep, fails} // or the failing one waits for the sleeping ones
+					queries = []fanout.Query[fanout.DBTX, string]{fanouttest.Sleep, fails} // or the failing one waits for the sleeping ones
 				}
 				start := time.Now()
 				_, err := fanout.Collect(ctx, src, queries...)
 				if longest = max(longest, time.Since(start)); longest > 8*time.Second {
 					t.Fatalf("round %d, %v, snapshot=%v: waited %v for a sleeping statement", i, src.Strategy, src.Snapshot, longest)
 				}
-				if e := asError(t, err); e.Index != 1 || sqlState(err) != "22012" {
+				if e := fanouttest.AsError(t, err); e.Index != 1 || fanouttest.SQLState(err) != "22012" {
 					t.Fatalf("round %d, %v: %v", i, src.Strategy, err)
 				}
 				src.Snapshot = i%4 < 2
-				if _, err := fanout.Collect(ctx, src, repeated(8, quick)...); err != nil {
+				if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(8, quick)...); err != nil {
 					t.Fatalf("round %d, %v: the next call: %v", i, src.Strategy, err)
 				}
 			}
@@ -317,19 +318,19 @@ func TestPgBouncerNoLateCancel(t *testing.T) {
 
 func TestPgBouncerDeadline(t *testing.T) {
 	behind(t, 4, 4, func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[fanout.DBTX]) {
-		for round := range 4 * len(strategies) {
-			src.Strategy, src.Snapshot = strategies[round/4], round%2 == 1
+		for round := range 4 * len(fanouttest.Strategies) {
+			src.Strategy, src.Snapshot = fanouttest.Strategies[round/4], round%2 == 1
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			start := time.Now()
-			_, err := fanout.Collect(ctx, src, repeated(8, sleep)...)
+			_, err := fanout.Collect(ctx, src, fanouttest.Repeated(8, fanouttest.Sleep)...)
 			cancel()
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("%v: %v", src.Strategy, err)
 			}
-			if d := time.Since(start); d > grace {
+			if d := time.Since(start); d > fanouttest.Grace {
 				t.Errorf("%v: returned after %v", src.Strategy, d)
 			}
-			if _, err := fanout.Collect(t.Context(), src, repeated(8, inSnapshot)...); err != nil {
+			if _, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(8, fanouttest.InSnapshot)...); err != nil {
 				t.Errorf("%v: the next call: %v", src.Strategy, err)
 			}
 		}
@@ -339,7 +340,7 @@ func TestPgBouncerDeadline(t *testing.T) {
 // Money moves, and the calls are made through PgBouncer.
 func TestPgBouncerSnapshotIsNotTorn(t *testing.T) {
 	calls := 200
-	if *soak {
+	if *fanouttest.Soak {
 		calls = 5000
 	}
 	for _, size := range []int{2, 5} {
@@ -348,11 +349,11 @@ func TestPgBouncerSnapshotIsNotTorn(t *testing.T) {
 			if !ok {
 				return
 			}
-			stop := accounts(t, pgtest.PoolOn(t, direct, 1))
+			stop := fanouttest.Accounts(t, pgtest.PoolOn(t, direct, 1))
 			defer stop()
 			pool := pgtest.PoolOn(t, through, 5, cacheDescribe)
-			tornUnlessSnapshot(t, raw(pool), calls)
-			serves(t, pool)
+			tornUnlessSnapshot(t, fanouttest.Raw(pool), calls)
+			fanouttest.Serves(t, pool)
 		})
 	}
 }
@@ -366,39 +367,39 @@ func TestPgBouncerSnapshotStarves(t *testing.T) {
 		return
 	}
 	pool := pgtest.PoolOn(t, through, 8, cacheDescribe)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Snapshot = true
 	for round := range 4 {
 		src.Strategy = []fanout.Strategy{fanout.Parallel, fanout.Pipelined}[round%2]
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		start := time.Now()
-		lists, err := fanout.Collect(ctx, src, repeated(8, inSnapshot)...)
+		lists, err := fanout.Collect(ctx, src, fanouttest.Repeated(8, fanouttest.InSnapshot)...)
 		took := time.Since(start)
 		cancel()
 		t.Logf("round %d, %v: %v after %v", round, src.Strategy, err, took)
 		if err != nil && (lists != nil || !errors.Is(err, context.DeadlineExceeded)) {
 			t.Errorf("%v, %v", lists, err)
 		}
-		if took > 300*time.Millisecond+grace {
+		if took > 300*time.Millisecond+fanouttest.Grace {
 			t.Errorf("ended after %v", took)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 	start := time.Now()
-	_, err := fanout.Collect(t.Context(), src, repeated(8, inSnapshot)...)
+	_, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(8, fanouttest.InSnapshot)...)
 	t.Logf("without a deadline: %v after %v", err, time.Since(start))
-	if d := time.Since(start); d > 3*time.Second+grace {
+	if d := time.Since(start); d > 3*time.Second+fanouttest.Grace {
 		t.Errorf("ended after %v", d)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 	src.Limit = 1
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		src.Strategy = s
-		if _, err := fanout.Collect(t.Context(), src, repeated(8, inSnapshot)...); err != nil {
+		if _, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(8, fanouttest.InSnapshot)...); err != nil {
 			t.Errorf("%v: %v", s, err)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Several snapshot calls at once, of which each has an exporter that holds one of the server's connections.
@@ -410,9 +411,9 @@ func TestPgBouncerManySnapshotCalls(t *testing.T) {
 			wg.Go(func() {
 				src := src
 				for round := range 40 {
-					src.Strategy = strategies[(i+round/4)%len(strategies)]
+					src.Strategy = fanouttest.Strategies[(i+round/4)%len(fanouttest.Strategies)]
 					ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-					_, err := fanout.Collect(ctx, src, repeated(8, inSnapshot)...)
+					_, err := fanout.Collect(ctx, src, fanouttest.Repeated(8, fanouttest.InSnapshot)...)
 					cancel()
 					if err != nil {
 						t.Errorf("%v: %v", src.Strategy, err)
@@ -433,15 +434,15 @@ func TestPgBouncerEndsAStatementOfASnapshot(t *testing.T) {
 	}
 	for _, s := range []fanout.Strategy{fanout.Serial, fanout.Parallel} {
 		pool := pgtest.PoolOn(t, through, 1, cacheDescribe)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot = s, true
-		if _, err := fanout.Collect(t.Context(), src, statement[string](sleepSQL, 0)); err != nil {
+		if _, err := fanout.Collect(t.Context(), src, fanouttest.Statement[string](fanouttest.SleepSQL, 0)); err != nil {
 			t.Fatal(err)
 		}
-		_, err := fanout.Collect(t.Context(), src, sleep)
-		if sqlState(err) != "08P01" {
+		_, err := fanout.Collect(t.Context(), src, fanouttest.Sleep)
+		if fanouttest.SQLState(err) != "08P01" {
 			t.Errorf("%v: %v", s, err)
 		}
-		mention(t, err, "query timeout")
+		fanouttest.Mention(t, err, "query timeout")
 	}
 }

@@ -1,4 +1,4 @@
-package fanout_test
+package pipelined
 
 import (
 	"bytes"
@@ -19,18 +19,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
-
-// after waits for done or the end of ctx.
-func after(ctx context.Context, done <-chan struct{}) error {
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
 
 // While a function has a connection to itself, what others ask for goes by other connections: also what they ask for only
 // then.
@@ -43,21 +34,21 @@ func TestPipelinedBesideAnOwnedConnection(t *testing.T) {
 			if _, err := tx.Exec(ctx, "begin"); err != nil {
 				return nil, err
 			}
-			err := after(ctx, asked)
+			err := fanouttest.After(ctx, asked)
 			_, rollBack := tx.Exec(context.WithoutCancel(ctx), "rollback")
 			return nil, errors.Join(err, rollBack)
 		}
 		late := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			time.Sleep(20 * time.Millisecond) // until the other one has its connection: not a synchronisation
 			defer close(asked)
-			return pid(ctx, tx)
+			return fanouttest.PID(ctx, tx)
 		}
-		queries := append(repeated(functions, pid), owner, late)
-		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+		queries := append(fanouttest.Repeated(functions, fanouttest.PID), owner, late)
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil {
 			t.Errorf("%d functions: %v", functions, err)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Connections that functions have to themselves are left alone by what waits for another one.
@@ -73,7 +64,7 @@ func TestPipelinedOwnedConnectionsRest(t *testing.T) {
 				return nil, err
 			}
 			owned <- struct{}{}
-			err := after(ctx, waited)
+			err := fanouttest.After(ctx, waited)
 			_, rollBack := tx.Exec(context.WithoutCancel(ctx), "rollback")
 			return nil, errors.Join(err, rollBack)
 		}
@@ -82,18 +73,18 @@ func TestPipelinedOwnedConnectionsRest(t *testing.T) {
 			<-owned
 			time.AfterFunc(100*time.Millisecond, func() { close(waited) }) // for as long nobody has anything to do
 			before := scheduled()
-			rows, err := pid(ctx, tx)
+			rows, err := fanouttest.PID(ctx, tx)
 			least = min(least, scheduled()-before)
 			return rows, err
 		}
-		if _, err := fanout.Collect(inTime(t), src, owner, owner, waits); err != nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, owner, owner, waits); err != nil {
 			t.Error(err)
 		}
 	}
 	if least > 500 {
 		t.Errorf("goroutines have been scheduled %d times", least)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // scheduled is how often goroutines have been scheduled, of which the runtime counts one in eight.
@@ -117,18 +108,18 @@ func TestNestedBusyFunction(t *testing.T) {
 		lists, err := fanout.Collect(ctx, src,
 			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 				defer close(answered)
-				return pid(ctx, tx)
+				return fanouttest.PID(ctx, tx)
 			},
-			func(ctx context.Context, _ fanout.DBTX) ([]int32, error) { return nil, after(ctx, answered) })
+			func(ctx context.Context, _ fanout.DBTX) ([]int32, error) { return nil, fanouttest.After(ctx, answered) })
 		if err != nil {
 			return nil, err
 		}
 		return lists[0], nil
 	}
-	if _, err := fanout.Collect(inTime(t), src, outer); err != nil {
+	if _, err := fanout.Collect(fanouttest.InTime(t), src, outer); err != nil {
 		t.Error(err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A function that returns while another goroutine of it asks for a statement, which has no lane yet, keeps nobody waiting
@@ -146,18 +137,18 @@ func TestPipelinedAbandonedBeforeItHasALane(t *testing.T) {
 			}
 			return nil, nil
 		}
-		_, err := fanout.Collect(inTime(t), src, statement[string]("select pg_sleep(0.5)::text"), leaves)
+		_, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Statement[string]("select pg_sleep(0.5)::text"), leaves)
 		var errs fanout.Errors
 		if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 1 {
 			t.Error(err)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // asks reports whether a goroutine that the test has started itself waits for what it has asked for.
 func asks(test string) bool {
-	for stack := range strings.SplitSeq(stacks(), "\n\n") {
+	for stack := range strings.SplitSeq(fanouttest.Stacks(), "\n\n") {
 		if strings.Contains(stack, "(*handle).await(") && strings.Contains(stack, "."+test+".func") {
 			return true
 		}
@@ -200,32 +191,32 @@ func TestPipelinedCtxEndsBesideRows(t *testing.T) {
 			ended(fmt.Sprintf("a statement's, beside %d", others), read, err)
 			return nil, nil
 		}}
-		if _, err := fanout.Collect(inTime(t), src, append(queries, repeated(others, pid)...)...); err != nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, append(queries, fanouttest.Repeated(others, fanouttest.PID)...)...); err != nil {
 			t.Error(err)
 		}
 
-		ctx, cancel := context.WithCancel(inTime(t))
+		ctx, cancel := context.WithCancel(fanouttest.InTime(t))
 		queries[0] = func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			read, err := slowly(ctx, tx, cancel)
 			ended(fmt.Sprintf("the call's, beside %d", others), read, err)
 			return nil, err
 		}
-		if _, err := fanout.Collect(ctx, src, append(queries, repeated(others, pid)...)...); !errors.Is(err, context.Canceled) {
+		if _, err := fanout.Collect(ctx, src, append(queries, fanouttest.Repeated(others, fanouttest.PID)...)...); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 		cancel()
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A statement that nobody wants any more is not cancelled before the transaction of its snapshot call has begun, which
 // travels ahead of it: others rely on that.
 func TestPipelinedCancelBehindAPrologue(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	monitor := outsider(t, pool)
+	monitor := fanouttest.Outsider(t, pool)
 	src := pipelined(pool)
 	for range 3 { // so that statements go together
-		if _, err := fanout.Collect(inTime(t), src, repeated(4, pid)...); err != nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(4, fanouttest.PID)...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -236,7 +227,7 @@ func TestPipelinedCancelBehindAPrologue(t *testing.T) {
 	impatient := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 		own, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 		defer cancel()
-		_, err := pid(own, tx)
+		_, err := fanouttest.PID(own, tx)
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("it has waited: %v", err)
 		}
@@ -244,11 +235,11 @@ func TestPipelinedCancelBehindAPrologue(t *testing.T) {
 		_, err = monitor.Exec(ctx, "rollback")
 		return nil, err
 	}
-	lists, err := fanout.Collect(inTime(t), src, impatient, pid, pid)
+	lists, err := fanout.Collect(fanouttest.InTime(t), src, impatient, fanouttest.PID, fanouttest.PID)
 	if err != nil || len(lists[1]) != 1 || len(lists[2]) != 1 {
 		t.Errorf("%v, %v", lists, err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A dripping conn hands over one byte at a time until so many answers are complete. What follows them is late, and comes
@@ -289,17 +280,17 @@ func TestPipelinedBusyFunctionBeforeDescribed(t *testing.T) {
 			return conn, err
 		}
 	})
-	warm(t, pool)
+	fanouttest.Warm(t, pool)
 	conn.answers = 2 // the measured round trip's, and one description
 	done := make(chan struct{})
-	err := fanout.Run(inTime(t), pipelined(pool), fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
+	err := fanout.Run(fanouttest.InTime(t), pipelined(pool), fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 		rows, err := tx.Query(ctx, "select repeat('x', 100) from generate_series(1, 20000)")
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		rows.Next()
-		return after(ctx, done)
+		return fanouttest.After(ctx, done)
 	}), fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 		err := tx.QueryRow(ctx, "select 1").Scan(new(int))
 		close(done)
@@ -312,13 +303,13 @@ func TestPipelinedBusyFunctionBeforeDescribed(t *testing.T) {
 
 // A function that is busy with the loss of its connection does not hold up the others that had something under way there.
 func TestPipelinedBusyFunctionAfterALoss(t *testing.T) {
-	w := &wire{}
-	pool := pgtest.Pool(t, 1, w.attach)
+	w := &fanouttest.Wire{}
+	pool := pgtest.Pool(t, 1, w.Attach)
 	src := pipelined(pool)
 	src.Partial = true
-	locked := statement[int]("select 1 from (select pg_advisory_xact_lock($1)) l", 1)
+	locked := fanouttest.Statement[int]("select 1 from (select pg_advisory_xact_lock($1)) l", 1)
 	for range 3 { // to learn that it is quick
-		if _, err := fanout.Collect(inTime(t), src, repeated(5, locked)...); err != nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(5, locked)...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -326,19 +317,19 @@ func TestPipelinedBusyFunctionAfterALoss(t *testing.T) {
 	pgtest.Exec(t, monitor, "select pg_advisory_lock(1)")
 	var monitoring sync.WaitGroup
 	monitoring.Go(func() {
-		for awaiting(t, monitor) == 0 {
+		for fanouttest.Awaiting(t, monitor) == 0 {
 		}
-		w.cutAll()
+		w.CutAll()
 		pgtest.Exec(t, monitor, "select pg_advisory_unlock(1)")
 	})
 	through := make(chan struct{})
 	var lost atomic.Int32
-	_, err := fanout.Collect(inTime(t), src, repeated(5, func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
+	_, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(5, func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
 		list, err := locked(ctx, tx)
 		switch {
 		case err == nil:
 		case lost.Add(1) == 1:
-			return nil, errors.Join(err, after(ctx, through))
+			return nil, errors.Join(err, fanouttest.After(ctx, through))
 		case lost.Load() == 5:
 			close(through)
 		}
@@ -348,42 +339,42 @@ func TestPipelinedBusyFunctionAfterALoss(t *testing.T) {
 	if lost.Load() != 5 || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%d functions have lost the connection: %v", lost.Load(), err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // The catalog may be locked, by who maintains it. To look at it is given up then, without costing a connection, or any query;
 // also when the call ends meanwhile.
 func TestCoalescedBesideALockedCatalog(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	for _, conn := range acquireAll(t, pool) {
+	for _, conn := range fanouttest.AcquireAll(t, pool) {
 		conn.Release()
 	}
 	before := pgtest.Backends(t, pool)
-	monitor := outsider(t, pool)
+	monitor := fanouttest.Outsider(t, pool)
 	if _, err := monitor.Exec(t.Context(), "begin; lock table pg_catalog.pg_policy in access exclusive mode"); err != nil {
 		t.Fatal(err)
 	}
 	for _, snapshot := range []bool{false, true} {
-		src := raw(pool) // which asks no more for a minute when it has had no answer
+		src := fanouttest.Raw(pool) // which asks no more for a minute when it has had no answer
 		src.Strategy, src.Snapshot = fanout.Coalesced, snapshot
 		sql := fmt.Sprintf("select $1::integer + 1 -- %v", snapshot)
 		query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-			if _, err := pid(ctx, tx); err != nil {
+			if _, err := fanouttest.PID(ctx, tx); err != nil {
 				return nil, err
 			}
-			return statement[int32](sql, 1)(ctx, tx)
+			return fanouttest.Statement[int32](sql, 1)(ctx, tx)
 		}
-		queries := repeated(8, fanout.Query[fanout.DBTX, int32](query))
+		queries := fanouttest.Repeated(8, fanout.Query[fanout.DBTX, int32](query))
 		// The first call has the statement described, at least. One that has a look ends by its ctx before that is given up.
 		for range 3 {
-			ctx, cancel := context.WithTimeout(inTime(t), 300*time.Millisecond)
+			ctx, cancel := context.WithTimeout(fanouttest.InTime(t), 300*time.Millisecond)
 			if _, err := fanout.Collect(ctx, src, queries...); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("snapshot=%v: %v", snapshot, err)
 			}
 			cancel()
 		}
 		for range 2 {
-			lists, err := fanout.Collect(inTime(t), src, queries...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			if err != nil || len(lists[7]) != 1 || lists[7][0] != 2 {
 				t.Errorf("snapshot=%v: %v, %v", snapshot, lists, err)
 			}
@@ -395,26 +386,26 @@ func TestCoalescedBesideALockedCatalog(t *testing.T) {
 	if now := pgtest.Backends(t, pool); !slices.Equal(before, now) {
 		t.Errorf("backends before %v, after %v", before, now)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // One that does not answer in time is not asked again and again, for each text or by each call, also if the server has ended
 // the wait.
 func TestCoalescedBesideACatalogThatIsLate(t *testing.T) {
-	for _, s := range pipelining {
+	for _, s := range fanouttest.Pipelining {
 		pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
 			config.ConnConfig.RuntimeParams["statement_timeout"] = "300ms"
 		})
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		var queries []fanout.Query[fanout.DBTX, int32]
 		for text := range 10 {
 			sql := fmt.Sprintf("select $1::integer + %d", text)
-			queries = append(queries, repeated(3, statement[int32](sql, 1))...)
+			queries = append(queries, fanouttest.Repeated(3, fanouttest.Statement[int32](sql, 1))...)
 		}
-		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil { // all is described, and loaded
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil { // all is described, and loaded
 			t.Fatal(err)
 		}
-		monitor := outsider(t, pool)
+		monitor := fanouttest.Outsider(t, pool)
 		if _, err := monitor.Exec(t.Context(), "begin; lock table pg_catalog.pg_policy in access exclusive mode"); err != nil {
 			t.Fatal(err)
 		}
@@ -422,7 +413,7 @@ func TestCoalescedBesideACatalogThatIsLate(t *testing.T) {
 		late := 0
 		for range 10 {
 			start := time.Now()
-			if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+			if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil {
 				t.Fatalf("%v: %v", s, err)
 			}
 			if time.Since(start) > 250*time.Millisecond {
@@ -435,6 +426,6 @@ func TestCoalescedBesideACatalogThatIsLate(t *testing.T) {
 		if _, err := monitor.Exec(t.Context(), "rollback"); err != nil {
 			t.Fatal(err)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }

@@ -1,4 +1,4 @@
-package fanout_test
+package pipelined
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -40,23 +41,23 @@ func TestNestedTravelsTogether(t *testing.T) {
 	for _, first := range []bool{false, true} {
 		for _, snapshot := range []bool{false, true} {
 			t.Run(fmt.Sprintf("first=%v/snapshot=%v", first, snapshot), func(t *testing.T) {
-				way := &traffic{latency: 2 * time.Millisecond}
-				pool := pgtest.Pool(t, 1, way.attach)
-				fill(t, pool, m)
+				way := &fanouttest.Traffic{Latency: 2 * time.Millisecond}
+				pool := pgtest.Pool(t, 1, way.Attach)
+				fanouttest.Fill(t, pool, m)
 				src := fanout.New(pool, db.New)
-				serial, err := fanout.Collect(t.Context(), src, repeated(n, nestedLookUps(src, m, first))...)
+				serial, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(n, nestedLookUps(src, m, first))...)
 				if err != nil {
 					t.Fatal(err)
 				}
 				src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
 				least, quickest := int64(1000), time.Hour
 				for range 40 { // until it is known what the statements cost, and the way
-					before, start := way.writes.Load(), time.Now()
-					lists, err := fanout.Collect(t.Context(), src, repeated(n, nestedLookUps(src, m, first))...)
+					before, start := way.Writes.Load(), time.Now()
+					lists, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(n, nestedLookUps(src, m, first))...)
 					if err != nil {
 						t.Fatal(err)
 					}
-					least, quickest = min(least, way.writes.Load()-before), min(quickest, time.Since(start))
+					least, quickest = min(least, way.Writes.Load()-before), min(quickest, time.Since(start))
 					if diff := gocmp.Diff(serial, lists); diff != "" {
 						t.Fatalf("(-serial +got)\n%s", diff)
 					}
@@ -75,13 +76,13 @@ func TestNestedTravelsTogether(t *testing.T) {
 func levels(src fanout.Source[fanout.DBTX], width, depth int) fanout.Query[fanout.DBTX, int32] {
 	return func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 		if depth%2 == 0 {
-			if _, err := pid(ctx, tx); err != nil {
+			if _, err := fanouttest.PID(ctx, tx); err != nil {
 				return nil, err
 			}
 		}
 		n := int32(1)
 		if depth > 0 {
-			lists, err := fanout.Collect(ctx, src, repeated(width, levels(src, width, depth-1))...)
+			lists, err := fanout.Collect(ctx, src, fanouttest.Repeated(width, levels(src, width, depth-1))...)
 			if err != nil {
 				return nil, err
 			}
@@ -89,7 +90,7 @@ func levels(src fanout.Source[fanout.DBTX], width, depth int) fanout.Query[fanou
 				n += list[0]
 			}
 		}
-		_, err := pid(ctx, tx)
+		_, err := fanouttest.PID(ctx, tx)
 		return []int32{n}, err
 	}
 }
@@ -97,9 +98,9 @@ func levels(src fanout.Source[fanout.DBTX], width, depth int) fanout.Query[fanou
 func TestNestedLevels(t *testing.T) {
 	for _, conns := range []int{1, 3} {
 		for _, snapshot := range []bool{false, true} {
-			sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+			fanouttest.SameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 				src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
-				lists, err := fanout.Collect(inTime(t), src, repeated(5, levels(src, 3, 4))...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(5, levels(src, 3, 4))...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -117,29 +118,29 @@ func TestNestedLevels(t *testing.T) {
 func TestNestedManyQueries(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
 	src := pipelined(pool)
-	lists, err := fanout.Collect(inTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-		lists, err := fanout.Collect(ctx, src, repeated(2000, pid)...)
+	lists, err := fanout.Collect(fanouttest.InTime(t), src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		lists, err := fanout.Collect(ctx, src, fanouttest.Repeated(2000, fanouttest.PID)...)
 		return slices.Concat(lists...), err
 	})
 	if err != nil || len(lists[0]) != 2000 {
 		t.Errorf("%d rows, %v", len(lists[0]), err)
 	}
 	many := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-		lists, err := fanout.Collect(ctx, src, repeated(40, levels(src, 2, 1))...)
+		lists, err := fanout.Collect(ctx, src, fanouttest.Repeated(40, levels(src, 2, 1))...)
 		return slices.Concat(lists...), err
 	}
-	lists, err = fanout.Collect(inTime(t), src, repeated(40, fanout.Query[fanout.DBTX, int32](many))...)
+	lists, err = fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(40, fanout.Query[fanout.DBTX, int32](many))...)
 	if err != nil || len(lists[39]) != 40 || lists[39][39] != 3 {
 		t.Errorf("%v", err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A span of a nested query says how it ran; errors name the query, siblings keep their results.
 func TestNestedPartial(t *testing.T) {
 	for _, conns := range []int{1, 3} {
 		for _, snapshot := range []bool{false, true} {
-			sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+			fanouttest.SameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 				src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
 				inner := src
 				inner.Partial = true
@@ -153,16 +154,16 @@ func TestNestedPartial(t *testing.T) {
 						failed++
 					}
 				}
-				one := statement[int32](boomSQL, 1)
+				one := fanouttest.Statement[int32](fanouttest.BoomSQL, 1)
 				query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-					lists, err := fanout.Collect(ctx, inner, one, one, boom, one)
+					lists, err := fanout.Collect(ctx, inner, one, one, fanouttest.Boom, one)
 					var errs fanout.Errors
-					if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 2 || errs[0].Name != "Boom" || sqlState(errs[0]) != "22012" {
+					if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 2 || errs[0].Name != "Boom" || fanouttest.SQLState(errs[0]) != "22012" {
 						return nil, fmt.Errorf("nested: %w", err)
 					}
 					return append(slices.Concat(lists...), 4), nil
 				}
-				lists, err := fanout.Collect(inTime(t), src, repeated(10, fanout.Query[fanout.DBTX, int32](query))...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(10, fanout.Query[fanout.DBTX, int32](query))...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -183,9 +184,9 @@ func TestNestedPartial(t *testing.T) {
 func TestNestedFailureEndsSiblings(t *testing.T) {
 	cause := errors.New("the cause")
 	fails := map[string]fanout.Query[fanout.DBTX, string]{
-		"statement": statement[string](boomSQL, 0),
+		"statement": fanouttest.Statement[string](fanouttest.BoomSQL, 0),
 		"function": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			_, _ = pid(ctx, tx)
+			_, _ = fanouttest.PID(ctx, tx)
 			return nil, cause
 		},
 		"no statement": func(context.Context, fanout.DBTX) ([]string, error) { return nil, cause },
@@ -195,16 +196,16 @@ func TestNestedFailureEndsSiblings(t *testing.T) {
 		},
 	}
 	siblings := map[string]fanout.Query[fanout.DBTX, string]{
-		"quick":     statement[string]("select 'quick'"),
-		"sleeping":  sleep,
-		"streaming": statement[string]("select repeat('x', 100) from generate_series(1, 20000)"),
+		"quick":     fanouttest.Statement[string]("select 'quick'"),
+		"sleeping":  fanouttest.Sleep,
+		"streaming": fanouttest.Statement[string]("select repeat('x', 100) from generate_series(1, 20000)"),
 		"own lane": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 			b := &pgx.Batch{}
-			b.Queue(sleepSQL, 10)
+			b.Queue(fanouttest.SleepSQL, 10)
 			return nil, tx.SendBatch(ctx, b).Close()
 		},
 		"nested": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			lists, err := fanout.Collect(ctx, pipelined(poolOf[fanout.DBTX](ctx)), repeated(3, sleep)...)
+			lists, err := fanout.Collect(ctx, pipelined(poolOf[fanout.DBTX](ctx)), fanouttest.Repeated(3, fanouttest.Sleep)...)
 			return slices.Concat(lists...), err
 		},
 	}
@@ -219,14 +220,14 @@ func TestNestedFailureEndsSiblings(t *testing.T) {
 				t.Run(fmt.Sprintf("conns=%d/%s/%s", conns, name, kind), func(t *testing.T) {
 					query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 						_, err := fanout.Collect(ctx, src, sibling, sibling, bad, sibling)
-						if e := asError(t, err); e.Index != 2 || errors.Is(err, context.Canceled) || !errors.Is(err, cause) && sqlState(err) != "22012" {
+						if e := fanouttest.AsError(t, err); e.Index != 2 || errors.Is(err, context.Canceled) || !errors.Is(err, cause) && fanouttest.SQLState(err) != "22012" {
 							t.Errorf("nested: %v", err)
 						}
-						return pid(ctx, tx)
+						return fanouttest.PID(ctx, tx)
 					}
-					queries := repeated(6, pid)
+					queries := fanouttest.Repeated(6, fanouttest.PID)
 					queries[1], queries[4] = query, query
-					lists, err := fanout.Collect(withPool(inTime(t), pool), src, queries...)
+					lists, err := fanout.Collect(withPool(fanouttest.InTime(t), pool), src, queries...)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -238,7 +239,7 @@ func TestNestedFailureEndsSiblings(t *testing.T) {
 				})
 			}
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 		if n := pool.Stat().NewConnsCount(); n > int64(conns) {
 			t.Errorf("%d connections were opened in all", n)
 		}
@@ -251,13 +252,13 @@ func TestNestedCtxEnds(t *testing.T) {
 		for _, snapshot := range []bool{false, true} {
 			for _, whole := range []bool{false, true} {
 				t.Run(fmt.Sprintf("conns=%d/snapshot=%v/whole=%v", conns, snapshot, whole), func(t *testing.T) {
-					sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+					fanouttest.SameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 						src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
-						knownToBeSlow(t, src)
+						fanouttest.KnownToBeSlow(t, src)
 						inner := src
 						inner.Partial = true
 						deep := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-							lists, err := fanout.Collect(ctx, src, repeated(3, sleep)...)
+							lists, err := fanout.Collect(ctx, src, fanouttest.Repeated(3, fanouttest.Sleep)...)
 							return slices.Concat(lists...), err
 						}
 						query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
@@ -267,14 +268,14 @@ func TestNestedCtxEnds(t *testing.T) {
 									own, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
 								}
 								defer cancel()
-								queries := repeated(20, sleep)
+								queries := fanouttest.Repeated(20, fanouttest.Sleep)
 								queries[3] = deep
 								_, err := fanout.Collect(own, nested, queries...)
 								if !errors.Is(err, own.Err()) {
 									t.Errorf("%v", err)
 								}
 							}
-							return pid(ctx, tx)
+							return fanouttest.PID(ctx, tx)
 						}
 						ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 						if whole {
@@ -282,7 +283,7 @@ func TestNestedCtxEnds(t *testing.T) {
 						}
 						defer cancel()
 						start := time.Now()
-						_, err := fanout.Collect(ctx, src, repeated(4, fanout.Query[fanout.DBTX, int32](query))...)
+						_, err := fanout.Collect(ctx, src, fanouttest.Repeated(4, fanout.Query[fanout.DBTX, int32](query))...)
 						if whole && !errors.Is(err, context.DeadlineExceeded) || !whole && err != nil {
 							t.Error(err)
 						}
@@ -301,7 +302,7 @@ func TestNestedPanic(t *testing.T) {
 	panics := map[string]fanout.Query[fanout.DBTX, int32]{
 		"at once": func(context.Context, fanout.DBTX) ([]int32, error) { panic("boom") },
 		"after a statement": func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-			_, _ = pid(ctx, tx)
+			_, _ = fanouttest.PID(ctx, tx)
 			panic("boom")
 		},
 		"with rows": func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
@@ -312,10 +313,10 @@ func TestNestedPanic(t *testing.T) {
 			_, _ = tx.Exec(ctx, "begin")
 			panic("boom")
 		},
-		"encoder": statement[int32]("select length($1::text)", valuer(func() (driver.Value, error) { panic("boom") })),
+		"encoder": fanouttest.Statement[int32]("select length($1::text)", fanouttest.Valuer(func() (driver.Value, error) { panic("boom") })),
 		"encoder, alone": func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			b := &pgx.Batch{}
-			b.Queue("select $1::text", valuer(func() (driver.Value, error) { panic("boom") }))
+			b.Queue("select $1::text", fanouttest.Valuer(func() (driver.Value, error) { panic("boom") }))
 			return nil, tx.SendBatch(ctx, b).Close()
 		},
 	}
@@ -332,7 +333,7 @@ func TestNestedPanic(t *testing.T) {
 				t.Run(fmt.Sprintf("conns=%d/%s/first=%v/recovers=%v", conns, name, first, recovers), func(t *testing.T) {
 					query := func(ctx context.Context, tx fanout.DBTX) (_ []int32, err error) {
 						if first {
-							if _, err := pid(ctx, tx); err != nil {
+							if _, err := fanouttest.PID(ctx, tx); err != nil {
 								return nil, err
 							}
 						}
@@ -345,26 +346,26 @@ func TestNestedPanic(t *testing.T) {
 							}
 							_, err = tx.Exec(ctx, "rollback")
 						}()
-						_, err = fanout.Collect(ctx, src, pid, levels(src, 3, 1), bad, pid)
+						_, err = fanout.Collect(ctx, src, fanouttest.PID, levels(src, 3, 1), bad, fanouttest.PID)
 						return nil, err
 					}
 					for range 2 {
-						queries := repeated(8, levels(src, 3, 1))
+						queries := fanouttest.Repeated(8, levels(src, 3, 1))
 						queries[3], queries[6] = query, query
-						ctx := inTime(t)
+						ctx := fanouttest.InTime(t)
 						if recovers {
 							lists, err := fanout.Collect(ctx, src, queries...)
 							if err != nil || lists[7][0] != 4 {
 								t.Fatalf("%v", err)
 							}
-						} else if p := panicked(t, func() { _, _ = fanout.Collect(ctx, src, queries...) }); p == nil || p.Value != "boom" {
+						} else if p := fanouttest.Panicked(t, func() { _, _ = fanout.Collect(ctx, src, queries...) }); p == nil || p.Value != "boom" {
 							t.Fatalf("%v", p)
 						}
 					}
 				})
 			}
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -376,7 +377,7 @@ func TestNestedGoexit(t *testing.T) {
 				src := pipelined(pool)
 				src.Partial, src.Snapshot = true, snapshot
 				exit := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-					if _, err := pid(ctx, tx); err != nil {
+					if _, err := fanouttest.PID(ctx, tx); err != nil {
 						return nil, err
 					}
 					if late {
@@ -386,19 +387,19 @@ func TestNestedGoexit(t *testing.T) {
 					return nil, nil
 				}
 				query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-					lists, err := fanout.Collect(ctx, src, pid, exit, pid, exit, pid, exit)
+					lists, err := fanout.Collect(ctx, src, fanouttest.PID, exit, fanouttest.PID, exit, fanouttest.PID, exit)
 					var errs fanout.Errors
 					if !errors.As(err, &errs) || len(errs) != 3 || errs[1].Index != 3 || len(lists[4]) != 1 {
 						return nil, fmt.Errorf("nested: %v, %w", lists, err)
 					}
-					mention(t, err, "runtime.Goexit")
-					return pid(ctx, tx)
+					fanouttest.Mention(t, err, "runtime.Goexit")
+					return fanouttest.PID(ctx, tx)
 				}
-				lists, err := fanout.Collect(inTime(t), src, repeated(6, fanout.Query[fanout.DBTX, int32](query))...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(6, fanout.Query[fanout.DBTX, int32](query))...)
 				if err != nil || len(lists[5]) != 1 {
 					t.Errorf("%v", err)
 				}
-				serves(t, pool)
+				fanouttest.Serves(t, pool)
 			}
 		}
 	}
@@ -407,25 +408,25 @@ func TestNestedGoexit(t *testing.T) {
 // Nested calls join those of a Snapshot call, and see what it sees; one that wants a snapshot where the outer call has none
 // still has it.
 func TestNestedSnapshots(t *testing.T) {
-	sameBackends(t, 3, func(src fanout.Source[fanout.DBTX]) {
+	fanouttest.SameBackends(t, 3, func(src fanout.Source[fanout.DBTX]) {
 		src.Strategy = fanout.Pipelined
 		snapshot := src
 		snapshot.Snapshot = true
 		see := func(inner fanout.Source[fanout.DBTX], first bool) fanout.Query[fanout.DBTX, string] {
 			return func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				if first {
-					if _, err := inSnapshot(ctx, tx); err != nil {
+					if _, err := fanouttest.InSnapshot(ctx, tx); err != nil {
 						return nil, err
 					}
 				}
-				lists, err := fanout.Collect(ctx, inner, repeated(5, inSnapshot)...)
+				lists, err := fanout.Collect(ctx, inner, fanouttest.Repeated(5, fanouttest.InSnapshot)...)
 				return slices.Concat(lists...), err
 			}
 		}
 		for range 10 {
 			for _, inner := range []fanout.Source[fanout.DBTX]{src, snapshot} {
-				queries := append(repeated(6, see(inner, true)), repeated(6, see(inner, false))...)
-				lists, err := fanout.Collect(inTime(t), snapshot, queries...)
+				queries := append(fanouttest.Repeated(6, see(inner, true)), fanouttest.Repeated(6, see(inner, false))...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), snapshot, queries...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -434,9 +435,9 @@ func TestNestedSnapshots(t *testing.T) {
 						t.Fatalf("%v", lists)
 					}
 				}
-				mention(t, lists[0][0], "repeatable read on")
+				fanouttest.Mention(t, lists[0][0], "repeatable read on")
 			}
-			lists, err := fanout.Collect(inTime(t), src, repeated(6, see(snapshot, true))...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(6, see(snapshot, true))...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -444,7 +445,7 @@ func TestNestedSnapshots(t *testing.T) {
 				if len(list) != 5 || slices.Min(list) != slices.Max(list) {
 					t.Errorf("%v", list)
 				}
-				mention(t, list[0], "repeatable read on")
+				fanouttest.Mention(t, list[0], "repeatable read on")
 			}
 		}
 	})
@@ -452,8 +453,8 @@ func TestNestedSnapshots(t *testing.T) {
 
 // In the caller's transaction nested calls join by either Source, and one that fails on this side leaves it usable.
 func TestNestedOn(t *testing.T) {
-	way := &traffic{}
-	pool := pgtest.Pool(t, 2, way.attach)
+	way := &fanouttest.Traffic{}
+	pool := pgtest.Pool(t, 2, way.Attach)
 	tx, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -471,14 +472,14 @@ func TestNestedOn(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	}
-	write := statement[int32]("insert into seen values ($1) returning n", 1)
+	write := fanouttest.Statement[int32]("insert into seen values ($1) returning n", 1)
 	missing := fanout.One(func(tx fanout.DBTX, ctx context.Context, n int) (int, error) {
 		err := tx.QueryRow(ctx, "select n from seen where n = $1", n).Scan(&n)
 		return n, err
 	}, -1)
 	failing := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-		err := fanout.Run(ctx, plain, fanout.IntoFunc(new([]string), statement[string]("select pg_sleep(0.02)::text")),
-			fanout.IntoFunc(new([]int), missing), fanout.IntoFunc(new([]string), statement[string]("select pg_sleep(0.02)::text")))
+		err := fanout.Run(ctx, plain, fanout.IntoFunc(new([]string), fanouttest.Statement[string]("select pg_sleep(0.02)::text")),
+			fanout.IntoFunc(new([]int), missing), fanout.IntoFunc(new([]string), fanouttest.Statement[string]("select pg_sleep(0.02)::text")))
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return nil, fmt.Errorf("missing: %w", err)
 		}
@@ -491,9 +492,9 @@ func TestNestedOn(t *testing.T) {
 		})
 		return slices.Concat(lists...), err
 	}
-	queries := repeated(8, fanout.Query[fanout.DBTX, int32](query))
+	queries := fanouttest.Repeated(8, fanout.Query[fanout.DBTX, int32](query))
 	queries = append(queries, failing, failing)
-	if _, err := fanout.Collect(inTime(t), on, queries...); err != nil {
+	if _, err := fanout.Collect(fanouttest.InTime(t), on, queries...); err != nil {
 		t.Fatal(err)
 	}
 	var n int
@@ -511,7 +512,7 @@ func TestNestedOn(t *testing.T) {
 // What needs the connection alone has it alone in a nested function as well.
 func TestNestedAlone(t *testing.T) {
 	for _, conns := range []int{1, 3} {
-		sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+		fanouttest.SameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 			src.Strategy = fanout.Pipelined
 			shapes := functions(t, src, false)
 			query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
@@ -519,7 +520,7 @@ func TestNestedAlone(t *testing.T) {
 				return slices.Concat(lists...), err
 			}
 			for range 3 {
-				lists, err := fanout.Collect(inTime(t), src, repeated(5, fanout.Query[fanout.DBTX, int32](query))...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(5, fanout.Query[fanout.DBTX, int32](query))...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -529,16 +530,16 @@ func TestNestedAlone(t *testing.T) {
 					}
 				}
 			}
-			err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
-				_, err := fanout.Collect(ctx, src, pid, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+			err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+				_, err := fanout.Collect(ctx, src, fanouttest.PID, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 					_, err := tx.Exec(ctx, "begin")
 					return nil, err
 				})
-				if e := asError(t, err); e.Index != 1 {
+				if e := fanouttest.AsError(t, err); e.Index != 1 {
 					t.Error(err)
 				}
-				mention(t, err, "left a transaction open")
-				_, err = statement[int32]("select 1 where pg_current_xact_id_if_assigned() is null")(ctx, tx)
+				fanouttest.Mention(t, err, "left a transaction open")
+				_, err = fanouttest.Statement[int32]("select 1 where pg_current_xact_id_if_assigned() is null")(ctx, tx)
 				return err
 			})
 			if err != nil {
@@ -552,31 +553,31 @@ func TestNestedAlone(t *testing.T) {
 // its q meanwhile.
 func TestNestedStream(t *testing.T) {
 	for _, conns := range []int{1, 3} {
-		sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+		fanouttest.SameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 			src.Strategy = fanout.Pipelined
-			knownToBeSlow(t, src)
+			fanouttest.KnownToBeSlow(t, src)
 			query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 				n := 0
-				for r, err := range fanout.Stream(ctx, src, repeated(20, pid)...) {
+				for r, err := range fanout.Stream(ctx, src, fanouttest.Repeated(20, fanouttest.PID)...) {
 					if err != nil || len(r.Rows) != 1 {
 						return nil, err
 					}
 					n++
-					if _, err := pid(ctx, tx); err != nil { // else the nested call has ended already
-						mention(t, err, "while a nested call runs on the query function's connection")
+					if _, err := fanouttest.PID(ctx, tx); err != nil { // else the nested call has ended already
+						fanouttest.Mention(t, err, "while a nested call runs on the query function's connection")
 					}
 				}
 				if n != 20 {
 					return nil, fmt.Errorf("%d results", n)
 				}
-				slow := statement[string](sleepSQL, 0.2) // it may come to stand in front of the quick one
-				for range fanout.Stream(ctx, src, statement[string]("select 'quick'"), slow, slow) {
+				slow := fanouttest.Statement[string](fanouttest.SleepSQL, 0.2) // it may come to stand in front of the quick one
+				for range fanout.Stream(ctx, src, fanouttest.Statement[string]("select 'quick'"), slow, slow) {
 					break
 				}
-				return pid(ctx, tx)
+				return fanouttest.PID(ctx, tx)
 			}
 			for range 3 {
-				lists, err := fanout.Collect(inTime(t), src, repeated(6, fanout.Query[fanout.DBTX, int32](query))...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(6, fanout.Query[fanout.DBTX, int32](query))...)
 				if err != nil || len(lists[5]) != 1 {
 					t.Fatal(err)
 				}
@@ -589,13 +590,13 @@ func TestNestedMisuse(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
 	src := pipelined(pool)
 	const lent = "while a nested call runs on the query function's connection"
-	err := do(t, src, func(ctx context.Context, outer fanout.DBTX) error {
+	err := fanouttest.Do(t, src, func(ctx context.Context, outer fanout.DBTX) error {
 		_, err := fanout.Collect(ctx, src, func(inner context.Context, tx fanout.DBTX) ([]int32, error) {
 			_, err := outer.Exec(inner, "select 1")
-			mention(t, err, lent)
-			_, err = fanout.Collect(ctx, src, pid)
-			mention(t, err, lent)
-			return pid(inner, tx)
+			fanouttest.Mention(t, err, lent)
+			_, err = fanout.Collect(ctx, src, fanouttest.PID)
+			fanouttest.Mention(t, err, lent)
+			return fanouttest.PID(inner, tx)
 		})
 		if err != nil {
 			return err
@@ -604,29 +605,29 @@ func TestNestedMisuse(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_, err = fanout.Collect(ctx, src, pid)
-		mention(t, err, "are still open")
+		_, err = fanout.Collect(ctx, src, fanouttest.PID)
+		fanouttest.Mention(t, err, "are still open")
 		rows.Close()
-		_, err = fanout.Collect(ctx, src, pid)
+		_, err = fanout.Collect(ctx, src, fanouttest.PID)
 		return err
 	})
 	if err != nil {
 		t.Error(err)
 	}
 	// The nested call outlives its outer function.
-	err = do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+	err = fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 		begun := make(chan struct{})
 		go func() {
 			_, _ = fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				close(begun)
-				return sleep(ctx, tx)
+				return fanouttest.Sleep(ctx, tx)
 			})
 		}()
 		<-begun
 		return nil
 	})
-	mention(t, err, "still")
-	serves(t, pool)
+	fanouttest.Mention(t, err, "still")
+	fanouttest.Serves(t, pool)
 }
 
 // A lost connection fails the nested queries that wait, and their outer functions; those of others go on.
@@ -635,37 +636,37 @@ func TestNestedLostConnection(t *testing.T) {
 		for _, snapshot := range []bool{false, true} {
 			for _, partial := range []bool{false, true} {
 				t.Run(fmt.Sprintf("conns=%d/snapshot=%v/partial=%v", conns, snapshot, partial), func(t *testing.T) {
-					w := &wire{}
-					pool := pgtest.Pool(t, conns, w.attach)
+					w := &fanouttest.Wire{}
+					pool := pgtest.Pool(t, conns, w.Attach)
 					src := pipelined(pool)
 					src.Snapshot, src.Partial = snapshot, partial
-					if _, err := fanout.Collect(inTime(t), src, repeated(10, levels(src, 3, 2))...); err != nil {
+					if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(10, levels(src, 3, 2))...); err != nil {
 						t.Fatal(err)
 					}
 					for round := range 12 {
 						var cuts atomic.Int32
 						cutting := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 							if cuts.Add(1) == 5 {
-								w.arm(cut, int64(1+round*170))
+								w.Arm(fanouttest.Cut, int64(1+round*170))
 							}
-							return pid(ctx, tx)
+							return fanouttest.PID(ctx, tx)
 						}
 						query := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 							if round%2 == 0 {
-								if _, err := pid(ctx, tx); err != nil {
+								if _, err := fanouttest.PID(ctx, tx); err != nil {
 									return nil, err
 								}
 							}
-							lists, err := fanout.Collect(ctx, src, levels(src, 3, 1), cutting, pid, pid)
+							lists, err := fanout.Collect(ctx, src, levels(src, 3, 1), cutting, fanouttest.PID, fanouttest.PID)
 							return slices.Concat(lists...), err
 						}
-						_, err := fanout.Collect(inTime(t), src, repeated(10, fanout.Query[fanout.DBTX, int32](query))...)
+						_, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(10, fanout.Query[fanout.DBTX, int32](query))...)
 						if errors.Is(err, context.DeadlineExceeded) {
 							t.Fatalf("round %d: %v", round, err)
 						}
-						w.disarm()
+						w.Disarm()
 					}
-					serves(t, pool)
+					fanouttest.Serves(t, pool)
 				})
 			}
 		}
@@ -674,46 +675,46 @@ func TestNestedLostConnection(t *testing.T) {
 
 // A nested query is not run again by itself; a Snapshot call starts again as a whole.
 func TestNestedRetries(t *testing.T) {
-	w := &wire{}
-	pool := pgtest.Pool(t, 1, w.attach)
+	w := &fanouttest.Wire{}
+	pool := pgtest.Pool(t, 1, w.Attach)
 	src := pipelined(pool)
 	src.Retries = 3
 	var runs atomic.Int32
-	err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
-		if _, err := pid(ctx, tx); err != nil {
+	err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		if _, err := fanouttest.PID(ctx, tx); err != nil {
 			return err
 		}
 		_, err := fanout.Collect(ctx, src, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			runs.Add(1)
-			w.arm(cut, 1)
-			return pid(ctx, tx)
+			w.Arm(fanouttest.Cut, 1)
+			return fanouttest.PID(ctx, tx)
 		})
 		return err
 	})
 	if err == nil || runs.Load() != 1 {
 		t.Errorf("ran %d times: %v", runs.Load(), err)
 	}
-	w.mend(t)
-	serves(t, pool)
+	w.Mend(t)
+	fanouttest.Serves(t, pool)
 
 	src.Snapshot = true
 	runs.Store(0)
-	err = do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
-		if _, err := pid(ctx, tx); err != nil {
+	err = fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+		if _, err := fanouttest.PID(ctx, tx); err != nil {
 			return err
 		}
-		_, err := fanout.Collect(ctx, src, pid, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
+		_, err := fanout.Collect(ctx, src, fanouttest.PID, func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 			if runs.Add(1) == 1 {
-				w.arm(cut, 1)
+				w.Arm(fanouttest.Cut, 1)
 			}
-			return pid(ctx, tx)
+			return fanouttest.PID(ctx, tx)
 		})
 		return err
 	})
 	if err != nil || runs.Load() != 2 {
 		t.Errorf("ran %d times: %v", runs.Load(), err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // What a nested call has asked for goes by another lane if the one of the function that it is nested in is lost meanwhile.
@@ -722,17 +723,17 @@ func TestNestedByAnotherLane(t *testing.T) {
 	src := pipelined(pgtest.Pool(t, 2))
 	src.Snapshot, src.Partial = true, true
 	for range 20 {
-		_, _ = fanout.Collect(inTime(t), src, pid, pid, pid) // so that it is known to be quick, and two go together
+		_, _ = fanout.Collect(fanouttest.InTime(t), src, fanouttest.PID, fanouttest.PID, fanouttest.PID) // so that it is known to be quick, and two go together
 	}
 	for attempt := range 20 {
 		var outer, killer []int32
 		asks := make(chan struct{})
-		_, err := fanout.Collect(inTime(t), src,
+		_, err := fanout.Collect(fanouttest.InTime(t), src,
 			func(ctx context.Context, tx fanout.DBTX) (_ []int32, err error) {
-				if outer, err = pid(ctx, tx); err != nil {
+				if outer, err = fanouttest.PID(ctx, tx); err != nil {
 					return nil, err
 				}
-				if err := after(ctx, asks); err != nil {
+				if err := fanouttest.After(ctx, asks); err != nil {
 					return nil, err
 				}
 				time.Sleep(50 * time.Millisecond)
@@ -743,14 +744,14 @@ func TestNestedByAnotherLane(t *testing.T) {
 				return nil, err
 			},
 			func(ctx context.Context, tx fanout.DBTX) (_ []int32, err error) {
-				killer, err = pid(ctx, tx)
+				killer, err = fanouttest.PID(ctx, tx)
 				close(asks)
 				if err != nil {
 					return nil, err
 				}
-				return statement[int32]("select pg_terminate_backend(pg_backend_pid())::int from pg_sleep(0.2)")(ctx, tx)
+				return fanouttest.Statement[int32]("select pg_terminate_backend(pg_backend_pid())::int from pg_sleep(0.2)")(ctx, tx)
 			},
-			statement[int32]("select 1 from pg_sleep(0.4)"))
+			fanouttest.Statement[int32]("select 1 from pg_sleep(0.4)"))
 		if errors.Is(err, context.DeadlineExceeded) {
 			t.Fatal(err)
 		}
@@ -764,29 +765,29 @@ func TestNestedByAnotherLane(t *testing.T) {
 
 // A nested call waits no longer than its own ctx for the connection, which another function has to itself.
 func TestNestedWaitEndsWithItsCtx(t *testing.T) {
-	for _, s := range pipelining {
+	for _, s := range fanouttest.Pipelining {
 		for _, strategy := range []fanout.Strategy{fanout.Serial, fanout.Parallel} {
-			src := raw(pgtest.Pool(t, 1))
+			src := fanouttest.Raw(pgtest.Pool(t, 1))
 			src.Strategy = s
 			nested := src
 			nested.Strategy = strategy
 			kept, over := make(chan struct{}), make(chan struct{})
-			_, err := fanout.Collect(inTime(t), src,
+			_, err := fanout.Collect(fanouttest.InTime(t), src,
 				func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
 					if _, err := tx.Exec(ctx, "set work_mem = '1MB'"); err != nil {
 						return nil, err
 					}
 					close(kept)
-					return nil, after(ctx, over)
+					return nil, fanouttest.After(ctx, over)
 				},
 				func(ctx context.Context, _ fanout.DBTX) ([]int, error) {
 					defer close(over)
-					if err := after(ctx, kept); err != nil {
+					if err := fanouttest.After(ctx, kept); err != nil {
 						return nil, err
 					}
 					own, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 					defer cancel()
-					if _, err := fanout.Collect(own, nested, statement[int]("select 1")); !errors.Is(err, context.DeadlineExceeded) {
+					if _, err := fanout.Collect(own, nested, fanouttest.Statement[int]("select 1")); !errors.Is(err, context.DeadlineExceeded) {
 						t.Errorf("%v: %v", s, err)
 					}
 					return nil, ctx.Err()
@@ -800,39 +801,39 @@ func TestNestedWaitEndsWithItsCtx(t *testing.T) {
 
 // Who fails because a nested call has lost the connection is told why.
 func TestNestedLostToOthers(t *testing.T) {
-	for _, s := range pipelining {
-		src := raw(pgtest.Pool(t, 1))
+	for _, s := range fanouttest.Pipelining {
+		src := fanouttest.Raw(pgtest.Pool(t, 1))
 		src.Strategy = s
 		nested := src
 		nested.Strategy = fanout.Serial
 		lost := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
-			return nil, tx.SendBatch(ctx, unencodable()).Close()
+			return nil, tx.SendBatch(ctx, fanouttest.Unencodable()).Close()
 		}
 		begun, ended := make(chan struct{}), make(chan struct{})
 		var told error
-		_, err := fanout.Collect(inTime(t), src,
+		_, err := fanout.Collect(fanouttest.InTime(t), src,
 			func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
-				if _, err := statement[int]("select 1")(ctx, tx); err != nil {
+				if _, err := fanouttest.Statement[int]("select 1")(ctx, tx); err != nil {
 					return nil, err
 				}
-				if err := after(ctx, begun); err != nil {
+				if err := fanouttest.After(ctx, begun); err != nil {
 					return nil, err
 				}
 				_, err := fanout.Collect(ctx, nested, lost)
-				_ = after(ctx, ended)
+				_ = fanouttest.After(ctx, ended)
 				return nil, err
 			},
 			func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
 				defer close(ended)
-				_, told = statement[int]("select 1")(ctx, tx)
+				_, told = fanouttest.Statement[int]("select 1")(ctx, tx)
 				close(begun)
 				for told == nil {
-					_, told = statement[int]("select 1")(ctx, tx)
+					_, told = fanouttest.Statement[int]("select 1")(ctx, tx)
 				}
 				return nil, told
 			})
-		mention(t, told, "by another query (Bad)")
-		mention(t, err, "greater than maximum value for int2")
+		fanouttest.Mention(t, told, "by another query (Bad)")
+		fanouttest.Mention(t, err, "greater than maximum value for int2")
 	}
 }
 
@@ -844,7 +845,7 @@ func TestNestedStrategyIsItsOwn(t *testing.T) {
 			if _, err := pool.Exec(t.Context(), "create table tiny (id int primary key); insert into tiny select generate_series(1, 100)"); err != nil {
 				t.Fatal(err)
 			}
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
 			inner := src
 			inner.Strategy = nested
@@ -852,10 +853,10 @@ func TestNestedStrategyIsItsOwn(t *testing.T) {
 			inner.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
 			var queries []fanout.Query[fanout.DBTX, int]
 			for i := range 30 {
-				queries = append(queries, statement[int]("-- name: Tiny :many\nselect id from tiny where id = $1", i))
+				queries = append(queries, fanouttest.Statement[int]("-- name: Tiny :many\nselect id from tiny where id = $1", i))
 			}
 			for range 5 {
-				if _, err := fanout.Collect(inTime(t), src, repeated(2, func(ctx context.Context, _ fanout.DBTX) ([]int, error) {
+				if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(2, func(ctx context.Context, _ fanout.DBTX) ([]int, error) {
 					lists, err := fanout.Collect(ctx, inner, queries...)
 					return slices.Concat(lists...), err
 				})...); err != nil {
@@ -865,7 +866,7 @@ func TestNestedStrategyIsItsOwn(t *testing.T) {
 			if (shared > 0) != (nested != fanout.Pipelined) {
 				t.Errorf("%v in %v: %d with another", nested, s, shared)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
@@ -876,7 +877,7 @@ func TestNestedOnSparesWhatIsBelow(t *testing.T) {
 	var deep func(src fanout.Source[fanout.DBTX], depth int) fanout.Query[fanout.DBTX, string]
 	deep = func(src fanout.Source[fanout.DBTX], depth int) fanout.Query[fanout.DBTX, string] {
 		if depth == 0 {
-			return statement[string]("select pg_sleep(0.1)::text")
+			return fanouttest.Statement[string]("select pg_sleep(0.1)::text")
 		}
 		return func(ctx context.Context, _ fanout.DBTX) ([]string, error) {
 			lists, err := fanout.Collect(ctx, src, deep(src, depth-1))
@@ -884,15 +885,15 @@ func TestNestedOnSparesWhatIsBelow(t *testing.T) {
 		}
 	}
 	pool := pgtest.Pool(t, 1)
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for depth := range 3 {
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
 			tx, err := pool.Begin(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := do(t, src.On(tx), func(ctx context.Context, tx fanout.DBTX) error {
+			if err := fanouttest.Do(t, src.On(tx), func(ctx context.Context, tx fanout.DBTX) error {
 				_, err := fanout.Collect(ctx, src, deep(src, depth), func(context.Context, fanout.DBTX) ([]string, error) {
 					time.Sleep(20 * time.Millisecond)
 					return nil, cause
@@ -900,7 +901,7 @@ func TestNestedOnSparesWhatIsBelow(t *testing.T) {
 				if !errors.Is(err, cause) {
 					t.Errorf("%v, depth %d: %v", s, depth, err)
 				}
-				_, err = pid(ctx, tx)
+				_, err = fanouttest.PID(ctx, tx)
 				return err
 			}); err != nil {
 				t.Errorf("%v, depth %d: %v", s, depth, err)
@@ -915,7 +916,7 @@ func TestNestedOnSparesWhatIsBelow(t *testing.T) {
 // What is spared so ends with the ctx of the outer call, whatever ctx the nested one has.
 func TestNestedOnEndsWithTheOuterCall(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Pipelined
 	for i := range 20 {
 		tx, err := pool.Begin(t.Context())
@@ -925,7 +926,7 @@ func TestNestedOnEndsWithTheOuterCall(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		start := time.Now()
 		err = fanout.Run(ctx, src.On(tx), fanout.Do(func(ctx context.Context, _ fanout.DBTX) error {
-			_, err := fanout.Collect(context.WithoutCancel(ctx), src, statement[string]("select pg_sleep(20)::text"))
+			_, err := fanout.Collect(context.WithoutCancel(ctx), src, fanouttest.Statement[string]("select pg_sleep(20)::text"))
 			return err
 		}))
 		if d := time.Since(start); d > 10*time.Second || !errors.Is(err, context.DeadlineExceeded) {
@@ -936,7 +937,7 @@ func TestNestedOnEndsWithTheOuterCall(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // An auditor writes down on another pool, by a call with the ctx that it is given, that a statement has ended.
@@ -963,9 +964,9 @@ func (a *auditor) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQue
 
 // A tracer may make a call on another pool, also while a nested function unwinds.
 func TestNestedPanicBesideATracersCall(t *testing.T) {
-	a := &auditor{src: raw(pgtest.Pool(t, 1)), ended: make(chan struct{})}
+	a := &auditor{src: fanouttest.Raw(pgtest.Pool(t, 1)), ended: make(chan struct{})}
 	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) { config.ConnConfig.Tracer = a })
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Pipelined
 	done := make(chan any)
 	go func() {
@@ -982,9 +983,9 @@ func TestNestedPanicBesideATracersCall(t *testing.T) {
 	}()
 	select {
 	case v := <-done:
-		mention(t, v, "boom")
+		fanouttest.Mention(t, v, "boom")
 	case <-time.After(20 * time.Second):
 		t.Fatal("the call has not ended")
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }

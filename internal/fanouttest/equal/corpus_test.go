@@ -1,4 +1,4 @@
-package fanout_test
+package equal
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -173,10 +174,6 @@ func corpusSession(config *pgxpool.Config) {
 	}
 }
 
-func inMode(mode pgx.QueryExecMode) func(*pgxpool.Config) {
-	return func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode }
-}
-
 // TestCorpus runs every shape under Serial, Coalesced and Auto: nothing that a query function can see may differ.
 func TestCorpus(t *testing.T) {
 	dsn, monitor := corpusDSN(t)
@@ -189,13 +186,13 @@ func TestCorpus(t *testing.T) {
 	var settings []*setting
 	shared := map[fanout.Strategy]int{} // of the shape that is being run
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
-		pool := pgtest.PoolOn(t, dsn, 3, corpusSession, inMode(mode))
+		pool := pgtest.PoolOn(t, dsn, 3, corpusSession, fanouttest.InMode(mode))
 		for _, snapshot := range []bool{false, true} {
 			for _, limit := range []int{1, 0} {
-				if !*soak && (mode == pgx.QueryExecModeCacheDescribe) != (snapshot != (limit == 0)) {
+				if !*fanouttest.Soak && (mode == pgx.QueryExecModeCacheDescribe) != (snapshot != (limit == 0)) {
 					continue // half of the combinations have every pair of them
 				}
-				src := raw(pool) // each has to learn by itself
+				src := fanouttest.Raw(pool) // each has to learn by itself
 				src.Snapshot, src.Limit, src.Partial = snapshot, limit, true
 				settings = append(settings, &setting{mode, snapshot, limit, src})
 			}
@@ -225,7 +222,7 @@ func TestCorpus(t *testing.T) {
 					src.Strategy = strategy
 					src.Observe = func(_ context.Context, span fanout.Span) { shared[strategy] += span.Shared }
 					before := effectsOf(t, monitor, s)
-					lists, err := fanout.Collect(inTime(t), src, s.executions()...)
+					lists, err := fanout.Collect(fanouttest.InTime(t), src, s.executions()...)
 					return repliesOf(t, len(s.args), lists, err), effectsOf(t, monitor, s) - before
 				}
 				want, wantEffects := call(fanout.Serial)
@@ -270,16 +267,16 @@ func TestCorpus(t *testing.T) {
 // TestCorpusTold runs every shape on a connection for which another one has described it: it means the same there.
 func TestCorpusTold(t *testing.T) {
 	dsn, _ := corpusDSN(t)
-	pool := pgtest.PoolOn(t, dsn, 2, corpusSession, inMode(pgx.QueryExecModeCacheStatement))
-	conns := acquireAll(t, pool)
-	src := raw(pool)
+	pool := pgtest.PoolOn(t, dsn, 2, corpusSession, fanouttest.InMode(pgx.QueryExecModeCacheStatement))
+	conns := fanouttest.AcquireAll(t, pool)
+	src := fanouttest.Raw(pool)
 	src.Partial = true
 	for _, s := range corpus() {
 		call := func(i int, strategy fanout.Strategy) replies {
 			t.Helper()
 			conns[i].Release() // the only one to be had
 			src.Strategy = strategy
-			lists, err := fanout.Collect(inTime(t), src, s.executions()...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, s.executions()...)
 			got := repliesOf(t, len(s.args), lists, err)
 			if conns[i], err = pool.Acquire(t.Context()); err != nil {
 				t.Fatal(err)

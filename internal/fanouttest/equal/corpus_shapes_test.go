@@ -1,4 +1,4 @@
-package fanout_test
+package equal
 
 import (
 	"database/sql/driver"

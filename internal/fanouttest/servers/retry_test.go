@@ -1,4 +1,4 @@
-package fanout_test
+package servers
 
 import (
 	"context"
@@ -18,41 +18,31 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
-
-// failable makes the function that failing calls.
-func failable(t *testing.T, pool *pgxpool.Pool) {
-	t.Helper()
-	_, err := pool.Exec(t.Context(), `
-		create function fail(state text) returns int language plpgsql as $$
-		begin raise exception 'once more' using errcode = state; end $$`)
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // failing is a Query that raises an error of this SQLSTATE the first n times, and counts how often it ran.
 func failing(state string, n int, ran *atomic.Int32) fanout.Query[fanout.DBTX, int32] {
 	return func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 		if int(ran.Add(1)) <= n {
-			return statement[int32]("select fail($1)", state)(ctx, tx)
+			return fanouttest.Statement[int32]("select fail($1)", state)(ctx, tx)
 		}
-		return pid(ctx, tx)
+		return fanouttest.PID(ctx, tx)
 	}
 }
 
 func TestSnapshotCallStartsAgain(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	fill(t, pool, 3)
-	failable(t, pool)
-	for _, s := range strategies {
+	fanouttest.Fill(t, pool, 3)
+	fanouttest.Failable(t, pool)
+	for _, s := range fanouttest.Strategies {
 		for state, partial := range map[string]bool{"40001": false, "40P01": true} {
 			for _, kind := range []string{"Collect", "Run", "Stream"} {
 				if kind != "Collect" && s != fanout.Serial && s != fanout.Pipelined {
 					continue // each pauses twice
 				}
-				src, inner := fanout.New(pool, db.New), raw(pool)
+				src, inner := fanout.New(pool, db.New), fanouttest.Raw(pool)
 				src.Strategy, inner.Strategy = s, s
 				src.Snapshot, src.Partial, src.Retries = true, partial, 3
 				var runs atomic.Int32
@@ -67,63 +57,63 @@ func TestSnapshotCallStartsAgain(t *testing.T) {
 				}
 				queries := []fanout.Query[*db.Queries, db.A]{flaky}
 				if kind != "Stream" || s == fanout.Serial { // or the others might have been yielded when the failure comes
-					queries = append(queries, repeated(2, fanout.All((*db.Queries).ListA))...)
+					queries = append(queries, fanouttest.Repeated(2, fanout.All((*db.Queries).ListA))...)
 				}
-				lists, err := collectBy(kind, t.Context(), src, queries)
+				lists, err := fanouttest.CollectBy(kind, t.Context(), src, queries)
 				if err != nil || len(lists[0]) != 3 || len(lists[len(queries)-1]) != 3 || runs.Load() != 3 {
 					t.Errorf("%v, %s %s partial=%v: %v, %v after %d runs", s, state, kind, partial, lists, err, runs.Load())
 				}
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Every attempt's error is told if the last one fails; what is not transient is not tried again.
 func TestRetriesRunOut(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
-	failable(t, pool)
-	for _, s := range strategies {
+	fanouttest.Failable(t, pool)
+	for _, s := range fanouttest.Strategies {
 		for _, partial := range []bool{false, true} {
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Snapshot, src.Retries, src.Partial = s, true, 2, partial
 			var ran atomic.Int32
-			_, err := fanout.Collect(t.Context(), src, pid, failing("40001", 100, &ran))
-			if ran.Load() != 3 || sqlState(err) != "40001" || strings.Count(err.Error(), "once more") != 3 {
+			_, err := fanout.Collect(t.Context(), src, fanouttest.PID, failing("40001", 100, &ran))
+			if ran.Load() != 3 || fanouttest.SQLState(err) != "40001" || strings.Count(err.Error(), "once more") != 3 {
 				t.Errorf("%v, partial %v: ran %d times: %v", s, partial, ran.Load(), err)
 			}
-			if e := asError(t, err); e.Index != 1 {
+			if e := fanouttest.AsError(t, err); e.Index != 1 {
 				t.Errorf("%v: %v", s, err)
 			}
-			mention(t, err, "attempt 3; before: ")
+			fanouttest.Mention(t, err, "attempt 3; before: ")
 
 			ran.Store(0)
-			_, err = fanout.Collect(t.Context(), src, pid, failing("22012", 1, &ran))
-			if ran.Load() != 1 || sqlState(err) != "22012" {
+			_, err = fanout.Collect(t.Context(), src, fanouttest.PID, failing("22012", 1, &ran))
+			if ran.Load() != 1 || fanouttest.SQLState(err) != "22012" {
 				t.Errorf("%v, partial %v: ran %d times: %v", s, partial, ran.Load(), err)
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A backend is terminated in the middle of a snapshot call: it starts again, and every query has its rows.
 func TestSnapshotCallSurvivesALostBackend(t *testing.T) {
 	for _, conns := range []int{1, 3} {
 		pool := pgtest.Pool(t, conns)
-		for _, s := range strategies {
-			src := raw(pool)
+		for _, s := range fanouttest.Strategies {
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Snapshot, src.Retries = s, true, 3
 			var spans []int
 			src.Observe = func(_ context.Context, s fanout.Span) { spans = append(spans, s.Attempt) }
 			var ran atomic.Int32
 			kill := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				if ran.Add(1) == 1 {
-					return statement[string]("select pg_terminate_backend(pg_backend_pid())::text")(ctx, tx)
+					return fanouttest.Statement[string]("select pg_terminate_backend(pg_backend_pid())::text")(ctx, tx)
 				}
-				return inSnapshot(ctx, tx)
+				return fanouttest.InSnapshot(ctx, tx)
 			}
-			queries := repeated(8, inSnapshot)
+			queries := fanouttest.Repeated(8, fanouttest.InSnapshot)
 			queries[4] = kill
 			lists, err := fanout.Collect(t.Context(), src, queries...)
 			if err != nil {
@@ -137,7 +127,7 @@ func TestSnapshotCallSurvivesALostBackend(t *testing.T) {
 			if last := spans[len(spans)-1]; last != 2 {
 				t.Errorf("%v: the last span is of attempt %d", s, last)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
@@ -148,10 +138,10 @@ func TestWritesAreNotRepeated(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), "create table counter (n int); insert into counter values (0)"); err != nil {
 		t.Fatal(err)
 	}
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Retries, src.Partial = 5, true
 	runs := 0
-	err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+	err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 		runs++
 		if _, err := tx.Exec(ctx, "update counter set n = n + 1"); err != nil {
 			return err
@@ -159,12 +149,12 @@ func TestWritesAreNotRepeated(t *testing.T) {
 		_, err := tx.Exec(ctx, "select pg_terminate_backend(pg_backend_pid())")
 		return err
 	})
-	mention(t, err, "the connection was lost")
+	fanouttest.Mention(t, err, "the connection was lost")
 	var n int
 	if err := pool.QueryRow(t.Context(), "select n from counter").Scan(&n); err != nil || n != 1 || runs != 1 {
 		t.Errorf("written %d times by %d runs, %v", n, runs, err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // An unanswering is a connection that is lost, once that is due, when the server has answered, before a byte of that arrives.
@@ -211,7 +201,7 @@ func TestUnansweredWritesAreNotRepeated(t *testing.T) {
 	}
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
 		var due atomic.Bool
-		pool := pgtest.Pool(t, 1, inMode(mode), over(func(conn net.Conn) net.Conn { return &unanswering{conn, &due} }))
+		pool := pgtest.Pool(t, 1, fanouttest.InMode(mode), fanouttest.Over(func(conn net.Conn) net.Conn { return &unanswering{conn, &due} }))
 		if _, err := pool.Exec(t.Context(), "create table counter (n int); insert into counter values (0)"); err != nil {
 			t.Fatal(err)
 		}
@@ -228,56 +218,56 @@ func TestUnansweredWritesAreNotRepeated(t *testing.T) {
 			ask("select n from counter", &n)
 			return n
 		}
-		for _, s := range strategies {
-			src := raw(pool)
+		for _, s := range fanouttest.Strategies {
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Retries = s, 3
 			for way, write := range writes {
-				if err := do(t, src, write); err != nil { // so that it is prepared
+				if err := fanouttest.Do(t, src, write); err != nil { // so that it is prepared
 					t.Fatal(err)
 				}
 				before, runs := written(), 0
-				err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+				err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 					runs++
 					due.Store(true)
 					return write(ctx, tx)
 				})
-				mention(t, err, "query 0 (Count): the connection was lost")
+				fanouttest.Mention(t, err, "query 0 (Count): the connection was lost")
 				if n := written() - before; n > 1 || runs != 1 {
 					t.Errorf("%v, %v, %s: written %d times by %d runs", mode, s, way, n, runs)
 				}
 			}
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
 // A query whose connection turns out to be dead before anything of it was sent runs again, alone, on another one.
 func TestUnsentQueryRunsAgain(t *testing.T) {
-	w := &wire{}
-	pool := pgtest.Pool(t, 1, w.attach)
-	fill(t, pool, 3)
+	w := &fanouttest.Wire{}
+	pool := pgtest.Pool(t, 1, w.Attach)
+	fanouttest.Fill(t, pool, 3)
 	src := fanout.New(pool, db.New)
 	src.Retries = 2
-	for i := range 2 * len(strategies) {
-		src.Strategy, src.Partial = strategies[i/2], i%2 == 1
+	for i := range 2 * len(fanouttest.Strategies) {
+		src.Strategy, src.Partial = fanouttest.Strategies[i/2], i%2 == 1
 		spans := map[int]fanout.Span{}
 		src.Observe = func(_ context.Context, s fanout.Span) { spans[s.Index] = s }
 		for last := range 3 { // also of the last query, when the call asks for no more connections
 			clear(spans)
-			queries := repeated(3, fanout.All((*db.Queries).ListA))
+			queries := fanouttest.Repeated(3, fanout.All((*db.Queries).ListA))
 			armed := false
 			queries[last] = func(ctx context.Context, q *db.Queries) ([]db.A, error) {
 				if !armed {
 					armed = true
-					w.arm(cut, 1) // the write of the next statement
+					w.Arm(fanouttest.Cut, 1) // the write of the next statement
 				}
 				return q.ListA(ctx)
 			}
-			w.hits.Store(0)
+			w.Hits.Store(0)
 			lists, err := fanout.Collect(t.Context(), src, queries...)
-			w.mend(t)
-			if err != nil || len(lists[last]) != 3 || w.hits.Load() != 1 {
-				t.Fatalf("%v, partial=%v, query %d: %v, %v after %d cuts", src.Strategy, src.Partial, last, lists, err, w.hits.Load())
+			w.Mend(t)
+			if err != nil || len(lists[last]) != 3 || w.Hits.Load() != 1 {
+				t.Fatalf("%v, partial=%v, query %d: %v, %v after %d cuts", src.Strategy, src.Partial, last, lists, err, w.Hits.Load())
 			}
 			if again := spans[last].Attempt == 2; again != (src.Strategy < fanout.Pipelined) { // otherwise its statement waits for another lane
 				t.Errorf("%v, query %d: %+v", src.Strategy, last, spans[last])
@@ -290,12 +280,12 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 	spans := map[int]fanout.Span{}
 	src.Observe = func(_ context.Context, s fanout.Span) { spans[s.Index] = s }
 	closing := func(ctx context.Context, q *db.Queries) ([]db.A, error) {
-		w.arm(cut, 1)
-		w.closed.Store(true)
+		w.Arm(fanouttest.Cut, 1)
+		w.Closed.Store(true)
 		return q.ListA(ctx)
 	}
 	_, err := fanout.Collect(t.Context(), src, closing, fanout.All((*db.Queries).ListA))
-	w.mend(t)
+	w.Mend(t)
 	var errs fanout.Errors
 	if !errors.As(err, &errs) || len(errs) != 2 || errs[0].Name != "ListA" {
 		t.Errorf("%v", err)
@@ -305,46 +295,46 @@ func TestUnsentQueryRunsAgain(t *testing.T) {
 	}
 
 	src.Retries = 0
-	warm(t, pool)
-	w.arm(cut, 1)
+	fanouttest.Warm(t, pool)
+	w.Arm(fanouttest.Cut, 1)
 	_, err = fanout.Collect(t.Context(), src, fanout.All((*db.Queries).ListA))
-	w.disarm()
-	if asError(t, err).Name != "ListA" {
+	w.Disarm()
+	if fanouttest.AsError(t, err).Name != "ListA" {
 		t.Error(err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // The attempts of such a query are spread over the time for which the server is away: one that gets no connection is not
 // the last.
 func TestUnsentQueryWaitsForTheServer(t *testing.T) {
-	var w wire
+	var w fanouttest.Wire
 	var connects atomic.Int32
-	pool := pgtest.Pool(t, 1, w.attach, func(config *pgxpool.Config) {
+	pool := pgtest.Pool(t, 1, w.Attach, func(config *pgxpool.Config) {
 		config.BeforeConnect = func(context.Context, *pgx.ConnConfig) error {
 			if connects.Add(1) == 4 { // with one retry, three at most: one for both queries, and one for each again
-				w.closed.Store(false)
+				w.Closed.Store(false)
 			}
 			return nil
 		}
 	})
-	fill(t, pool, 3)
+	fanouttest.Fill(t, pool, 3)
 	src := fanout.New(pool, db.New)
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for retries, wanted := range map[int]bool{1: false, 6: true} {
 			src.Strategy, src.Retries = s, retries
-			warm(t, pool)
+			fanouttest.Warm(t, pool)
 			connects.Store(0)
 			var armed atomic.Bool // who is busy for long has the other one run beside it
 			query := func(ctx context.Context, q *db.Queries) ([]db.A, error) {
 				if !armed.Swap(true) {
-					w.closed.Store(true)
-					w.arm(cut, 1) // the write of the next statement
+					w.Closed.Store(true)
+					w.Arm(fanouttest.Cut, 1) // the write of the next statement
 				}
 				return q.ListA(ctx)
 			}
 			lists, err := fanout.Collect(t.Context(), src, query, query)
-			w.mend(t)
+			w.Mend(t)
 			switch {
 			case wanted && (err != nil || len(lists[0]) != 3 || len(lists[1]) != 3):
 				t.Errorf("%v: %v, %v after %d connects", s, lists, err, connects.Load())
@@ -353,14 +343,14 @@ func TestUnsentQueryWaitsForTheServer(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 func TestRetriesStopWithCtx(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	failable(t, pool)
-	for _, s := range strategies {
-		src := raw(pool)
+	fanouttest.Failable(t, pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot, src.Retries = s, true, 1_000_000
 		ctx, cancel := context.WithCancel(t.Context())
 		var ran atomic.Int32
@@ -376,7 +366,7 @@ func TestRetriesStopWithCtx(t *testing.T) {
 		}
 		cancel()
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 func TestNoServerIsTriedAgain(t *testing.T) {
@@ -385,10 +375,10 @@ func TestNoServerIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Retries = s, 2
-		_, err = fanout.Collect(t.Context(), src, pid, pid)
+		_, err = fanout.Collect(t.Context(), src, fanouttest.PID, fanouttest.PID)
 		if n := strings.Count(err.Error(), "fanout: no connection"); n != 3 {
 			t.Errorf("%v: %d attempts: %v", s, n, err)
 		}
@@ -397,16 +387,16 @@ func TestNoServerIsTriedAgain(t *testing.T) {
 
 // What a nested call has written is not written again when the outer function's own statement cannot be sent.
 func TestRetriesDoNotRepeatNestedCalls(t *testing.T) {
-	for _, s := range strategies {
-		for _, inner := range strategies {
-			w := &wire{}
-			pool := pgtest.Pool(t, 1, w.attach)
-			src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		for _, inner := range fanouttest.Strategies {
+			w := &fanouttest.Wire{}
+			pool := pgtest.Pool(t, 1, w.Attach)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Retries = s, 2
 			nested := src
 			nested.Strategy = inner
 			runs := 0
-			err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+			err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 				runs++
 				err := fanout.Run(ctx, nested, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 					_, err := tx.CopyFrom(ctx, pgx.Identifier{"a"}, []string{"data"}, pgx.CopyFromRows([][]any{{"written"}}))
@@ -415,7 +405,7 @@ func TestRetriesDoNotRepeatNestedCalls(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				w.arm(cut, 1)
+				w.Arm(fanouttest.Cut, 1)
 				_, err = tx.Exec(ctx, "select 1")
 				return err
 			})
@@ -424,20 +414,20 @@ func TestRetriesDoNotRepeatNestedCalls(t *testing.T) {
 			if (err == nil) != joined || runs != 1 {
 				t.Errorf("%v in %v: ran %d times: %v", inner, s, runs, err)
 			}
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 }
 
 // Nor is what a nested call has written where the call around it does not look: in a transaction, or on another pool.
 func TestRetriesDoNotRepeatNestedWrites(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, elsewhere := range []bool{false, true} {
 			for _, snapshot := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%v/otherPool=%v/snapshot=%v", s, elsewhere, snapshot), func(t *testing.T) {
-					w := &wire{}
-					pool := pgtest.Pool(t, 2, w.attach)
-					failable(t, pool)
+					w := &fanouttest.Wire{}
+					pool := pgtest.Pool(t, 2, w.Attach)
+					fanouttest.Failable(t, pool)
 					target := pool
 					if elsewhere {
 						target = pgtest.Pool(t, 1)
@@ -446,10 +436,10 @@ func TestRetriesDoNotRepeatNestedWrites(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					src, on := raw(pool), raw(target).On(tx)
+					src, on := fanouttest.Raw(pool), fanouttest.Raw(target).On(tx)
 					src.Strategy, src.Retries, src.Snapshot = s, 2, snapshot
 					runs := 0
-					err = do(t, src, func(ctx context.Context, q fanout.DBTX) error {
+					err = fanouttest.Do(t, src, func(ctx context.Context, q fanout.DBTX) error {
 						runs++
 						err := fanout.Run(ctx, on, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 							_, err := tx.Exec(ctx, "insert into a (data) values ($1)", "x")
@@ -462,11 +452,11 @@ func TestRetriesDoNotRepeatNestedWrites(t *testing.T) {
 							_, err = q.Exec(ctx, "select fail($1)", "40001")
 							return err
 						}
-						w.arm(cut, 1)
+						w.Arm(fanouttest.Cut, 1)
 						_, err = q.Exec(ctx, "select 1")
 						return err
 					})
-					w.disarm()
+					w.Disarm()
 					var written int
 					if e := tx.QueryRow(t.Context(), "select count(*) from a").Scan(&written); e != nil || written != 1 {
 						t.Errorf("%d rows after %d runs, %v, %v", written, runs, err, e)
@@ -474,7 +464,7 @@ func TestRetriesDoNotRepeatNestedWrites(t *testing.T) {
 					if err := tx.Rollback(t.Context()); err != nil {
 						t.Error(err)
 					}
-					serves(t, pool)
+					fanouttest.Serves(t, pool)
 				})
 			}
 		}
@@ -484,17 +474,17 @@ func TestRetriesDoNotRepeatNestedWrites(t *testing.T) {
 // Such a call may also be made by a goroutine that a function leaves behind, while its own call starts again.
 func TestRetriesBesideACallInTheBackground(t *testing.T) {
 	pool, other := pgtest.Pool(t, 2), pgtest.Pool(t, 1)
-	failable(t, pool)
-	src, audit := raw(pool), raw(other)
+	fanouttest.Failable(t, pool)
+	src, audit := fanouttest.Raw(pool), fanouttest.Raw(other)
 	src.Snapshot, src.Retries = true, 3
 	var background sync.WaitGroup
 	var once sync.Once
-	_ = do(t, src, func(ctx context.Context, q fanout.DBTX) error {
+	_ = fanouttest.Do(t, src, func(ctx context.Context, q fanout.DBTX) error {
 		once.Do(func() {
 			background.Go(func() {
 				time.Sleep(20 * time.Millisecond) // the function has returned
 				for range 50 {
-					if _, err := fanout.Collect(context.WithoutCancel(ctx), audit, pid); err != nil {
+					if _, err := fanout.Collect(context.WithoutCancel(ctx), audit, fanouttest.PID); err != nil {
 						t.Error(err)
 					}
 					time.Sleep(2 * time.Millisecond)
@@ -510,30 +500,30 @@ func TestRetriesBesideACallInTheBackground(t *testing.T) {
 // With Partial and a ctx that ends in the last attempt, a query that has not been run in that has no rows of the one before.
 func TestRetriesForgetRows(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
-	failable(t, pool)
-	for _, s := range strategies {
-		src := raw(pool)
+	fanouttest.Failable(t, pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Partial, src.Snapshot, src.Retries = s, true, true, 1
 		ctx, cancel := context.WithCancel(t.Context())
 		var attempt atomic.Int32
 		queries := []fanout.Query[fanout.DBTX, int32]{
 			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 				attempt.Add(1)
-				return pid(ctx, tx)
+				return fanouttest.PID(ctx, tx)
 			},
 			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 				if attempt.Load() == 2 {
 					cancel()
 					<-ctx.Done()
 				}
-				return pid(ctx, tx)
+				return fanouttest.PID(ctx, tx)
 			},
 			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) { return []int32{attempt.Load()}, nil },
 			func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
 				if attempt.Load() == 1 {
-					return statement[int32]("select fail($1)", "40001")(ctx, tx)
+					return fanouttest.Statement[int32]("select fail($1)", "40001")(ctx, tx)
 				}
-				return pid(ctx, tx)
+				return fanouttest.PID(ctx, tx)
 			},
 		}
 		lists, err := fanout.Collect(ctx, src, queries...)
@@ -550,7 +540,7 @@ func TestRetriesForgetRows(t *testing.T) {
 		if lists != nil && lists[2] != nil && lists[2][0] != 2 {
 			t.Errorf("%v: rows of attempt %d", s, lists[2][0])
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -563,49 +553,41 @@ func TestRefusedLogInIsNotTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Retries = 2
-	if _, err := fanout.Collect(t.Context(), src, pid); err == nil || strings.Contains(err.Error(), "attempt") || sqlState(err) != "3D000" {
+	if _, err := fanout.Collect(t.Context(), src, fanouttest.PID); err == nil || strings.Contains(err.Error(), "attempt") || fanouttest.SQLState(err) != "3D000" {
 		t.Error(err)
 	}
-}
-
-// unencodable is a batch of which the second statement's argument cannot be encoded.
-func unencodable() *pgx.Batch {
-	b := &pgx.Batch{}
-	b.Queue("-- name: Bad :batchexec\nselect $1::int2", 1)
-	b.Queue("-- name: Bad :batchexec\nselect $1::int2", 100_000)
-	return b
 }
 
 // Where an argument of a batch cannot be encoded, though those of its first statement can, pgx closes the connection. Whoever
 // fails by that, the error says why, and it is not tried again.
 func TestBatchThatCannotBeEncoded(t *testing.T) {
 	bad := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
-		if _, err := statement[int]("select $1::int", 1)(ctx, tx); err != nil {
+		if _, err := fanouttest.Statement[int]("select $1::int", 1)(ctx, tx); err != nil {
 			return nil, err
 		}
-		err := tx.SendBatch(ctx, unencodable()).Close()
+		err := tx.SendBatch(ctx, fanouttest.Unencodable()).Close()
 		time.Sleep(2 * time.Millisecond) // as who logs it
 		return nil, err
 	}
 	good := func(ctx context.Context, tx fanout.DBTX) (rows []int, err error) {
 		for i := 0; i < 3 && err == nil; i++ {
-			rows, err = statement[int]("-- name: Good :many\nselect $1::int", i)(ctx, tx)
+			rows, err = fanouttest.Statement[int]("-- name: Good :many\nselect $1::int", i)(ctx, tx)
 		}
 		return rows, err
 	}
 	pool := pgtest.Pool(t, 1)
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, snapshot := range []bool{false, true} {
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Snapshot, src.Retries = s, snapshot, 3
-			_, err := fanout.Collect(inTime(t), src, bad, good, good, good)
-			if e := asError(t, err); s < fanout.Pipelined && (e.Index != 0 || strings.Contains(err.Error(), "lost")) {
+			_, err := fanout.Collect(fanouttest.InTime(t), src, bad, good, good, good)
+			if e := fanouttest.AsError(t, err); s < fanout.Pipelined && (e.Index != 0 || strings.Contains(err.Error(), "lost")) {
 				t.Errorf("%v, snapshot=%v: %v", s, snapshot, err)
 			}
-			mention(t, err, "Bad")
-			mention(t, err, "greater than maximum value for int2")
+			fanouttest.Mention(t, err, "Bad")
+			fanouttest.Mention(t, err, "greater than maximum value for int2")
 			if strings.Contains(err.Error(), "attempt") {
 				t.Errorf("%v, snapshot=%v: %v", s, snapshot, err)
 			}
@@ -618,14 +600,14 @@ func TestRetriesAfterALostStatementByItself(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	admin := pgtest.Connect(t, dsn)
 	for _, batch := range []bool{false, true} {
-		for _, s := range strategies {
-			src := raw(pgtest.PoolOn(t, dsn, 1))
+		for _, s := range fanouttest.Strategies {
+			src := fanouttest.Raw(pgtest.PoolOn(t, dsn, 1))
 			src.Strategy, src.Snapshot, src.Retries = s, true, 1
 			attempt := 0
-			lists, err := fanout.Collect(inTime(t), src,
+			lists, err := fanout.Collect(fanouttest.InTime(t), src,
 				func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
 					attempt++
-					own, err := pid(ctx, tx)
+					own, err := fanouttest.PID(ctx, tx)
 					if err != nil {
 						return nil, err
 					}
@@ -633,14 +615,14 @@ func TestRetriesAfterALostStatementByItself(t *testing.T) {
 						pgtest.Exec(t, admin, "select pg_terminate_backend($1, 1000)", own[0])
 					}
 					if !batch {
-						return statement[int]("select $1::int", pgx.QueryExecModeExec, 5)(ctx, tx)
+						return fanouttest.Statement[int]("select $1::int", pgx.QueryExecModeExec, 5)(ctx, tx)
 					}
 					b := &pgx.Batch{}
 					b.Queue("select $1::int", 5)
 					results := tx.SendBatch(ctx, b)
 					rows, err := results.Query()
 					return []int{5}, errors.Join(err, rows.Err(), results.Close())
-				}, statement[int]("select 1"))
+				}, fanouttest.Statement[int]("select 1"))
 			if err != nil || attempt != 2 || lists[0][0] != 5 {
 				t.Errorf("batch=%v, %v: %v, attempt %d: %v", batch, s, lists, attempt, err)
 			}
@@ -651,7 +633,7 @@ func TestRetriesAfterALostStatementByItself(t *testing.T) {
 // A server that does not answer, so that pgx's connect_timeout ends the attempt, cannot be reached any more than one that
 // refuses.
 func TestRetriesAfterConnectTimeout(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		var dials atomic.Int32
 		pool := pgtest.Pool(t, 1, func(c *pgxpool.Config) {
 			c.ConnConfig.ConnectTimeout = 400 * time.Millisecond // those that answer need some of it on a busy machine
@@ -664,9 +646,9 @@ func TestRetriesAfterConnectTimeout(t *testing.T) {
 				return dial(ctx, network, addr)
 			}
 		})
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Retries = s, 3
-		if _, err := fanout.Collect(inTime(t), src, pid, pid); err != nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.PID, fanouttest.PID); err != nil {
 			t.Errorf("%v: after %d dials: %v", s, dials.Load(), err)
 		}
 	}
@@ -677,11 +659,11 @@ func TestRetriesNotForADeadlineElsewhere(t *testing.T) {
 	pool := pgtest.Pool(t, 1)
 	config := pool.Config().ConnConfig.Copy()
 	config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot, src.Retries = s, true, 3
 		runs := 0
-		err := do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
+		err := fanouttest.Do(t, src, func(ctx context.Context, _ fanout.DBTX) error {
 			runs++
 			own, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 			defer cancel()
@@ -697,12 +679,12 @@ func TestRetriesNotForADeadlineElsewhere(t *testing.T) {
 // That a ctx which a function has made ends before its statement is sent, while it waits for a connection or before, is no
 // failure that passes.
 func TestRetriesNotAfterAnOwnCtx(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.Pool(t, 1)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Retries, src.Partial = s, 2, true
 		var runs atomic.Int32
-		_, err := fanout.Collect(inTime(t), src,
+		_, err := fanout.Collect(fanouttest.InTime(t), src,
 			func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				_, err := tx.Exec(ctx, "select set_config('a.b', 'c', false)") // alone on the connection
 				if err == nil {
@@ -717,7 +699,7 @@ func TestRetriesNotAfterAnOwnCtx(t *testing.T) {
 				if s < fanout.Pipelined {
 					<-own.Done()
 				}
-				return statement[string]("select 'x'")(own, tx)
+				return fanouttest.Statement[string]("select 'x'")(own, tx)
 			})
 		if n := runs.Load(); n != 1 || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v: run %d times: %v", s, n, err)
@@ -780,15 +762,15 @@ func TestReadersErrorDoesNotRepeatAWrite(t *testing.T) {
 			return tx.SendBatch(ctx, &batch).Close()
 		},
 	}
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Retries = s, 2
 		for way, write := range writes {
 			if _, err := pool.Exec(t.Context(), "truncate written"); err != nil {
 				t.Fatal(err)
 			}
 			runs := 0
-			err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+			err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 				runs++
 				return write(ctx, tx)
 			})
@@ -801,7 +783,7 @@ func TestReadersErrorDoesNotRepeatAWrite(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // A connection may be lost while a hook of the pool uses it, as when the server goes away meanwhile: the call has had none, and
@@ -810,7 +792,7 @@ func TestRetriesWhenAHookLosesTheConnection(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	for _, hook := range []string{"AfterConnect", "PrepareConn"} {
 		for _, snapshot := range []bool{false, true} {
-			for _, s := range strategies {
+			for _, s := range fanouttest.Strategies {
 				var times atomic.Int32
 				use := func(ctx context.Context, conn *pgx.Conn) error {
 					if times.Add(1) == 1 {
@@ -829,9 +811,9 @@ func TestRetriesWhenAHookLosesTheConnection(t *testing.T) {
 						return err == nil, err
 					}
 				})
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				src.Strategy, src.Retries, src.Snapshot = s, 1, snapshot
-				if _, err := fanout.Collect(t.Context(), src, pid, pid); err != nil || times.Load() < 2 {
+				if _, err := fanout.Collect(t.Context(), src, fanouttest.PID, fanouttest.PID); err != nil || times.Load() < 2 {
 					t.Errorf("%s, %v, snapshot=%v: after %d uses: %v", hook, s, snapshot, times.Load(), err)
 				}
 			}
@@ -844,18 +826,18 @@ func TestRetriesWhenAHookLosesTheConnection(t *testing.T) {
 func TestRetriesPassDeadConnectionsBy(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	admin, pool := pgtest.Connect(t, dsn), pgtest.PoolOn(t, dsn, 3)
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		for _, snapshot := range []bool{false, true} {
-			warm(t, pool)
+			fanouttest.Warm(t, pool)
 			terminateAll(t, admin)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Snapshot, src.Retries = s, snapshot, 1
-			if _, err := fanout.Collect(t.Context(), src, repeated(8, pid)...); err != nil {
+			if _, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(8, fanouttest.PID)...); err != nil {
 				t.Errorf("%v, snapshot %v: %v", s, snapshot, err)
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // terminateAll ends every other backend of the database, and returns when their processes are gone, and so the sockets closed.

@@ -1,4 +1,4 @@
-package fanout_test
+package servers
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 
 	sqlcfanout "github.com/sqlc-fanout/sqlc-fanout"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
@@ -55,7 +56,7 @@ func follow(ctx context.Context, primary, standby *pgx.Conn) error {
 	}
 	for replayed := false; !replayed; {
 		err := standby.QueryRow(ctx, "select pg_last_wal_replay_lsn() >= $1::pg_lsn", end).Scan(&replayed)
-		if err != nil && sqlState(err) != "40001" {
+		if err != nil && fanouttest.SQLState(err) != "40001" {
 			return err
 		}
 	}
@@ -69,7 +70,7 @@ func tornUnlessSnapshot(t *testing.T, src fanout.Source[fanout.DBTX], calls int)
 	t.Helper()
 	plain, made := 0, 0
 	for plain < calls/20 && made < 10*calls {
-		plain += torn(t, src, calls)
+		plain += fanouttest.Torn(t, src, calls)
 		made += calls
 	}
 	t.Logf("torn %d of %d plain", plain, made)
@@ -77,9 +78,9 @@ func tornUnlessSnapshot(t *testing.T, src fanout.Source[fanout.DBTX], calls int)
 		t.Errorf("only %d of %d plain calls were torn: the test shows nothing", plain, made)
 	}
 	src.Snapshot = true
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		src.Strategy = s
-		if n := torn(t, src, calls/2); n != 0 {
+		if n := fanouttest.Torn(t, src, calls/2); n != 0 {
 			t.Errorf("%v: %d of %d snapshot calls were torn", s, n, calls/2)
 		}
 	}
@@ -88,23 +89,23 @@ func tornUnlessSnapshot(t *testing.T, src fanout.Source[fanout.DBTX], calls int)
 // The transaction that waits for the others on a standby is not ended for being idle.
 func TestSnapshotOnAStandbyThatEndsIdleTransactions(t *testing.T) {
 	_, standby := servers(t)
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		pool := pgtest.PoolOn(t, standby.DSN(), 2, func(c *pgxpool.Config) {
 			c.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "300"
 		})
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot = s, true
 		exported := make(chan struct{})
-		_, err := fanout.Collect(inTime(t), src,
+		_, err := fanout.Collect(fanouttest.InTime(t), src,
 			func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				defer close(exported)
-				return statement[string]("select 'quick'")(ctx, tx)
+				return fanouttest.Statement[string]("select 'quick'")(ctx, tx)
 			},
 			func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 				if s != fanout.Serial {
-					_ = after(ctx, exported)
+					_ = fanouttest.After(ctx, exported)
 				}
-				return statement[string]("select pg_sleep($1)::text", 0.7)(ctx, tx)
+				return fanouttest.Statement[string]("select pg_sleep($1)::text", 0.7)(ctx, tx)
 			})
 		if err != nil {
 			t.Errorf("%v: %v", s, err)
@@ -117,21 +118,21 @@ func TestSnapshotOnAStandbyThatEndsIdleTransactions(t *testing.T) {
 func TestSnapshotOnAStandby(t *testing.T) {
 	primary, standby := servers(t, "hot_standby_feedback=on", "wal_receiver_status_interval=1")
 	calls := 400
-	if *soak {
+	if *fanouttest.Soak {
 		calls = 20_000
 	}
-	stop := accounts(t, pgtest.PoolOn(t, primary.DSN(), 1))
+	stop := fanouttest.Accounts(t, pgtest.PoolOn(t, primary.DSN(), 1))
 	defer stop()
 	if err := follow(t.Context(), pgtest.Connect(t, primary.DSN()), pgtest.Connect(t, standby.DSN())); err != nil {
 		t.Fatal(err)
 	}
 	for _, conns := range []int{1, 4} {
 		pool := pgtest.PoolOn(t, standby.DSN(), conns)
-		tornUnlessSnapshot(t, raw(pool), calls)
+		tornUnlessSnapshot(t, fanouttest.Raw(pool), calls)
 		if n := pool.Stat().NewConnsCount(); n > int64(conns) || n < int64(min(conns, 2)) { // not all, if the first ones are quick enough
 			t.Errorf("%d connections were opened in a pool of %d", n, conns)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -158,12 +159,12 @@ func TestRecoveryConflict(t *testing.T) {
 		}
 		return follow(ctx, writer, reader)
 	}
-	count := statement[string]("-- name: Doomed :one\nselect count(*)::text from doomed where $1 = 1", 1)
+	count := fanouttest.Statement[string]("-- name: Doomed :one\nselect count(*)::text from doomed where $1 = 1", 1)
 	for _, during := range []bool{false, true} {
 		for _, partial := range []bool{false, true} {
 			t.Run(fmt.Sprintf("during a statement=%v, partial=%v", during, partial), func(t *testing.T) {
 				pool := pgtest.PoolOn(t, standby.DSN(), 2)
-				src := raw(pool)
+				src := fanouttest.Raw(pool)
 				src.Snapshot, src.Partial = true, partial
 				_, err := writer.Exec(t.Context(), "drop table if exists doomed; create table doomed as select generate_series(1, 100)")
 				if err == nil {
@@ -189,7 +190,7 @@ func TestRecoveryConflict(t *testing.T) {
 					}
 					close(begun)
 					if during {
-						return sleep(fctx, tx)
+						return fanouttest.Sleep(fctx, tx)
 					}
 					if err := wait(over); err != nil {
 						return nil, err
@@ -205,7 +206,7 @@ func TestRecoveryConflict(t *testing.T) {
 						return nil, err
 					}
 					for asleep := false; during && !asleep; {
-						if err := reader.QueryRow(ctx, "select exists (select from pg_stat_activity where state = 'active' and query = $1)", sleepSQL).Scan(&asleep); err != nil {
+						if err := reader.QueryRow(ctx, "select exists (select from pg_stat_activity where state = 'active' and query = $1)", fanouttest.SleepSQL).Scan(&asleep); err != nil {
 							return nil, err
 						}
 					}
@@ -216,30 +217,30 @@ func TestRecoveryConflict(t *testing.T) {
 				var e *fanout.Error
 				if partial && !errors.As(err, &e) {
 					// The exporter was hit: then nobody's rows can be trusted.
-					mention(t, err, "the snapshot was lost with the connection that had exported it")
+					fanouttest.Mention(t, err, "the snapshot was lost with the connection that had exported it")
 					if lists != nil {
 						t.Errorf("%v", lists)
 					}
-					serves(t, pool)
+					fanouttest.Serves(t, pool)
 					return
 				}
-				e = asError(t, err)
-				if during && (e.Index != 1 || e.Name != "Sleep" || sqlState(err) != "40001") {
+				e = fanouttest.AsError(t, err)
+				if during && (e.Index != 1 || e.Name != "Sleep" || fanouttest.SQLState(err) != "40001") {
 					t.Errorf("%v", err)
 				}
 				// Between statements the server's words may go unread: pgx cannot write, and says so.
-				if !during && (e.Index != 1 || e.Name != "Doomed" || sqlState(err) != "40001" && sqlState(err) != "") {
+				if !during && (e.Index != 1 || e.Name != "Doomed" || fanouttest.SQLState(err) != "40001" && fanouttest.SQLState(err) != "") {
 					t.Errorf("%v", err)
 				}
 				if partial && (len(lists) != 2 || len(lists[0]) != 1 || lists[0][0] != "100") || !partial && lists != nil {
 					t.Errorf("%v", lists)
 				}
 				t.Logf("%v", err)
-				serves(t, pool)
-				if _, err := fanout.Collect(ctx, src, repeated(8, inSnapshot)...); err != nil {
+				fanouttest.Serves(t, pool)
+				if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(8, fanouttest.InSnapshot)...); err != nil {
 					t.Error(err)
 				}
-				serves(t, pool)
+				fanouttest.Serves(t, pool)
 			})
 		}
 	}
@@ -272,27 +273,27 @@ func balance(servers ...*localpg.Server) func(*pgxpool.Config) {
 }
 
 // onServer is what tells servers and their snapshots apart.
-var onServer = statement[string]("-- name: OnServer :one\nselect pg_postmaster_start_time()::text || ' ' || pg_current_snapshot()::text where $1 = 1", 1)
+var onServer = fanouttest.Statement[string]("-- name: OnServer :one\nselect pg_postmaster_start_time()::text || ' ' || pg_current_snapshot()::text where $1 = 1", 1)
 
 // A call whose connections lead to different servers returns rows of one of them, or the error that says so.
 func TestSnapshotOnSeveralServers(t *testing.T) {
 	primary, standby := servers(t)
 	calls := 300
-	if *soak {
+	if *fanouttest.Soak {
 		calls = 20_000
 	}
-	stop := accounts(t, pgtest.PoolOn(t, primary.DSN(), 1)) // so that there are many snapshots
+	stop := fanouttest.Accounts(t, pgtest.PoolOn(t, primary.DSN(), 1)) // so that there are many snapshots
 	defer stop()
 	pool := pgtest.PoolOn(t, balanced, 6, balance(primary, standby))
 	var whole, refused, parts atomic.Int64
 	var wg sync.WaitGroup
 	for caller := range 3 {
 		wg.Go(func() {
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Snapshot = true
 			for i := range calls / 3 {
 				src.Limit, src.Partial = []int{0, 1, 2}[i%3], caller == 0
-				lists, err := fanout.Collect(t.Context(), src, repeated(8, onServer)...)
+				lists, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(8, onServer)...)
 				switch {
 				case err == nil:
 					whole.Add(1)
@@ -321,7 +322,7 @@ func TestSnapshotOnSeveralServers(t *testing.T) {
 	if whole.Load() == 0 || refused.Load() == 0 {
 		t.Error("the test shows nothing")
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // virtualXID is the backend's number and the transaction's, which a snapshot's id is made of.
@@ -404,7 +405,7 @@ func TestSnapshotIDsCollide(t *testing.T) {
 		}
 	}
 
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Snapshot = true
 	var first atomic.Bool
 	both, ready := make(chan struct{}), make(chan struct{})
@@ -450,13 +451,13 @@ func TestSnapshotIDsCollide(t *testing.T) {
 		return nil, nil
 	}
 	lists, err := fanout.Collect(ctx, src, query, query)
-	if lists != nil || !errors.Is(err, fanout.ErrSnapshotServer) || sqlState(err) != "" {
+	if lists != nil || !errors.Is(err, fanout.ErrSnapshotServer) || fanouttest.SQLState(err) != "" {
 		t.Errorf("%v, %v", lists, err)
 	}
-	if e := asError(t, err); e.Name != "OnServer" {
+	if e := fanouttest.AsError(t, err); e.Name != "OnServer" {
 		t.Errorf("%v", err)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Replay waits for the exporter before it removes rows, and not for who has imported meanwhile: so the exporter stays.
@@ -471,12 +472,12 @@ func TestImportedSnapshotOnAStandbyKeepsItsRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	pool := pgtest.PoolOn(t, standby.DSN(), 2)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Snapshot = true
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	both, blocked, imported := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	count := statement[int]("select count(*) from doomed where $1 = 1", 1)
+	count := fanouttest.Statement[int]("select count(*) from doomed where $1 = 1", 1)
 	exporter := func(fctx context.Context, tx fanout.DBTX) ([]int, error) {
 		<-both
 		rows, err := count(fctx, tx)

@@ -1,4 +1,4 @@
-package fanout_test
+package pipelined
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -26,17 +27,17 @@ func TestOwnStatementsBesideOthersNames(t *testing.T) {
 	}
 	inFront := func(config *pgxpool.Config) { config.ConnConfig.RuntimeParams["search_path"] = "app, pg_catalog" }
 	for name, configure := range map[string]func(*pgxpool.Config){"session": inSession, "path": inFront} {
-		for i := range 2 * len(strategies) {
+		for i := range 2 * len(fanouttest.Strategies) {
 			pool := pgtest.Pool(t, 2, configure)
 			if _, err := pool.Exec(t.Context(), `create schema app; create table app.text (id int); create table app.int4 (id pg_catalog.int4);
 				create function app.alike(name, name) returns bool immutable language sql as 'select true';
 				create operator app.= (leftarg = name, rightarg = name, function = app.alike)`); err != nil {
 				t.Fatal(err)
 			}
-			src := raw(pool)
-			src.Strategy, src.Snapshot = strategies[i/2], i%2 == 1
-			queries := repeated(4, statement[int64]("select $1::pg_catalog.int8", 7))
-			if lists, err := fanout.Collect(inTime(t), src, queries...); err != nil || lists[3][0] != 7 {
+			src := fanouttest.Raw(pool)
+			src.Strategy, src.Snapshot = fanouttest.Strategies[i/2], i%2 == 1
+			queries := fanouttest.Repeated(4, fanouttest.Statement[int64]("select $1::pg_catalog.int8", 7))
+			if lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil || lists[3][0] != 7 {
 				t.Errorf("%s, %v, snapshot %v: %v, %v", name, src.Strategy, src.Snapshot, lists, err)
 			}
 		}
@@ -45,7 +46,7 @@ func TestOwnStatementsBesideOthersNames(t *testing.T) {
 
 // So a connection on which names are of other things is found out also where 1 / 0 is no error.
 func TestSearchPathsWithADivision(t *testing.T) {
-	for _, s := range strategies {
+	for _, s := range fanouttest.Strategies {
 		var n atomic.Int32
 		pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) {
 			config.BeforeConnect = func(_ context.Context, conn *pgx.ConnConfig) error {
@@ -60,13 +61,13 @@ func TestSearchPathsWithADivision(t *testing.T) {
 			create operator lib./ (leftarg = int, rightarg = int, function = lib.divide);
 			create schema s1; create table s1.t (at date);
 			create schema s2; create table s2.t (at timestamp)`)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Limit = s, 1
 		at := time.Date(2024, 1, 2, 12, 34, 56, 0, time.UTC)
-		put := statement[string]("insert into t values ($1) returning at::pg_catalog.text", at)
+		put := fanouttest.Statement[string]("insert into t values ($1) returning at::pg_catalog.text", at)
 		var written []string
 		for range 2 { // by one connection, and then by the other
-			lists, err := fanout.Collect(inTime(t), src, put, put)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, put, put)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,4 @@
-package fanout_test
+package equal
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -24,19 +25,19 @@ import (
 func TestCoalescedArgumentsInPortions(t *testing.T) {
 	const length, executions, portion = 1 << 20, 32, 16
 	pool := pgtest.Pool(t, 1)
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Coalesced
 	most := 0
 	src.Observe = func(_ context.Context, s fanout.Span) { most = max(most, s.Shared+1) }
 	argument := make([]byte, length)
 	var queries []fanout.Query[fanout.DBTX, string]
 	for i := range executions {
-		queries = append(queries, statement[string]("select length($1::bytea) || ' ' || $2::int", argument[i:], i))
+		queries = append(queries, fanouttest.Statement[string]("select length($1::bytea) || ' ' || $2::int", argument[i:], i))
 	}
 	huge := make([]byte, 20*length)
-	queries = append(queries, statement[string]("select length($1::bytea) || ' ' || $2::int", huge, 0))
+	queries = append(queries, fanouttest.Statement[string]("select length($1::bytea) || ' ' || $2::int", huge, 0))
 	for range 2 {
-		lists, err := fanout.Collect(inTime(t), src, queries...)
+		lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +54,7 @@ func TestCoalescedArgumentsInPortions(t *testing.T) {
 	if most < 2 || most > portion+1 {
 		t.Errorf("a statement stood for up to %d executions", most)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Where array_nulls is off, the text form of an array has no word for NULL.
@@ -66,7 +67,7 @@ func TestCoalescedNullsWithoutArrayNulls(t *testing.T) {
 			if _, err := pool.Exec(t.Context(), "create domain word as text; create type mood as enum ('sad', 'ok')"); err != nil {
 				t.Fatal(err)
 			}
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Partial = fanout.Coalesced, true
 			shared := make([]int, 4)
 			src.Observe = func(_ context.Context, s fanout.Span) { shared[s.Index%4] += s.Shared }
@@ -76,11 +77,11 @@ func TestCoalescedNullsWithoutArrayNulls(t *testing.T) {
 			var queries []fanout.Query[fanout.DBTX, string]
 			for range 5 {
 				for _, args := range arguments {
-					queries = append(queries, statement[string](`select concat_ws(' ', coalesce($1::word, 'none'), $2::mood, coalesce($3::text, 'none'))`, args...))
+					queries = append(queries, fanouttest.Statement[string](`select concat_ws(' ', coalesce($1::word, 'none'), $2::mood, coalesce($3::text, 'none'))`, args...))
 				}
 			}
 			for range 3 {
-				lists, err := fanout.Collect(inTime(t), src, queries...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -108,17 +109,17 @@ func TestCoalescedArraysAsText(t *testing.T) {
 		"select coalesce(($1::text[])[2], 'none')":                           {[]*string{ptr("a"), nil}, []*string{ptr("b"), ptr("NULL")}, []string{"c", "d"}},
 		"select extract(epoch from ($1::interval[])[1])::text":               {[]pgtype.Interval{{Months: -1, Days: 2, Microseconds: 5, Valid: true}}, []pgtype.Interval{{Days: -1, Microseconds: 3600e6, Valid: true}}},
 		"select array_to_string($1::int4[], ',')":                            {[]byte("{3}"), []byte("{4,5}"), ptr([]byte("{6}"))},
-		"select array_to_string($1::int2[], ',')":                            {valuer(func() (driver.Value, error) { return []byte("{1,2}"), nil }), []int16{7}, []int16{8}},
+		"select array_to_string($1::int2[], ',')":                            {fanouttest.Valuer(func() (driver.Value, error) { return []byte("{1,2}"), nil }), []int16{7}, []int16{8}},
 		"select array_to_string($1::date[], ',', 'none') || cardinality($1)": {[]string{"2024-01-01"}, []*string{nil}, []string{}},
 	} {
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Partial = true
 		outcome := func() string {
 			var queries []fanout.Query[fanout.DBTX, string]
 			for i := range 12 {
-				queries = append(queries, statement[string](sql, args[i%len(args)]))
+				queries = append(queries, fanouttest.Statement[string](sql, args[i%len(args)]))
 			}
-			lists, err := fanout.Collect(inTime(t), src, queries...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			return fmt.Sprint(lists, err)
 		}
 		src.Strategy = fanout.Serial
@@ -130,7 +131,7 @@ func TestCoalescedArraysAsText(t *testing.T) {
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Of some types the text form does not mean what the binary form does, which pgx sends where it can: executions with such
@@ -169,11 +170,11 @@ func TestArgumentsThatMeanSomethingElseAsText(t *testing.T) {
 // equalsSerial makes a call of the shape by one strategy after the other, and fails where one gives not what Serial does.
 func equalsSerial(t *testing.T, pool *pgxpool.Pool, s shape, strategies ...fanout.Strategy) {
 	t.Helper()
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Partial = true
 	call := func(strategy fanout.Strategy) replies {
 		src.Strategy = strategy
-		lists, err := fanout.Collect(inTime(t), src, s.executions()...)
+		lists, err := fanout.Collect(fanouttest.InTime(t), src, s.executions()...)
 		return repliesOf(t, len(s.args), lists, err)
 	}
 	want := call(fanout.Serial)
@@ -191,12 +192,12 @@ func TestVeryManyParameters(t *testing.T) {
 	for i := range n {
 		places[i], args[i] = fmt.Sprintf("cast($%d as int)", i+1), i
 	}
-	query := statement[int64]("select count(*) from generate_series(1, 9) g where g in ("+strings.Join(places, ", ")+")", args...)
-	src := raw(pgtest.Pool(t, 2))
-	for _, s := range strategies {
+	query := fanouttest.Statement[int64]("select count(*) from generate_series(1, 9) g where g in ("+strings.Join(places, ", ")+")", args...)
+	src := fanouttest.Raw(pgtest.Pool(t, 2))
+	for _, s := range fanouttest.Strategies {
 		src.Strategy = s
 		for range 2 {
-			lists, err := fanout.Collect(inTime(t), src, repeated(4, query)...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(4, query)...)
 			if err != nil || !slices.Equal(lists[3], []int64{9}) {
 				t.Errorf("%v: %v, %v", s, lists, err)
 			}
@@ -220,14 +221,14 @@ func TestTooManyArguments(t *testing.T) {
 		args[i] = i
 	}
 	_, err := pool.Exec(t.Context(), "select 1", args...)
-	mention(t, err, want)
+	fanouttest.Mention(t, err, want)
 	for _, snapshot := range []bool{false, true} {
-		for _, s := range strategies {
-			src := raw(pool)
+		for _, s := range fanouttest.Strategies {
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Partial, src.Snapshot = s, true, snapshot
-			one := statement[int]("select $1::int", 1)
-			lists, err := fanout.Collect(inTime(t), src, one, statement[int]("select 1", args...), one, one)
-			mention(t, err, want)
+			one := fanouttest.Statement[int]("select $1::int", 1)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, one, fanouttest.Statement[int]("select 1", args...), one, one)
+			fanouttest.Mention(t, err, want)
 			for i, list := range lists {
 				if (len(list) == 1) != (i != 1) {
 					t.Errorf("%v, snapshot %v: query %d has %v", s, snapshot, i, list)
@@ -238,7 +239,7 @@ func TestTooManyArguments(t *testing.T) {
 	if n := connected.Load(); n != 1 {
 		t.Errorf("%d connections were opened", n)
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // level is a number, and has a text form for columns of text.
@@ -298,14 +299,14 @@ func (u ownUUID) String() string {
 
 // Their lists are coalesced, as those of pgx's own are: their text is what pgx writes, too.
 func TestListsOfUUIDsAreCoalesced(t *testing.T) {
-	src := raw(pgtest.Pool(t, 1))
+	src := fanouttest.Raw(pgtest.Pool(t, 1))
 	src.Strategy = fanout.Coalesced
 	shared := 0
 	src.Observe = func(_ context.Context, s fanout.Span) { shared += s.Shared }
 	var queries []fanout.Query[fanout.DBTX, int]
 	for i := range 20 {
 		ids := []ownUUID{{1: 0xab, 15: 1}, {1: 0xab, 15: byte(i)}}
-		queries = append(queries, statement[int]("select cardinality($1::uuid[]) * 100 + get_byte(uuid_send(($1::uuid[])[2]), 15)", ids))
+		queries = append(queries, fanouttest.Statement[int]("select cardinality($1::uuid[]) * 100 + get_byte(uuid_send(($1::uuid[])[2]), 15)", ids))
 	}
 	for range 5 {
 		lists, err := fanout.Collect(t.Context(), src, queries...)
@@ -399,15 +400,15 @@ func TestCompositesThatHaveChanged(t *testing.T) {
 					return err
 				}
 			})
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Partial = true
 			call := func(s fanout.Strategy) string {
 				src.Strategy = s
 				var queries []fanout.Query[fanout.DBTX, int64]
 				for i := range 4 {
-					queries = append(queries, statement[int64](c.sql, c.arg(i)))
+					queries = append(queries, fanouttest.Statement[int64](c.sql, c.arg(i)))
 				}
-				lists, err := fanout.Collect(inTime(t), src, queries...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 				return fmt.Sprint(lists, err)
 			}
 			for i := range 6 {

@@ -1,4 +1,4 @@
-package fanout_test
+package pipelined
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -69,10 +70,10 @@ func TestErrorsOfATypeThatTheColumnHadBefore(t *testing.T) {
 				t.Run(fmt.Sprintf("%s, %v, snapshot %v", name, s, snapshot), func(t *testing.T) {
 					pool, admin := migratable(t, dsn)
 					pgtest.Exec(t, admin, c.create)
-					src := raw(pool)
+					src := fanouttest.Raw(pool)
 					src.Strategy, src.Snapshot = s, snapshot
 					call := func(arg any) error {
-						_, err := fanout.Collect(inTime(t), src, statement[string](c.sql, arg))
+						_, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.Statement[string](c.sql, arg))
 						return err
 					}
 					if err := call(c.before); err != nil {
@@ -101,9 +102,9 @@ func TestFormatsOfTypesThatColumnsHadBefore(t *testing.T) {
 		for _, sql := range []string{"select s from v where id = $1", "update v set id = id where id = $1 returning s"} {
 			for _, s := range []fanout.Strategy{fanout.Serial, fanout.Pipelined, fanout.Coalesced} {
 				t.Run(fmt.Sprintf("%v, %v, %s", mode, s, sql), func(t *testing.T) {
-					pool, admin := migratable(t, dsn, inMode(mode))
+					pool, admin := migratable(t, dsn, fanouttest.InMode(mode))
 					pgtest.Exec(t, admin, "create type pair as (a int, b int); create table v (id int, s bigint); insert into v values (1, 7)")
-					src := raw(pool)
+					src := fanouttest.Raw(pool)
 					src.Strategy, src.Partial = s, true
 					get := func(ctx context.Context, tx fanout.DBTX) ([]any, error) {
 						rows, err := tx.Query(ctx, sql, 1)
@@ -119,7 +120,7 @@ func TestFormatsOfTypesThatColumnsHadBefore(t *testing.T) {
 						})
 					}
 					call := func() ([][]any, error) {
-						return fanout.Collect(inTime(t), src, repeated(12, fanout.Query[fanout.DBTX, any](get))...)
+						return fanout.Collect(fanouttest.InTime(t), src, fanouttest.Repeated(12, fanout.Query[fanout.DBTX, any](get))...)
 					}
 					for range 3 {
 						if lists, err := call(); err != nil || lists[0][0] != any(int64(7)) {
@@ -131,7 +132,7 @@ func TestFormatsOfTypesThatColumnsHadBefore(t *testing.T) {
 					for i := range 2 {
 						lists, err := call()
 						if err != nil {
-							mention(t, err, "has another type")
+							fanouttest.Mention(t, err, "has another type")
 						}
 						if i > 0 && err != nil {
 							t.Errorf("call %d: %v", i, err)

@@ -1,4 +1,4 @@
-package fanout_test
+package equal
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/shop/shoparg"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/shop/shopdb"
@@ -143,7 +144,7 @@ func fillShop(t testing.TB, pool *pgxpool.Pool) shopRows {
 
 // eachStrategyInShop runs f once for every strategy, on a pool of its own with the rows of fillShop.
 func eachStrategyInShop(t *testing.T, f func(t *testing.T, pool *pgxpool.Pool, src fanout.Source[shopQueries], s shopRows)) {
-	for _, strategy := range strategies {
+	for _, strategy := range fanouttest.Strategies {
 		t.Run(strategy.String(), func(t *testing.T) {
 			pool := pgtest.Pool(t, 4)
 			s := fillShop(t, pool)
@@ -689,7 +690,7 @@ func TestShopRunFails(t *testing.T) {
 					src.Partial = partial
 					var page shopPage
 					err := fanout.Run(t.Context(), src, slices.Insert(page.tasks(src, s), 5, c.task)...)
-					if e := asError(t, err); e.Index != 5 || e.Name != c.query || sqlState(err) != c.code {
+					if e := fanouttest.AsError(t, err); e.Index != 5 || e.Name != c.query || fanouttest.SQLState(err) != c.code {
 						t.Errorf("partial %v: index %d, name %q: %v", partial, e.Index, e.Name, err)
 					}
 					if errors.Is(err, pgx.ErrNoRows) != (c.code == "") {
@@ -729,7 +730,7 @@ func TestShopBatch(t *testing.T) {
 		err := fanout.Run(t.Context(), src, fanout.Do(func(ctx context.Context, q shopQueries) error {
 			return q.SetOrderStatuses(ctx, []shopdb.SetOrderStatusesParams{{ID: s.orders[0].ID, Status: "lost"}}).Close()
 		}))
-		if e := asError(t, err); e.Name != "SetOrderStatuses" || sqlState(err) != "22P02" {
+		if e := fanouttest.AsError(t, err); e.Name != "SetOrderStatuses" || fanouttest.SQLState(err) != "22P02" {
 			t.Errorf("closed unread: %v", err)
 		}
 
@@ -747,7 +748,7 @@ func TestShopBatch(t *testing.T) {
 		if err != nil || count != int64(len(s.orders)) {
 			t.Errorf("%d, %v", count, err)
 		}
-		mention(t, refused, "still open")
+		fanouttest.Mention(t, refused, "still open")
 	})
 }
 
@@ -1017,7 +1018,7 @@ func TestShopWithDBArgument(t *testing.T) {
 			t.Errorf("the line is still there: %v", err)
 		}
 		_, err = fanout.Collect(ctx, src, fanout.One(bound(q.GetCustomer), 7), fanout.One(bound(q.GetCustomer), 404))
-		if e := asError(t, err); e.Index != 1 || e.Name != "GetCustomer" || !errors.Is(err, pgx.ErrNoRows) {
+		if e := fanouttest.AsError(t, err); e.Index != 1 || e.Name != "GetCustomer" || !errors.Is(err, pgx.ErrNoRows) {
 			t.Errorf("%v", err)
 		}
 	})

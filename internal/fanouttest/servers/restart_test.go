@@ -1,6 +1,6 @@
 //go:build unix
 
-package fanout_test
+package servers
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/localpg"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
@@ -38,7 +39,7 @@ func restarting(t *testing.T, conns int) (pool *pgxpool.Pool, restart func(ctx c
 		t.Fatal(err)
 	}
 	return pool, func(ctx context.Context, tx fanout.DBTX) error {
-		pids, err := pid(ctx, tx)
+		pids, err := fanouttest.PID(ctx, tx)
 		if err != nil {
 			return err
 		}
@@ -47,7 +48,7 @@ func restarting(t *testing.T, conns int) (pool *pgxpool.Pool, restart func(ctx c
 		}
 		for witness.Ping(ctx) == nil { // until the server has taken note, and ended the others
 		}
-		_, err = pid(ctx, tx)
+		_, err = fanouttest.PID(ctx, tx)
 		if err == nil {
 			err = errors.New("a killed backend has answered")
 		}
@@ -75,17 +76,17 @@ func answers(t *testing.T, pool *pgxpool.Pool) {
 func TestSnapshotCallSurvivesARestart(t *testing.T) {
 	for _, conns := range []int{1, 4} {
 		pool, restart := restarting(t, conns)
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Snapshot, src.Retries = true, 20
 		last := 0
 		src.Observe = func(_ context.Context, s fanout.Span) { last = s.Attempt }
 		var ran atomic.Int32
-		queries := repeated(12, inSnapshot)
+		queries := fanouttest.Repeated(12, fanouttest.InSnapshot)
 		queries[5] = func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 			if ran.Add(1) == 1 {
 				return nil, restart(ctx, tx)
 			}
-			return inSnapshot(ctx, tx)
+			return fanouttest.InSnapshot(ctx, tx)
 		}
 		lists, err := fanout.Collect(t.Context(), src, queries...)
 		if err != nil {
@@ -101,7 +102,7 @@ func TestSnapshotCallSurvivesARestart(t *testing.T) {
 		}
 		t.Logf("%d connections: attempt %d", conns, last)
 		pool.Reset() // what is idle there may be of the server as it was before
-		if _, err := fanout.Collect(t.Context(), raw(pool), repeated(8, pid)...); err != nil {
+		if _, err := fanout.Collect(t.Context(), fanouttest.Raw(pool), fanouttest.Repeated(8, fanouttest.PID)...); err != nil {
 			t.Error(err)
 		}
 	}
@@ -114,7 +115,7 @@ func TestWritesAreNotRepeatedAfterARestart(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), "create table counter (n int); insert into counter values (0)"); err != nil {
 		t.Fatal(err)
 	}
-	src := raw(pool)
+	src := fanouttest.Raw(pool)
 	src.Retries, src.Partial = 20, true
 	var writes, reads atomic.Int32
 	connected, killed := make(chan struct{}), make(chan struct{})
@@ -133,14 +134,14 @@ func TestWritesAreNotRepeatedAfterARestart(t *testing.T) {
 			<-killed
 			answers(t, pool)
 		}
-		return statement[int32]("-- name: Counter :one\nselect n from counter where n > $1", -1)(ctx, tx)
+		return fanouttest.Statement[int32]("-- name: Counter :one\nselect n from counter where n > $1", -1)(ctx, tx)
 	}
 	lists, err := fanout.Collect(t.Context(), src, write, read)
 	var errs fanout.Errors
 	if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Index != 0 {
 		t.Fatalf("%v, %v", lists, err)
 	}
-	mention(t, errs[0], "the connection was lost")
+	fanouttest.Mention(t, errs[0], "the connection was lost")
 	if fmt.Sprint(lists[1]) != "[1]" || writes.Load() != 1 || reads.Load() < 2 {
 		t.Errorf("written by %d runs; %d runs have read %v", writes.Load(), reads.Load(), lists[1])
 	}

@@ -1,4 +1,4 @@
-package fanout_test
+package pipelined
 
 import (
 	"context"
@@ -17,23 +17,24 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
 // A function's own ctx ends its statement, and nothing else on the lane: what its siblings write is written once.
 func TestPipelinedOwnCtx(t *testing.T) {
 	rounds := 20
-	if *soak {
+	if *fanouttest.Soak {
 		rounds = 1000
 	}
 	for _, conns := range []int{1, 3} {
-		sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+		fanouttest.SameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 			src.Strategy = fanout.Pipelined
 			create := func(ctx context.Context, tx fanout.DBTX) error {
 				_, err := tx.Exec(ctx, "create table counter (id int, n int default 0); insert into counter select generate_series(0, 29)")
 				return err
 			}
-			if err := do(t, src, create); err != nil {
+			if err := fanouttest.Do(t, src, create); err != nil {
 				t.Fatal(err)
 			}
 			var written [30]int32
@@ -66,12 +67,12 @@ func TestPipelinedOwnCtx(t *testing.T) {
 						return nil
 					}))
 				}
-				if err := fanout.Run(inTime(t), src, tasks...); err != nil {
+				if err := fanout.Run(fanouttest.InTime(t), src, tasks...); err != nil {
 					t.Fatalf("round %d: %v", round, err)
 				}
 			}
 			for i, want := range written {
-				lists, err := fanout.Collect(t.Context(), src, statement[int32]("select n from counter where id = $1", i))
+				lists, err := fanout.Collect(t.Context(), src, fanouttest.Statement[int32]("select n from counter where id = $1", i))
 				if err != nil || lists[0][0] != want {
 					t.Errorf("row %d was written %v times instead of %d, %v", i, lists, want, err)
 				}
@@ -82,22 +83,22 @@ func TestPipelinedOwnCtx(t *testing.T) {
 
 // A function's own ctx ends at once, although its statement is behind another one, and the lane goes on.
 func TestPipelinedOwnCtxBehindAnother(t *testing.T) {
-	sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
+	fanouttest.SameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
 		src.Strategy = fanout.Pipelined
 		slow := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
-			return statement[int]("select 1 from pg_sleep($1)", 1.5)(ctx, tx) // longer than the grace
+			return fanouttest.Statement[int]("select 1 from pg_sleep($1)", 1.5)(ctx, tx) // longer than the grace
 		}
 		impatient := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
 			own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 			defer cancel()
 			start := time.Now()
-			_, err := statement[int]("select 2 where $1 = 1", 1)(own, tx)
+			_, err := fanouttest.Statement[int]("select 2 where $1 = 1", 1)(own, tx)
 			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > time.Second {
 				t.Errorf("%v after %v", err, time.Since(start))
 			}
-			return statement[int]("select 3")(ctx, tx)
+			return fanouttest.Statement[int]("select 3")(ctx, tx)
 		}
-		lists, err := fanout.Collect(inTime(t), src, slow, impatient)
+		lists, err := fanout.Collect(fanouttest.InTime(t), src, slow, impatient)
 		if err != nil || lists[0][0] != 1 || lists[1][0] != 3 {
 			t.Errorf("%v, %v", lists, err)
 		}
@@ -106,24 +107,24 @@ func TestPipelinedOwnCtxBehindAnother(t *testing.T) {
 
 // The statement in front of a long one is cancelled: the long one takes longer than the grace, and costs no connection.
 func TestPipelinedCancelInFrontOfALongStatement(t *testing.T) {
-	sameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
+	fanouttest.SameBackends(t, 1, func(src fanout.Source[fanout.DBTX]) {
 		src.Strategy = fanout.Pipelined
 		impatient := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
 			own, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 			defer cancel()
-			if _, err := sleep(own, tx); !errors.Is(err, context.DeadlineExceeded) {
+			if _, err := fanouttest.Sleep(own, tx); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("%v", err)
 			}
 			return nil, nil
 		}
 		long := func(ctx context.Context, tx fanout.DBTX) ([]int, error) {
-			if _, err := statement[int]("select 1 from pg_sleep($1)", 1.5)(ctx, tx); err != nil {
+			if _, err := fanouttest.Statement[int]("select 1 from pg_sleep($1)", 1.5)(ctx, tx); err != nil {
 				return nil, err
 			}
-			return statement[int]("select 2")(ctx, tx)
+			return fanouttest.Statement[int]("select 2")(ctx, tx)
 		}
 		for range 2 { // when it is described, and when it is known
-			lists, err := fanout.Collect(inTime(t), src, impatient, long)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, impatient, long)
 			if err != nil || len(lists[1]) != 1 {
 				t.Errorf("%v, %v", lists, err)
 			}
@@ -139,64 +140,36 @@ func TestPipelinedCancelsFew(t *testing.T) {
 		var sent atomic.Int64
 		tracer := startTracer(func() { sent.Add(1) })
 		pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) { config.ConnConfig.Tracer = tracer })
-		src := raw(pool)
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
-		knownToBeSlow(t, src)
+		fanouttest.KnownToBeSlow(t, src)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		before := sent.Load()
-		if _, err := fanout.Collect(ctx, src, repeated(queries, sleep)...); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(queries, fanouttest.Sleep)...); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
 		if n := sent.Load() - before; n > most {
 			t.Errorf("snapshot=%v: %d statements of %d have been sent", snapshot, n, queries)
 		}
-		serves(t, pool)
-	}
-}
-
-const slowRowsSQL = "select repeat('x', 1000), pg_sleep($1 * (n / 1000)) from generate_series(1, $2::int) n"
-
-// knownToBeSlow has the sleeping statements of the tests executed, so that none is sent ahead of others, which would wait
-// for its end.
-func knownToBeSlow(t *testing.T, src fanout.Source[fanout.DBTX]) {
-	t.Helper()
-	err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
-		for range 2 {
-			for sql, args := range map[string][]any{
-				sleepSQL:    {0.05},
-				slowRowsSQL: {0.00001, 4000},
-				boomSQL:     {1},
-				"-- name: Boom :one\nselect (1 / $1::int)::text from pg_sleep(0.02)": {1},
-				"select 'quick'": nil,
-				pidSQL:           nil,
-			} {
-				if _, err := tx.Exec(ctx, sql, args...); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
+		fanouttest.Serves(t, pool)
 	}
 }
 
 // A failing query ends siblings of every kind, on the same lanes and on others, and costs no connection.
 func TestPipelinedFailureCostsNoConnection(t *testing.T) {
 	forever := map[string]fanout.Query[fanout.DBTX, string]{
-		"statement": sleep,
+		"statement": fanouttest.Sleep,
 		"second": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			_, _ = pid(ctx, tx)
-			return sleep(ctx, tx)
+			_, _ = fanouttest.PID(ctx, tx)
+			return fanouttest.Sleep(ctx, tx)
 		},
 		"alone": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 			_, err := tx.Exec(ctx, "select pg_sleep($1)", pgx.QueryExecModeExec, 10)
 			return nil, err
 		},
 		"rows": func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
-			rows, err := tx.Query(ctx, slowRowsSQL, 0.0001, 1000000)
+			rows, err := tx.Query(ctx, fanouttest.SlowRowsSQL, 0.0001, 1000000)
 			if err != nil {
 				return nil, err
 			}
@@ -211,15 +184,15 @@ func TestPipelinedFailureCostsNoConnection(t *testing.T) {
 		for _, conns := range []int{2, 6} {
 			for _, snapshot := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/conns=%d/snapshot=%v", name, conns, snapshot), func(t *testing.T) {
-					sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+					fanouttest.SameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 						src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
-						knownToBeSlow(t, src)
+						fanouttest.KnownToBeSlow(t, src)
 						for range 3 {
-							queries := repeated(conns-1, query)
-							queries = append(queries, statement[string]("-- name: Boom :one\nselect (1 / $1::int)::text from pg_sleep(0.02)", 0))
+							queries := fanouttest.Repeated(conns-1, query)
+							queries = append(queries, fanouttest.Statement[string]("-- name: Boom :one\nselect (1 / $1::int)::text from pg_sleep(0.02)", 0))
 							start := time.Now()
-							_, err := fanout.Collect(inTime(t), src, queries...)
-							if e := asError(t, err); e.Index != conns-1 || e.Name != "Boom" || sqlState(err) != "22012" || errors.Is(err, context.Canceled) {
+							_, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
+							if e := fanouttest.AsError(t, err); e.Index != conns-1 || e.Name != "Boom" || fanouttest.SQLState(err) != "22012" || errors.Is(err, context.Canceled) {
 								t.Error(err)
 							}
 							if d := time.Since(start); d > 5*time.Second {
@@ -235,23 +208,23 @@ func TestPipelinedFailureCostsNoConnection(t *testing.T) {
 
 func TestPipelinedNoLateCancel(t *testing.T) {
 	rounds := 150
-	if *soak {
+	if *fanouttest.Soak {
 		rounds = 10_000
 	}
 	pool := pgtest.Pool(t, 4)
 	src := pipelined(pool)
-	quick := statement[string]("select 'quick'")
+	quick := fanouttest.Statement[string]("select 'quick'")
 	for i := range rounds {
 		src.Snapshot = i%3 == 2
-		_, err := fanout.Collect(t.Context(), src, quick, sleep, quick, statement[string](boomSQL, 0), sleep, quick)
-		if e := asError(t, err); e.Index != 3 || sqlState(err) != "22012" {
+		_, err := fanout.Collect(t.Context(), src, quick, fanouttest.Sleep, quick, fanouttest.Statement[string](fanouttest.BoomSQL, 0), fanouttest.Sleep, quick)
+		if e := fanouttest.AsError(t, err); e.Index != 3 || fanouttest.SQLState(err) != "22012" {
 			t.Fatalf("round %d: %v", i, err)
 		}
-		if _, err := fanout.Collect(t.Context(), src, repeated(8, quick)...); err != nil {
+		if _, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(8, quick)...); err != nil {
 			t.Fatalf("round %d: the next call: %v", i, err)
 		}
 		if i%10 == 0 {
-			serves(t, pool)
+			fanouttest.Serves(t, pool)
 		}
 	}
 	if n := pool.Stat().NewConnsCount(); n != 4 {
@@ -261,18 +234,18 @@ func TestPipelinedNoLateCancel(t *testing.T) {
 
 func TestPipelinedDeadlineAndBreak(t *testing.T) {
 	for _, snapshot := range []bool{false, true} {
-		sameBackends(t, 3, func(src fanout.Source[fanout.DBTX]) {
+		fanouttest.SameBackends(t, 3, func(src fanout.Source[fanout.DBTX]) {
 			src.Strategy, src.Snapshot = fanout.Pipelined, snapshot
-			knownToBeSlow(t, src)
+			fanouttest.KnownToBeSlow(t, src)
 			for range 3 {
 				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-				_, err := fanout.Collect(ctx, src, repeated(12, sleep)...)
+				_, err := fanout.Collect(ctx, src, fanouttest.Repeated(12, fanouttest.Sleep)...)
 				cancel()
 				if !errors.Is(err, context.DeadlineExceeded) {
 					t.Error(err)
 				}
-				quick := statement[string]("select 'quick'")
-				for range fanout.Stream(t.Context(), src, quick, sleep, sleep, quick, sleep, sleep) {
+				quick := fanouttest.Statement[string]("select 'quick'")
+				for range fanout.Stream(t.Context(), src, quick, fanouttest.Sleep, fanouttest.Sleep, quick, fanouttest.Sleep, fanouttest.Sleep) {
 					break
 				}
 			}
@@ -282,31 +255,31 @@ func TestPipelinedDeadlineAndBreak(t *testing.T) {
 
 // The server does not answer any more, in the middle of many statements.
 func TestPipelinedFrozenServer(t *testing.T) {
-	for _, f := range []fault{freeze, freezeAll} {
+	for _, f := range []fanouttest.Fault{fanouttest.Freeze, fanouttest.FreezeAll} {
 		for _, snapshot := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/snapshot=%v", f, snapshot), func(t *testing.T) {
-				w := &wire{}
-				pool := pgtest.Pool(t, 2, w.attach)
-				defer w.thaw()
+				w := &fanouttest.Wire{}
+				pool := pgtest.Pool(t, 2, w.Attach)
+				defer w.Thaw()
 				src := pipelined(pool)
 				src.Snapshot = snapshot
-				if _, err := fanout.Collect(t.Context(), src, repeated(20, pid)...); err != nil {
+				if _, err := fanout.Collect(t.Context(), src, fanouttest.Repeated(20, fanouttest.PID)...); err != nil {
 					t.Fatal(err)
 				}
 				freeze := func(ctx context.Context, tx fanout.DBTX) ([]int32, error) {
-					if _, err := pid(ctx, tx); err != nil {
+					if _, err := fanouttest.PID(ctx, tx); err != nil {
 						return nil, err
 					}
-					w.arm(f, 1)
-					return pid(ctx, tx)
+					w.Arm(f, 1)
+					return fanouttest.PID(ctx, tx)
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 				defer cancel()
 				start := time.Now()
-				queries := repeated(20, pid)
+				queries := fanouttest.Repeated(20, fanouttest.PID)
 				queries[3] = freeze
 				_, err := fanout.Collect(ctx, src, queries...)
-				if d := time.Since(start); d > 100*time.Millisecond+grace {
+				if d := time.Since(start); d > 100*time.Millisecond+fanouttest.Grace {
 					t.Errorf("returned after %v", d)
 				}
 				if err != nil && !errors.Is(err, context.DeadlineExceeded) {
@@ -315,10 +288,10 @@ func TestPipelinedFrozenServer(t *testing.T) {
 				if n := pool.Stat().AcquiredConns(); n != 0 {
 					t.Errorf("%d connections still acquired", n)
 				}
-				w.disarm()
-				ctx, cancel = context.WithTimeout(t.Context(), grace)
+				w.Disarm()
+				ctx, cancel = context.WithTimeout(t.Context(), fanouttest.Grace)
 				defer cancel()
-				if _, err := fanout.Collect(ctx, src, repeated(4, pid)...); err != nil {
+				if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(4, fanouttest.PID)...); err != nil {
 					t.Errorf("the pool does not serve the next call: %v", err)
 				}
 			})
@@ -329,13 +302,13 @@ func TestPipelinedFrozenServer(t *testing.T) {
 // Errors reach their own query only, at whatever time the server finds them.
 func TestPipelinedErrorsStayApart(t *testing.T) {
 	for _, conns := range []int{1, 3} {
-		sameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
+		fanouttest.SameBackends(t, conns, func(src fanout.Source[fanout.DBTX]) {
 			src.Strategy, src.Partial = fanout.Pipelined, true
 			create := func(ctx context.Context, tx fanout.DBTX) error {
 				_, err := tx.Exec(ctx, "create table once (n int unique deferrable initially deferred); insert into once values (0)")
 				return err
 			}
-			if err := do(t, src, create); err != nil {
+			if err := fanouttest.Do(t, src, create); err != nil {
 				t.Fatal(err)
 			}
 			for round := range 10 {
@@ -343,20 +316,20 @@ func TestPipelinedErrorsStayApart(t *testing.T) {
 				var states []string
 				for i := range 12 {
 					queries = append(queries,
-						statement[int32]("select $1::int", i),
-						statement[int32](boomSQL, 0),
-						statement[int32]("insert into once values ($1) returning n", 1+round*100+i),
-						statement[int32]("insert into once values ($1) returning n", 0), // at its commit
-						statement[int32]("select nonsense"))
+						fanouttest.Statement[int32]("select $1::int", i),
+						fanouttest.Statement[int32](fanouttest.BoomSQL, 0),
+						fanouttest.Statement[int32]("insert into once values ($1) returning n", 1+round*100+i),
+						fanouttest.Statement[int32]("insert into once values ($1) returning n", 0), // at its commit
+						fanouttest.Statement[int32]("select nonsense"))
 					states = append(states, "", "22012", "", "23505", "42703")
 				}
-				lists, err := fanout.Collect(inTime(t), src, queries...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 				var errs fanout.Errors
 				if !errors.As(err, &errs) || len(errs) != 36 {
 					t.Fatal(err)
 				}
 				for _, e := range errs {
-					if sqlState(e) != states[e.Index] || states[e.Index] == "" {
+					if fanouttest.SQLState(e) != states[e.Index] || states[e.Index] == "" {
 						t.Errorf("%v, want %s", e, states[e.Index])
 					}
 				}
@@ -366,7 +339,7 @@ func TestPipelinedErrorsStayApart(t *testing.T) {
 					}
 				}
 			}
-			lists, err := fanout.Collect(t.Context(), src, statement[int64]("select count(*) from once"))
+			lists, err := fanout.Collect(t.Context(), src, fanouttest.Statement[int64]("select count(*) from once"))
 			if err != nil || lists[0][0] != 1+10*12 {
 				t.Errorf("%v, %v", lists, err)
 			}
@@ -378,7 +351,7 @@ func TestPipelinedErrorsStayApart(t *testing.T) {
 func TestPipelinedSnapshotSpoiled(t *testing.T) {
 	for _, conns := range []int{1, 2, 4} {
 		pool := pgtest.Pool(t, conns)
-		stop := accounts(t, pool)
+		stop := fanouttest.Accounts(t, pool)
 		src := pipelined(pool)
 		src.Snapshot, src.Partial = true, true
 		for range 20 {
@@ -388,29 +361,29 @@ func TestPipelinedSnapshotSpoiled(t *testing.T) {
 					var list []int32
 					for j := range 3 {
 						if (i+j)%4 == 0 {
-							if _, err := boom(ctx, tx); sqlState(err) != "22012" {
+							if _, err := fanouttest.Boom(ctx, tx); fanouttest.SQLState(err) != "22012" {
 								return nil, fmt.Errorf("boom: %w", err)
 							}
 						}
-						balances, err := statement[int32]("select balance from account order by id")(ctx, tx)
+						balances, err := fanouttest.Statement[int32]("select balance from account order by id")(ctx, tx)
 						if err != nil {
 							return nil, err
 						}
 						list = append(list, balances...)
 					}
 					if i%5 == 0 {
-						return boom(ctx, tx)
+						return fanouttest.Boom(ctx, tx)
 					}
 					return list, nil
 				})
 			}
-			lists, err := fanout.Collect(inTime(t), src, queries...)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 			var errs fanout.Errors
 			if !errors.As(err, &errs) || len(errs) != 8 {
 				t.Fatal(err)
 			}
 			for _, e := range errs {
-				if e.Index%5 != 0 || sqlState(e) != "22012" {
+				if e.Index%5 != 0 || fanouttest.SQLState(e) != "22012" {
 					t.Error(e)
 				}
 			}
@@ -426,7 +399,7 @@ func TestPipelinedSnapshotSpoiled(t *testing.T) {
 			}
 		}
 		stop()
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -438,27 +411,27 @@ func TestPipelinedSnapshotAbortedElsewhere(t *testing.T) {
 		$$ begin raise exception 'aborted elsewhere' using errcode = '25P02'; end $$`); err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range strategies {
-		src := raw(pool)
+	for _, s := range fanouttest.Strategies {
+		src := fanouttest.Raw(pool)
 		src.Strategy, src.Snapshot, src.Partial = s, true, true
 		for range 3 {
-			lists, err := fanout.Collect(inTime(t), src, pid, statement[int32]("select elsewhere()"), boom, statement[int32]("select elsewhere()"), pid)
+			lists, err := fanout.Collect(fanouttest.InTime(t), src, fanouttest.PID, fanouttest.Statement[int32]("select elsewhere()"), fanouttest.Boom, fanouttest.Statement[int32]("select elsewhere()"), fanouttest.PID)
 			var errs fanout.Errors
-			if !errors.As(err, &errs) || len(errs) != 3 || sqlState(errs[0]) != "25P02" || sqlState(errs[1]) != "22012" || sqlState(errs[2]) != "25P02" ||
+			if !errors.As(err, &errs) || len(errs) != 3 || fanouttest.SQLState(errs[0]) != "25P02" || fanouttest.SQLState(errs[1]) != "22012" || fanouttest.SQLState(errs[2]) != "25P02" ||
 				len(lists[0]) != 1 || len(lists[4]) != 1 {
 				t.Errorf("%v: %v, %v", s, lists, err)
 			}
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // Inside the caller's transaction: one round trip for different statements, which see what it has written; and a failure
 // as by Serial.
 func TestPipelinedInTransaction(t *testing.T) {
-	way := &traffic{}
-	pool := pgtest.Pool(t, 2, way.attach)
-	fill(t, pool, 10)
+	way := &fanouttest.Traffic{}
+	pool := pgtest.Pool(t, 2, way.Attach)
+	fanouttest.Fill(t, pool, 10)
 	src := fanout.New(pool, db.New)
 	src.Strategy = fanout.Pipelined
 	for round := range 4 {
@@ -477,7 +450,7 @@ func TestPipelinedInTransaction(t *testing.T) {
 			touched      int64
 			count        int64
 		)
-		before := way.writes.Load()
+		before := way.Writes.Load()
 		err = fanout.Run(t.Context(), src.On(tx),
 			fanout.Into(&one, (*db.Queries).GetA, row.ID),
 			fanout.Into(&written, (*db.Queries).InsertA, &text),
@@ -489,7 +462,7 @@ func TestPipelinedInTransaction(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := way.writes.Load() - before; round > 1 && n > 1 {
+		if n := way.Writes.Load() - before; round > 1 && n > 1 {
 			t.Errorf("round %d: %d writes", round, n)
 		}
 		if *one.Data != text || *written.Data != text || len(some) != 2 || len(all) != 12 || count != 12 || touched != 1 {
@@ -505,31 +478,31 @@ func TestPipelinedInTransaction(t *testing.T) {
 
 	// A failure: of a statement that the server refuses when it is executed, or when it is described.
 	for i := range 4 {
-		partial, failing := i%2 == 1, []fanout.Query[fanout.DBTX, int32]{boom, statement[int32]("select nonsense")}[i/2]
+		partial, failing := i%2 == 1, []fanout.Query[fanout.DBTX, int32]{fanouttest.Boom, fanouttest.Statement[int32]("select nonsense")}[i/2]
 		var outcomes []string
-		for _, s := range slices.Concat([]fanout.Strategy{fanout.Serial}, pipelining) {
+		for _, s := range slices.Concat([]fanout.Strategy{fanout.Serial}, fanouttest.Pipelining) {
 			tx, err := pool.Begin(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			src := raw(pool).On(tx)
+			src := fanouttest.Raw(pool).On(tx)
 			src.Strategy, src.Partial = s, partial
 			unknown := func(n int) fanout.Query[fanout.DBTX, int32] {
-				return statement[int32](fmt.Sprintf("select %d /* %v %d */", n, s, i))
+				return fanouttest.Statement[int32](fmt.Sprintf("select %d /* %v %d */", n, s, i))
 			}
-			lists, err := fanout.Collect(t.Context(), src, unknown(1), failing, unknown(2), pid, failing)
-			outcome := fmt.Sprint(len(lists), sqlState(err), asError(t, err).Index)
+			lists, err := fanout.Collect(t.Context(), src, unknown(1), failing, unknown(2), fanouttest.PID, failing)
+			outcome := fmt.Sprint(len(lists), fanouttest.SQLState(err), fanouttest.AsError(t, err).Index)
 			var errs fanout.Errors
 			if errors.As(err, &errs) {
 				for i, e := range errs {
-					outcome += fmt.Sprint(" ", i, e.Index, e.Name, sqlState(e))
+					outcome += fmt.Sprint(" ", i, e.Index, e.Name, fanouttest.SQLState(e))
 				}
 				for _, list := range lists {
 					outcome += fmt.Sprint(" ", len(list))
 				}
 			}
 			outcomes = append(outcomes, outcome)
-			if _, err := tx.Exec(t.Context(), "select 1"); sqlState(err) != "25P02" {
+			if _, err := tx.Exec(t.Context(), "select 1"); fanouttest.SQLState(err) != "25P02" {
 				t.Error(err)
 			}
 			if err := tx.Rollback(t.Context()); err != nil {
@@ -538,7 +511,7 @@ func TestPipelinedInTransaction(t *testing.T) {
 		}
 		for n, outcome := range outcomes {
 			if outcome != outcomes[0] {
-				t.Errorf("partial=%v: %v %s\nSerial %s", partial, pipelining[n-1], outcome, outcomes[0])
+				t.Errorf("partial=%v: %v %s\nSerial %s", partial, fanouttest.Pipelining[n-1], outcome, outcomes[0])
 			}
 		}
 	}
@@ -559,18 +532,18 @@ func TestPipelinedInTransaction(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }
 
 // In the caller's transaction statements are executed in the order of the queries, also where the connection knows some and
 // has to have others described first. Not those of a function that a busy machine has held up for as long as one that does
 // something else: this happens now and then, but not three times in a row.
 func TestPipelinedInTransactionKeepsTheOrder(t *testing.T) {
-	count := statement[int32]("select count(*)::int from a")
+	count := fanouttest.Statement[int32]("select count(*)::int from a")
 	for _, mode := range execModes {
-		pool := pgtest.Pool(t, 1, inMode(mode))
-		for _, s := range pipelining {
-			src := raw(pool)
+		pool := pgtest.Pool(t, 1, fanouttest.InMode(mode))
+		for _, s := range fanouttest.Pipelining {
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
 			inOrder := func(round, attempt int) bool {
 				tx, err := pool.Begin(t.Context())
@@ -583,9 +556,9 @@ func TestPipelinedInTransactionKeepsTheOrder(t *testing.T) {
 					if round%2 == 1 { // others each time
 						text += fmt.Sprintf(" /* %v, %v, %d, %d */", mode, s, round, attempt)
 					}
-					queries = append(queries, statement[int32](text, 1), count)
+					queries = append(queries, fanouttest.Statement[int32](text, 1), count)
 				}
-				lists, err := fanout.Collect(inTime(t), src.On(tx), queries...)
+				lists, err := fanout.Collect(fanouttest.InTime(t), src.On(tx), queries...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -615,23 +588,23 @@ func TestPipelinedBackendTerminated(t *testing.T) {
 	pool := pgtest.Pool(t, 2)
 	src := pipelined(pool)
 	src.Partial = true
-	if err := do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
+	if err := fanouttest.Do(t, src, func(ctx context.Context, tx fanout.DBTX) error {
 		_, err := tx.Exec(ctx, "create table counter (id int, n int default 0); insert into counter select generate_series(0, 39)")
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
-	kill := statement[int32]("-- name: Kill :one\nselect pg_terminate_backend(pg_backend_pid())::int")
+	kill := fanouttest.Statement[int32]("-- name: Kill :one\nselect pg_terminate_backend(pg_backend_pid())::int")
 	written, failed := map[int]int32{}, map[int]int32{}
 	for round := range 20 {
 		src.Retries = round % 3
 		var queries []fanout.Query[fanout.DBTX, int32]
 		for i := range 40 {
-			queries = append(queries, statement[int32]("update counter set n = n + 1 where id = $1 returning n", i))
+			queries = append(queries, fanouttest.Statement[int32]("update counter set n = n + 1 where id = $1 returning n", i))
 		}
 		queries[round] = kill
 		failed[round]-- // this one does not write
-		lists, err := fanout.Collect(inTime(t), src, queries...)
+		lists, err := fanout.Collect(fanouttest.InTime(t), src, queries...)
 		var errs fanout.Errors
 		if !errors.As(err, &errs) || errs[0].Index != round && len(errs) == 1 {
 			t.Fatal(err)
@@ -654,7 +627,7 @@ func TestPipelinedBackendTerminated(t *testing.T) {
 				}
 			}
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -665,7 +638,7 @@ func TestPipelinedCtxEndsWhileWriting(t *testing.T) {
 		pool := pgtest.Pool(t, 1)
 		src := pipelined(pool)
 		var sent atomic.Bool
-		ctx, cancelCall := context.WithCancel(inTime(t))
+		ctx, cancelCall := context.WithCancel(fanouttest.InTime(t))
 		start := time.Now()
 		err := fanout.Run(ctx, src, fanout.Do(func(ctx context.Context, tx fanout.DBTX) error {
 			// Known, so that the arguments are read before it is sent.
@@ -674,7 +647,7 @@ func TestPipelinedCtxEndsWhileWriting(t *testing.T) {
 			}
 			own, cancel := context.WithCancel(ctx)
 			defer cancel()
-			arg := valuer(func() (driver.Value, error) {
+			arg := fanouttest.Valuer(func() (driver.Value, error) {
 				if whole {
 					cancelCall()
 				} else {
@@ -700,7 +673,7 @@ func TestPipelinedCtxEndsWhileWriting(t *testing.T) {
 		if d := time.Since(start); d > 5*time.Second {
 			t.Errorf("took %v", d)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 		cancelCall()
 	}
 }
@@ -709,7 +682,7 @@ func TestPipelinedCtxEndsWhileWriting(t *testing.T) {
 // described: its error says so, and it costs no connection.
 func TestPipelinedEndAtAnyMoment(t *testing.T) {
 	const queries, calls = 4, 4
-	for _, s := range pipelining {
+	for _, s := range fanouttest.Pipelining {
 		var left atomic.Int64
 		var end func()
 		counter := startTracer(func() {
@@ -718,16 +691,16 @@ func TestPipelinedEndAtAnyMoment(t *testing.T) {
 			}
 		})
 		pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) { config.ConnConfig.Tracer = counter })
-		warm(t, pool)
+		fanouttest.Warm(t, pool)
 		for moment := range queries * calls {
-			src := raw(pool) // knows nothing yet
+			src := fanouttest.Raw(pool) // knows nothing yet
 			src.Strategy = s
-			ctx, cancel := context.WithCancel(inTime(t))
+			ctx, cancel := context.WithCancel(fanouttest.InTime(t))
 			left.Store(int64(moment) + 1)
 			end = cancel
 			var list []fanout.Query[fanout.DBTX, int32]
 			for i := range queries {
-				list = append(list, statement[int32](fmt.Sprintf("select $1::int + %d", moment), i))
+				list = append(list, fanouttest.Statement[int32](fmt.Sprintf("select $1::int + %d", moment), i))
 			}
 			for range calls {
 				_, err := fanout.Collect(ctx, src, list...)
@@ -743,7 +716,7 @@ func TestPipelinedEndAtAnyMoment(t *testing.T) {
 		if n := pool.Stat().NewConnsCount(); n != 1 {
 			t.Errorf("%v: %d connections were opened", s, n)
 		}
-		serves(t, pool)
+		fanouttest.Serves(t, pool)
 	}
 }
 
@@ -763,17 +736,17 @@ func TestCoalescedOwnCtxRace(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	pool := pgtest.PoolOn(t, dsn, 1)
 	locker, watcher := pgtest.Connect(t, dsn), pgtest.Connect(t, dsn)
-	fill(t, pool, 100)
-	src := raw(pool)
+	fanouttest.Fill(t, pool, 100)
+	src := fanouttest.Raw(pool)
 	src.Strategy = fanout.Coalesced
 	queries := make([]fanout.Query[fanout.DBTX, int32], 40)
 	for i := range queries {
-		queries[i] = statement[int32](one, i+1)
+		queries[i] = fanouttest.Statement[int32](one, i+1)
 	}
 	shared := 0
 	src.Observe = func(_ context.Context, s fanout.Span) { shared = s.Shared }
 	for deadline := time.Now().Add(10 * time.Second); shared == 0; {
-		if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+		if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil {
 			t.Fatal(err)
 		}
 		if time.Now().After(deadline) {
@@ -812,7 +785,7 @@ func TestCoalescedOwnCtxRace(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 		pgtest.Exec(t, locker, "rollback")
 	})
-	if _, err := fanout.Collect(inTime(t), src, queries...); err != nil {
+	if _, err := fanout.Collect(fanouttest.InTime(t), src, queries...); err != nil {
 		t.Error(err)
 	}
 }

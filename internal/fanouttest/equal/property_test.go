@@ -1,4 +1,4 @@
-package fanout_test
+package equal
 
 import (
 	"cmp"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -46,9 +47,9 @@ func drawQuery(t *rapid.T, src fanout.Source[*db.Queries]) randomQuery {
 		ids := rapid.SliceOfN(rapid.Int32Range(0, 60), 0, 20).Draw(t, "ids")
 		return randomQuery{fmt.Sprint("ids ", ids), false, true, fanout.Many((*db.Queries).ListAByIDs, ids)}
 	case 4: // nested, and in no order
-		src.Strategy = rapid.SampledFrom(strategies).Draw(t, "nested strategy")
+		src.Strategy = rapid.SampledFrom(fanouttest.Strategies).Draw(t, "nested strategy")
 		return randomQuery{"nested", false, false, func(ctx context.Context, q *db.Queries) ([]db.A, error) {
-			rows, err := fanout.Gather(ctx, src, id, fanout.Each((*db.Queries).ListAByData, fmt.Sprint("a_", n), "a_1", "a_2")...)
+			rows, err := fanout.Gather(ctx, src, fanouttest.ID, fanout.Each((*db.Queries).ListAByData, fmt.Sprint("a_", n), "a_1", "a_2")...)
 			var list []db.A
 			for _, row := range rows {
 				list = append(list, row)
@@ -98,45 +99,10 @@ func outcomeOf(t *rapid.T, queries []randomQuery, lists [][]db.A, err error) out
 	return o
 }
 
-// collectBy makes the call as one of the four kinds, and returns the lists by query.
-func collectBy(kind string, ctx context.Context, src fanout.Source[*db.Queries], queries []fanout.Query[*db.Queries, db.A]) ([][]db.A, error) {
-	switch kind {
-	case "Run":
-		lists := make([][]db.A, len(queries))
-		tasks := make([]fanout.Task[*db.Queries], len(queries))
-		for i, query := range queries {
-			tasks[i] = fanout.IntoFunc(&lists[i], query)
-		}
-		err := fanout.Run(ctx, src, tasks...)
-		return lists, err
-	case "Stream":
-		lists := make([][]db.A, len(queries))
-		var errs fanout.Errors
-		for r, err := range fanout.Stream(ctx, src, queries...) {
-			var e *fanout.Error
-			switch {
-			case err == nil:
-				lists[r.Index] = r.Rows
-			case src.Partial && errors.As(err, &e):
-				errs = append(errs, e)
-			default:
-				return nil, err
-			}
-		}
-		if errs == nil {
-			return lists, nil
-		}
-		slices.SortFunc(errs, func(a, b *fanout.Error) int { return cmp.Compare(a.Index, b.Index) })
-		return lists, errs
-	default:
-		return fanout.Collect(ctx, src, queries...)
-	}
-}
-
 // Every strategy, at every width, in every kind of call, returns what Serial returns.
 func TestEveryStrategyEqualsSerial(t *testing.T) {
 	pool := pgtest.Pool(t, 5)
-	fill(t, pool, 50)
+	fanouttest.Fill(t, pool, 50)
 	src := fanout.New(pool, db.New)
 	rapid.Check(t, func(t *rapid.T) {
 		src := src
@@ -158,12 +124,12 @@ func TestEveryStrategyEqualsSerial(t *testing.T) {
 			}
 		}
 
-		src.Strategy = rapid.SampledFrom(strategies).Draw(t, "strategy")
+		src.Strategy = rapid.SampledFrom(fanouttest.Strategies).Draw(t, "strategy")
 		src.Limit = rapid.IntRange(0, 7).Draw(t, "limit")
 		src.Partial = rapid.Bool().Draw(t, "partial")
 		src.Snapshot = rapid.Bool().Draw(t, "snapshot")
 		kind := rapid.SampledFrom([]string{"Collect", "Run", "Stream"}).Draw(t, "call")
-		lists, err = collectBy(kind, context.Background(), src, functions)
+		lists, err = fanouttest.CollectBy(kind, context.Background(), src, functions)
 		if anyFails && !src.Partial {
 			var e *fanout.Error
 			if !errors.As(err, &e) || !queries[e.Index].fails || e.Name != "GetA" {
@@ -178,14 +144,14 @@ func TestEveryStrategyEqualsSerial(t *testing.T) {
 		if diff := gocmp.Diff(want, got); diff != "" {
 			t.Fatalf("%s (-serial +got)\n%s", kind, diff)
 		}
-		merged, _ := fanout.Gather(context.Background(), src, id, functions...)
+		merged, _ := fanout.Gather(context.Background(), src, fanouttest.ID, functions...)
 		var reference map[int32]db.A
 		if len(want.Failed) < len(queries) || len(queries) == 0 {
-			reference = fanout.Merge(id, want.Lists...)
+			reference = fanout.Merge(fanouttest.ID, want.Lists...)
 		}
 		if diff := gocmp.Diff(reference, merged); diff != "" {
 			t.Fatalf("Gather (-serial +got)\n%s", diff)
 		}
 	})
-	serves(t, pool)
+	fanouttest.Serves(t, pool)
 }

@@ -1,4 +1,4 @@
-package fanout_test
+package servers
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/fanouttest"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
 )
 
@@ -43,14 +44,14 @@ func tenant(t *testing.T, name string) context.Context {
 // What one database has said of a statement's parameters is not what another one has: here, an argument would lose its time
 // of day.
 func TestDatabasePerTenantKeepsArguments(t *testing.T) {
-	for _, s := range pipelining {
+	for _, s := range fanouttest.Pipelining {
 		t.Run(s.String(), func(t *testing.T) {
 			dsns := map[string]string{"one": pgtest.DSN(t), "two": pgtest.DSN(t)}
 			for name, typ := range map[string]string{"one": "date", "two": "timestamptz"} {
 				pgtest.Exec(t, pgtest.Connect(t, dsns[name]), "create table event (n int, at "+typ+")")
 			}
 			pool := perDatabase(t, dsns)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy = s
 			at := time.Date(2026, 1, 2, 12, 34, 56, 0, time.UTC)
 			insert := func(n int) fanout.Query[fanout.DBTX, int] {
@@ -77,7 +78,7 @@ func TestDatabasePerTenantKeepsArguments(t *testing.T) {
 
 // What one database's catalog proves is not what another one's does: here, a function of the same name is volatile.
 func TestDatabasePerTenantKeepsExecutions(t *testing.T) {
-	for _, s := range pipelining {
+	for _, s := range fanouttest.Pipelining {
 		t.Run(s.String(), func(t *testing.T) {
 			dsns := map[string]string{"one": pgtest.DSN(t), "two": pgtest.DSN(t)}
 			for _, dsn := range dsns {
@@ -86,11 +87,11 @@ func TestDatabasePerTenantKeepsExecutions(t *testing.T) {
 			pgtest.Exec(t, pgtest.Connect(t, dsns["one"]), "create function number() returns bigint language sql stable as 'select 7::bigint'")
 			pgtest.Exec(t, pgtest.Connect(t, dsns["two"]), "create function number() returns bigint language sql volatile as $$select nextval('ticket')$$")
 			pool := perDatabase(t, dsns)
-			src := raw(pool)
+			src := fanouttest.Raw(pool)
 			src.Strategy, src.Limit = s, 1
 			var queries []fanout.Query[fanout.DBTX, string]
 			for i := range 20 {
-				queries = append(queries, statement[string]("-- name: Number :one\nselect (select number())::text from account where id = $1", i+1))
+				queries = append(queries, fanouttest.Statement[string]("-- name: Number :one\nselect (select number())::text from account where id = $1", i+1))
 			}
 			for range 3 {
 				if _, err := fanout.Collect(tenant(t, "one"), src, queries...); err != nil {

@@ -1,0 +1,12 @@
+package equal
+
+import (
+	"os"
+	"testing"
+
+	sqlcfanout "github.com/sqlc-fanout/sqlc-fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/pgtest"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/shop"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Run(m, sqlcfanout.Schema, shop.Schema)) }

@@ -1,0 +1,26 @@
+// Package fanouttest is what the tests of package fanout have in common: queries, pools, faults of the network, and checks.
+//
+// There are so many tests that they are several packages, which go test runs side by side:
+//
+//	fanout                         the API, call by call: order, errors, panics, snapshots, spans, what callers may not do
+//	internal/fanouttest/equal      every strategy returns what Serial returns: random calls, the corpus of statements, a shop
+//	internal/fanouttest/pipelined  statements of several functions on one connection: Pipelined, Coalesced
+//	internal/fanouttest/servers    connections that fail, servers that restart, standbys, PgBouncer, several databases
+//
+// To these helpers the same holds as to those of pgtest: they fail the test in place of returning an error.
+package fanouttest
+
+import (
+	"flag"
+
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+)
+
+// Soak makes the random and repeated tests run for long.
+var Soak = flag.Bool("soak", false, "run the random and repeated tests for long")
+
+// Strategies are all strategies.
+var Strategies = []fanout.Strategy{fanout.Parallel, fanout.Serial, fanout.Pipelined, fanout.Coalesced, fanout.Auto}
+
+// Pipelining are those that send the statements of several functions together.
+var Pipelining = []fanout.Strategy{fanout.Pipelined, fanout.Coalesced, fanout.Auto}
