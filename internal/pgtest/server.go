@@ -34,10 +34,11 @@ type server struct {
 	copying   string // how CREATE DATABASE copies the template: an option of it, or nothing
 	prefix    string // of the databases' names
 	serial    int
-	databases map[string]bool // that exist and are ours, the template included
-	recycling bool            // whether a database that is as good as new after a test goes to the next
-	spare     []string        // such databases
-	filled    string          // array of the template's tables that have rows
+	databases map[string]bool           // that exist and are ours, the template included
+	recycling bool                      // whether a database that is as good as new after a test goes to the next
+	spare     []string                  // such databases
+	filled    string                    // array of the template's tables that have rows
+	cleaners  map[string]*pgconn.PgConn // to databases that have been looked at after a test, for the next time: by name
 
 	connecting sync.Mutex     // guards what is below, and is held while it is used
 	conn       *pgconn.PgConn // to admin: a connection for each database would take as long as making it
@@ -68,6 +69,7 @@ func (s *server) open() error {
 	// The process id helps whoever finds a database left behind; it alone would not tell machines apart.
 	s.prefix = fmt.Sprintf("fanout_test_%d_%08x_", os.Getpid(), rand.Uint32())
 	s.databases = make(map[string]bool)
+	s.cleaners = make(map[string]*pgconn.PgConn)
 
 	// template0 and the C locale are the same on every server, whatever its administrator has made of template1.
 	template := s.template()
@@ -196,11 +198,10 @@ const lastWords = 20 * time.Millisecond
 func (s *server) renewed(name string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
 	defer cancel()
-	conn, err := pgconn.Connect(ctx, s.dsn(name))
+	conn, err := s.cleaner(ctx, name)
 	if err != nil {
 		return false
 	}
-	defer conn.Close(ctx)
 	is := func(sql string) bool {
 		result, err := conn.Exec(ctx, sql).ReadAll()
 		return err == nil && len(result[0].Rows) == 1
@@ -222,6 +223,32 @@ func (s *server) renewed(name string) bool {
 	return is(untouchedSQL)
 }
 
+// cleanerName is what a cleaner's session calls itself, for tests that look at the others.
+const cleanerName = "pgtest"
+
+// cleaner returns the connection by which a database is looked at. It stays open from one test to the next: to open one takes
+// longer than all that it is for. A test may have ended it, as any other.
+func (s *server) cleaner(ctx context.Context, name string) (*pgconn.PgConn, error) {
+	s.mu.Lock()
+	conn := s.cleaners[name]
+	s.mu.Unlock()
+	if conn != nil && conn.Ping(ctx) == nil {
+		return conn, nil
+	}
+	config, err := pgconn.ParseConfig(s.dsn(name))
+	if err != nil {
+		return nil, err
+	}
+	config.RuntimeParams["application_name"] = cleanerName
+	if conn, err = pgconn.ConnectConfig(ctx, config); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cleaners[name] = conn
+	return conn, nil
+}
+
 // drop drops a database, and ends the sessions in it.
 func (s *server) drop(name string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
@@ -232,6 +259,10 @@ func (s *server) drop(name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.databases, name)
+	if conn := s.cleaners[name]; conn != nil {
+		delete(s.cleaners, name)
+		_ = conn.Close(ctx)
+	}
 	return nil
 }
 
@@ -241,6 +272,9 @@ func (s *server) close() error {
 	names := slices.Sorted(maps.Keys(s.databases))
 	local := s.local
 	s.started, s.err = true, errClosed
+	for _, conn := range s.cleaners {
+		_ = conn.Close(context.Background())
+	}
 	s.mu.Unlock()
 	if local != nil {
 		return errors.Join(s.disconnect(), local.Stop()) // and all databases with it
