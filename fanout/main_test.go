@@ -15,6 +15,7 @@ import (
 )
 
 // More tests of this package are in ../internal/fanouttest.
+
 func TestMain(m *testing.M) { os.Exit(pgtest.Run(m, sqlcfanout.Schema, shop.Schema)) }
 
 // eachStrategy runs f once for every strategy, on a pool of its own with n rows a_0 … in table a.

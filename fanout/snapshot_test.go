@@ -416,7 +416,7 @@ func TestSnapshotBesideDDL(t *testing.T) {
 	admin, monitor := fanouttest.Outsider(t, pool), fanouttest.Outsider(t, pool)
 	waiting := func(want int) {
 		for n := 0; n < want && ctx.Err() == nil; {
-			if err := monitor.QueryRow(ctx, "select count(*) from pg_locks where not granted and relation = 'a'::regclass").Scan(&n); err != nil {
+			if err := monitor.QueryRow(ctx, "select count(*) from pg_locks where not granted and relation = 'a'::regclass and database = (select oid from pg_database where datname = current_database())").Scan(&n); err != nil {
 				t.Error(err)
 				return
 			}
@@ -849,7 +849,7 @@ func TestSnapshotBesideWaitingDDL(t *testing.T) {
 				}
 				altering.Go(func() { pgtest.Exec(t, ddl, "alter table a add column more int") })
 				for patience := time.Now().Add(100 * time.Millisecond); time.Now().Before(patience); {
-					if pgtest.QueryRow[int](t, monitor, "select count(*)::int from pg_locks where not granted") > 0 {
+					if pgtest.QueryRow[int](t, monitor, "select count(*)::int from pg_locks where not granted and database = (select oid from pg_database where datname = current_database())") > 0 {
 						break
 					}
 				}

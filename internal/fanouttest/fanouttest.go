@@ -2,12 +2,15 @@
 //
 // There are so many tests that they are several packages, which go test runs side by side:
 //
-//	fanout                         the API, call by call: order, errors, panics, snapshots, spans, what callers may not do
-//	internal/fanouttest/equal      every strategy returns what Serial returns: random calls, the corpus of statements, a shop
+//	fanout                         the API, call by call: order, errors, panics, snapshots, spans, what callers may not do;
+//	                               Auto; the parts that know no server, and what the catalog proves; examples, benchmarks
+//	internal/fanouttest/equal      every strategy returns what Serial returns: random calls, the corpus of statements, a shop,
+//	                               all kinds of arguments and columns
 //	internal/fanouttest/pipelined  statements of several functions on one connection: Pipelined, Coalesced
-//	internal/fanouttest/servers    connections that fail, servers that restart, standbys, PgBouncer, several databases
+//	internal/fanouttest/servers    connections that fail, Retries, servers that restart, standbys, PgBouncer, several databases
 //
-// To these helpers the same holds as to those of pgtest: they fail the test in place of returning an error.
+// Helpers that take a testing.TB fail the test in place of returning an error, as those of pgtest do; Do returns that of its
+// function.
 package fanouttest
 
 import (

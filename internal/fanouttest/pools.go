@@ -31,7 +31,7 @@ func Warm(tb testing.TB, pool *pgxpool.Pool) {
 	}
 }
 
-// AcquireAll acquires all connections that the pool may have, which opens those that are not.
+// AcquireAll acquires all connections that the pool may have, opening those that are not open yet.
 func AcquireAll(tb testing.TB, pool *pgxpool.Pool) (conns []*pgxpool.Conn) {
 	tb.Helper()
 	for range pool.Stat().MaxConns() {
@@ -131,10 +131,10 @@ func Serves(t testing.TB, pool *pgxpool.Pool) {
 	}
 }
 
-// Awaiting is how many statements wait for an advisory lock.
+// Awaiting is how many statements wait for an advisory lock in the monitor's database.
 func Awaiting(t testing.TB, monitor *pgx.Conn) int {
 	t.Helper()
-	return pgtest.QueryRow[int](t, monitor, "select count(*)::int from pg_locks where locktype = 'advisory' and not granted")
+	return pgtest.QueryRow[int](t, monitor, "select count(*)::int from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())")
 }
 
 // Outsider opens a connection beside the pool.

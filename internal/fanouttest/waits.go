@@ -16,7 +16,7 @@ func Stacks() string {
 // Grace is how long a call may take after its deadline: the documented second, and what a loaded machine needs.
 const Grace = time.Second + 4*time.Second
 
-// After waits for done or the end of ctx.
+// After waits for done or the end of ctx, whose error it returns.
 func After(ctx context.Context, done <-chan struct{}) error {
 	select {
 	case <-done:

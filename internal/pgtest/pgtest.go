@@ -6,11 +6,11 @@
 //
 // The server is one throwaway server per test binary, started when the first test asks for a database; tests that need
 // none start none. A database is cloned from a template that has the schema, or is one that an earlier test has had and
-// not changed in any way, but for rows of tables that were empty and are again. With TEST_DATABASE_URL set, the same tests run on that server instead, in databases whose names
-// begin with fanout_test_ and which they drop again; the user named there needs the right to create databases, and for
-// some tests must be a superuser. Tests of what a server does as a whole, such as a restart, start their own all the
-// same. A test binary that is killed leaves its databases behind: what else could drop them cannot tell, over a network,
-// that their process is gone.
+// not changed in any way, but for rows of tables that were empty and are again. With TEST_DATABASE_URL set, the same tests run
+// on that server instead, in databases whose names begin with fanout_test_ and which they drop again; the user named there
+// needs the right to create databases, and for some tests must be a superuser. Tests of what a server does as a whole, such
+// as a restart, start their own all the same. A test binary that is killed leaves its databases behind: what else could drop
+// them cannot tell, over a network, that their process is gone.
 package pgtest
 
 import (
@@ -59,8 +59,9 @@ func Run(m *testing.M, schema ...string) int {
 }
 
 // DSN returns the connection string of a database of the test's own, dropped when the test ends together with whatever
-// is still connected to it, unless nobody is and it is as it was, or can be emptied: then it may be another test's. In a
-// benchmark, the time it takes counts unless the timer is reset.
+// is still connected to it, unless nobody is and it is as it was, or can be emptied: then it may be another test's. One that
+// has been has a session of this package's own, whose application_name is pgtest. In a benchmark, the time it takes counts
+// unless the timer is reset.
 func DSN(t testing.TB) string {
 	t.Helper()
 	s := running(t)

@@ -38,7 +38,7 @@ type server struct {
 	recycling bool                      // whether a database that is as good as new after a test goes to the next
 	spare     []string                  // such databases
 	filled    string                    // array of the template's tables that have rows
-	cleaners  map[string]*pgconn.PgConn // to databases that have been looked at after a test, for the next time: by name
+	cleaners  map[string]*pgconn.PgConn // by which spare databases have been looked at, for the next time: by name
 
 	connecting sync.Mutex     // guards what is below, and is held while it is used
 	conn       *pgconn.PgConn // to admin: a connection for each database would take as long as making it
@@ -170,11 +170,13 @@ const aloneSQL = `select where not exists (select from pg_stat_activity
 
 // untouchedSQL has a row if nobody has ever inserted, updated or deleted a row in the database, in a table or in the catalog,
 // not even in a transaction that was rolled back; nor taken a value of a sequence, which an insert that fails can do and
-// write nothing; nor given the database settings.
-const untouchedSQL = `select from pg_stat_database d
-	where datname = current_database() and tup_inserted + tup_updated + tup_deleted = 0
+// write nothing; nor changed the database as a whole, of which its own statistics know nothing.
+const untouchedSQL = `select from pg_stat_database s join pg_database d on d.oid = s.datid
+	where d.datname = current_database() and tup_inserted + tup_updated + tup_deleted = 0
 		and not exists (select from pg_sequences where last_value is not null)
-		and not exists (select from pg_db_role_setting where setdatabase = d.datid)`
+		and not exists (select from pg_db_role_setting where setdatabase = d.oid)
+		and datallowconn and datconnlimit = -1 and not datistemplate and datacl is null
+		and datdba = current_user::regrole and shobj_description(d.oid, 'pg_database') is null`
 
 // emptySQL empties the tables of a database in which nothing else has ever been changed, and fails in any other; or if they
 // are among those, %s, that were not empty at first. To the planner too an emptied table is as good as a new one.
@@ -195,13 +197,22 @@ const emptySQL = `do $$
 const lastWords = 20 * time.Millisecond
 
 // renewed reports whether a database is as good as new, once the rows are gone that there were in its tables.
-func (s *server) renewed(name string) bool {
+func (s *server) renewed(name string) (ok bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
 	defer cancel()
 	conn, err := s.cleaner(ctx, name)
 	if err != nil {
 		return false
 	}
+	defer func() {
+		if !ok {
+			_ = conn.Close(ctx)
+			return
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.cleaners[name] = conn
+	}()
 	is := func(sql string) bool {
 		result, err := conn.Exec(ctx, sql).ReadAll()
 		return err == nil && len(result[0].Rows) == 1
@@ -223,30 +234,28 @@ func (s *server) renewed(name string) bool {
 	return is(untouchedSQL)
 }
 
-// cleanerName is what a cleaner's session calls itself, for tests that look at the others.
+// cleanerName is what a cleaner's session calls itself: 'pgtest', for tests that look at the others.
 const cleanerName = "pgtest"
 
-// cleaner returns the connection by which a database is looked at. It stays open from one test to the next: to open one takes
-// longer than all that it is for. A test may have ended it, as any other.
+// cleaner returns the connection by which a database is looked at. It stays open from one test to the next, since to open one
+// takes longer than all that it is for, unless a test has ended it, as any other.
 func (s *server) cleaner(ctx context.Context, name string) (*pgconn.PgConn, error) {
 	s.mu.Lock()
 	conn := s.cleaners[name]
+	delete(s.cleaners, name)
 	s.mu.Unlock()
-	if conn != nil && conn.Ping(ctx) == nil {
-		return conn, nil
+	if conn != nil {
+		if conn.Ping(ctx) == nil {
+			return conn, nil
+		}
+		_ = conn.Close(ctx)
 	}
 	config, err := pgconn.ParseConfig(s.dsn(name))
 	if err != nil {
 		return nil, err
 	}
 	config.RuntimeParams["application_name"] = cleanerName
-	if conn, err = pgconn.ConnectConfig(ctx, config); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.cleaners[name] = conn
-	return conn, nil
+	return pgconn.ConnectConfig(ctx, config)
 }
 
 // drop drops a database, and ends the sessions in it.
@@ -259,10 +268,6 @@ func (s *server) drop(name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.databases, name)
-	if conn := s.cleaners[name]; conn != nil {
-		delete(s.cleaners, name)
-		_ = conn.Close(ctx)
-	}
 	return nil
 }
 
@@ -328,8 +333,9 @@ func (s *server) exec(ctx context.Context, sql string) error {
 	return err
 }
 
-// ping has the server send something on the connection of exec, if there is one.
+// ping has the server send something on each connection that stays open.
 func (s *server) ping() {
+	s.pingCleaners()
 	s.connecting.Lock()
 	defer s.connecting.Unlock()
 	if s.conn == nil {
@@ -338,6 +344,17 @@ func (s *server) ping() {
 	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
 	defer cancel()
 	_, _ = s.conn.Exec(ctx, ";").ReadAll() // if it fails, exec will too
+}
+
+// pingCleaners pings the cleaners, of which none is in use.
+func (s *server) pingCleaners() {
+	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
+	defer cancel()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, conn := range s.cleaners {
+		_ = conn.Ping(ctx) // if it fails, it will be noticed when it is needed
+	}
 }
 
 // disconnect closes the connection of exec.

@@ -478,7 +478,7 @@ func TestCoalescedProofUndoesNothing(t *testing.T) {
 	for _, c := range [][3]string{
 		{"select use_tenant()", "select current_setting('app.tenant', true)", "acme"},
 		{"select items()", "fetch first from items", "item"},
-		{"select guard()", "select count(*)::text from pg_locks where locktype = 'advisory'", "1"},
+		{"select guard()", "select count(*)::text from pg_locks where locktype = 'advisory and database = (select oid from pg_database where datname = current_database())", "1"},
 	} {
 		for _, s := range fanouttest.Strategies {
 			src := fanouttest.Raw(pool)
