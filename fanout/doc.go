@@ -57,4 +57,11 @@
 // server. The exporting connection runs queries like any other, and when it is the only one to be had, it runs them all.
 // Where round trips are cheap, a call begins on a few connections and takes the others a moment later, if queries are still
 // waiting.
+//
+// # Privileges
+//
+// The package's own statements rely on what PostgreSQL lets every role do: pipelined ones on the function current_schemas,
+// and snapshots on the table pg_extension and, on more than one connection, on pg_export_snapshot, pg_backend_pid,
+// pg_is_in_recovery and pg_postmaster_start_time. Where that has been revoked from PUBLIC, such a call fails (42501).
+// Without the right to read the catalog otherwise, or to end other backends' statements, calls do without.
 package fanout
