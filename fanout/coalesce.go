@@ -236,11 +236,13 @@ func (p *pipeline) prove(t *text) {
 
 const (
 	proofSettings  = "select pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true)"
-	proofName      = "fanout_proof"
 	proofSavepoint = "savepoint fanout_proof"
 	proofRollBack  = "rollback to savepoint fanout_proof"
 	proofRelease   = "release savepoint fanout_proof"
 )
+
+// proofName is the name of proofSQL where that is prepared.
+var proofName = nameFor(proofSQL, nil)
 
 // askProof asks the catalog, which somebody may have locked. Meanwhile functions wait for what they could have without: after
 // proofPatience, or when the call ends, the server is to end it as any other statement. late says that it came to that.

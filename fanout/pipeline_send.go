@@ -232,24 +232,26 @@ func (p *pipeline) write(r *request, ahead *prologue) (err error) {
 		}
 		p.pipe.SendFlushRequest() // as in travel
 	}
+	var types []uint32 // of the parameters, as far as they are told the server
+	switch {
+	case r.guarded:
+		types = description.ParamOIDs
+	case r.joint != nil:
+		types = r.joint.arrays
+	}
 	if r.described || r.guarded {
-		r.preparing = s.newName()
+		r.preparing = s.newName(r.text.sql, types)
 	}
 	switch {
 	case r.described:
 		p.pipe.SendQueryParams(schemasSQL, nil, nil, nil, nil)
-		var types []uint32
-		if r.joint != nil {
-			types = r.joint.arrays
-		}
 		p.pipe.SendPrepare(r.preparing, r.text.sql, types)
 	case description == nil:
 		p.pipe.SendQueryParams(r.text.sql, values, nil, formats, results)
 	case r.guarded || r.anew:
 		switch {
 		case r.guarded && r.preparing != "" && callsWithParameter(r.text.sql):
-			types := textArray(decimals(description.ParamOIDs))
-			p.pipe.SendQueryParams(guardCallSQL, [][]byte{[]byte(guard), types}, nil, nil, nil)
+			p.pipe.SendQueryParams(guardCallSQL, [][]byte{[]byte(guard), textArray(decimals(types))}, nil, nil, nil)
 		case r.guarded:
 			p.pipe.SendQueryParams(guardSQL, [][]byte{[]byte(guard)}, nil, nil, nil)
 		}

@@ -66,6 +66,9 @@ func transient(err error) bool {
 	if errors.Is(err, errConnectionLost) {
 		return true
 	}
+	if errors.As(err, new(*pgconn.ConnectError)) && hasCode(err, "08P01") {
+		return true // of PgBouncer, which says so of whatever it is: too many, a server that cannot be reached
+	}
 	if isServerError(err) {
 		return hasCode(err, "40001", "40P01", // serialization failure (or recovery conflict), deadlock
 			"57P01", "57P02", "57P03", // the server shuts down, has crashed, does not take connections yet

@@ -3,6 +3,7 @@ package fanout
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
@@ -71,13 +72,21 @@ func stateOf(conn *pgx.Conn) *connState {
 	return state
 }
 
-// newName is the name under which another statement is to be prepared; "" if none is.
-func (s *connState) newName() string {
+// newName is the name under which sql is to be prepared, with parameters of these types if they are told; "" if it is not to be.
+func (s *connState) newName(sql string, types []uint32) string {
 	if s.mode != pgx.QueryExecModeCacheStatement || len(s.descriptions) >= s.most {
 		return ""
 	}
 	s.prepared++
-	return "fanout_" + strconv.Itoa(s.prepared)
+	return nameFor(sql, types) + "_" + strconv.Itoa(s.prepared)
+}
+
+// nameFor begins the name of a prepared statement, and is no other one's. Behind a pooler that does not know of prepared
+// statements, another connection may have prepared its own on the backend: by a mere number, that would be executed in place
+// of this one, where pgx, whose names are made likewise, has an error. A name may have 63 bytes.
+func nameFor(sql string, types []uint32) string {
+	digest := sha256.Sum256(fmt.Append(nil, types, sql))
+	return fmt.Sprintf("fanout_%x", digest[:16])
 }
 
 // drop forgets a statement's description, which is out of date. Whoever has been told it is to see that what was prepared
@@ -214,7 +223,7 @@ func (t *traveller) send(args []any) error {
 	// in the way of somebody who waits for the exporter, who would wait for this lane to have joined.
 	t.pipeline.SendFlushRequest()
 	if !described {
-		name := t.state.newName()
+		name := t.state.newName(t.sql, nil)
 		t.pipeline.SendPrepare(name, t.sql, nil)
 		if err := t.pipeline.Sync(); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -444,5 +445,75 @@ func TestPgBouncerEndsAStatementOfASnapshot(t *testing.T) {
 			t.Errorf("%v: %v", s, err)
 		}
 		fanouttest.Mention(t, err, "query timeout")
+	}
+}
+
+// In pgx's default mode, which is not for a PgBouncer that does not know of prepared statements, a connection meets what
+// another one has prepared on the backend. That may fail, as with pgx, but never is another statement executed.
+func TestPgBouncerMixesNoStatements(t *testing.T) {
+	for _, s := range fanouttest.Strategies {
+		for _, snapshot := range []bool{false, true} {
+			through, _, ok := bouncer(t, "default_pool_size = 2")
+			if !ok {
+				return
+			}
+			sources := make([]fanout.Source[fanout.DBTX], 2)
+			for i := range sources {
+				sources[i] = fanouttest.Raw(pgtest.PoolOn(t, through, 1))
+				sources[i].Strategy, sources[i].Snapshot = s, snapshot
+			}
+			holders := []*pgx.Conn{pgtest.Connect(t, through), pgtest.Connect(t, through)}
+			hold := func(i int, sql string) { // has holder i take the only backend that is free, or give it back
+				if _, err := holders[i].PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ask := func(i int) {
+				want := fmt.Sprint("source ", i)
+				lists, err := fanout.Collect(t.Context(), sources[i], fanouttest.Statement[string]("select '"+want+"' where $1 = 1", 1))
+				if err == nil && !slices.Equal(lists[0], []string{want}) {
+					t.Errorf("%v, snapshot=%v: %v has the rows of another statement: %v", s, snapshot, want, lists)
+				} else if err != nil {
+					t.Logf("%v, snapshot=%v: %v", s, snapshot, err)
+				}
+			}
+			hold(0, "begin")
+			ask(0)
+			hold(1, "begin")
+			hold(0, "commit")
+			ask(1)
+			hold(0, "begin")
+			hold(1, "commit")
+			ask(1) // where source 0 has prepared its statement
+			hold(0, "commit")
+		}
+	}
+}
+
+// PgBouncer has too many clients for a moment, in words and with a code of its own. A call that may try again does.
+func TestPgBouncerHasTooMany(t *testing.T) {
+	for _, s := range fanouttest.Strategies {
+		through, _, ok := bouncer(t, "max_client_conn = 1")
+		if !ok {
+			return
+		}
+		var holder *pgx.Conn
+		for deadline := time.Now().Add(10 * time.Second); holder == nil; { // bouncer's own connection may not have ended
+			var err error
+			if holder, err = pgx.Connect(t.Context(), through); err != nil && time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+		src := fanouttest.Raw(pgtest.PoolOn(t, through, 1, cacheDescribe))
+		src.Strategy, src.Retries = s, 6
+		done := make(chan struct{})
+		time.AfterFunc(50*time.Millisecond, func() {
+			defer close(done)
+			_ = holder.Close(context.Background())
+		})
+		if _, err := fanout.Collect(t.Context(), src, fanouttest.Statement[string]("select 'x'")); err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+		<-done
 	}
 }
