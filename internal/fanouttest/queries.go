@@ -50,6 +50,12 @@ var (
 	Boom  = Statement[int32](BoomSQL, 0)
 )
 
+// SlowRowsSQL sends $2 rows of a kilobyte, and sleeps $1 times a number that grows by one every thousand rows, at each.
+const SlowRowsSQL = "select repeat('x', 1000), pg_sleep($1 * (n / 1000)) from generate_series(1, $2::int) n"
+
+// InSnapshot is what every query of a snapshot call must see: a transaction, repeatable read, read only.
+var InSnapshot = Statement[string]("select current_setting('transaction_isolation') || ' ' || current_setting('transaction_read_only') || ' ' || pg_current_snapshot()::text where 1 = $1", 1)
+
 // Repeated is n times the same query.
 func Repeated[Q, T any](n int, query fanout.Query[Q, T]) []fanout.Query[Q, T] {
 	return slices.Repeat([]fanout.Query[Q, T]{query}, n)
@@ -89,9 +95,6 @@ func Nest(src fanout.Source[fanout.DBTX], depth int) fanout.Query[fanout.DBTX, i
 		return pids, err
 	}
 }
-
-// SlowRowsSQL sends $2 rows of a kilobyte, and sleeps $1 times a number that grows by one every thousand rows, at each.
-const SlowRowsSQL = "select repeat('x', 1000), pg_sleep($1 * (n / 1000)) from generate_series(1, $2::int) n"
 
 // KnownToBeSlow has the sleeping statements of the tests executed, so that none is sent ahead of others, which would wait
 // for its end.
@@ -159,17 +162,6 @@ func CollectBy(kind string, ctx context.Context, src fanout.Source[*db.Queries],
 	}
 }
 
-// Failable makes a function fail(state), which raises an error of that SQLSTATE.
-func Failable(t *testing.T, pool *pgxpool.Pool) {
-	t.Helper()
-	_, err := pool.Exec(t.Context(), `
-		create function fail(state text) returns int language plpgsql as $$
-		begin raise exception 'once more' using errcode = state; end $$`)
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // Unencodable is a batch of which the second statement's argument cannot be encoded.
 func Unencodable() *pgx.Batch {
 	b := &pgx.Batch{}
@@ -190,6 +182,3 @@ func Asleep(monitor *pgx.Conn, sleepers int, query fanout.Query[fanout.DBTX, str
 		return query(ctx, tx)
 	}
 }
-
-// InSnapshot is what every query of a snapshot call must see: a transaction, repeatable read, read only.
-var InSnapshot = Statement[string]("select current_setting('transaction_isolation') || ' ' || current_setting('transaction_read_only') || ' ' || pg_current_snapshot()::text where 1 = $1", 1)
