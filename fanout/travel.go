@@ -72,7 +72,8 @@ func stateOf(conn *pgx.Conn) *connState {
 	return state
 }
 
-// newName is the name under which sql is to be prepared, with parameters of these types if they are told; "" if it is not to be.
+// newName is the name under which sql is to be prepared, with parameters of these types if they are told the server; "" if it
+// is not to be.
 func (s *connState) newName(sql string, types []uint32) string {
 	if s.mode != pgx.QueryExecModeCacheStatement || len(s.descriptions) >= s.most {
 		return ""
@@ -81,7 +82,7 @@ func (s *connState) newName(sql string, types []uint32) string {
 	return nameFor(sql, types) + "_" + strconv.Itoa(s.prepared)
 }
 
-// nameFor begins the name of a prepared statement, and is no other one's. Behind a pooler that does not know of prepared
+// nameFor begins the name of a prepared statement; that of no other begins so. Behind a pooler that does not know of prepared
 // statements, another connection may have prepared its own on the backend: by a mere number, that would be executed in place
 // of this one, where pgx, whose names are made likewise, has an error. A name may have 63 bytes.
 func nameFor(sql string, types []uint32) string {

@@ -70,26 +70,6 @@ func TestDatabasePerTest(t *testing.T) {
 	}
 }
 
-// Nor has it one that has been changed as a whole, of which a session that is in the database already would not notice.
-func TestDatabaseChangedAsAWholeIsNotRecycled(t *testing.T) {
-	other := pgtest.DSN(t)
-	for _, change := range []string{"allow_connections false", "connection limit 0"} {
-		var used string
-		for _, sql := range []string{"select 1", "alter database %s " + change} {
-			t.Run(sql, func(t *testing.T) {
-				used = queryRow[string](t, pgtest.DSN(t), "select current_database()")
-				if strings.HasPrefix(sql, "alter") {
-					sql = fmt.Sprintf(sql, used)
-				}
-				pgtest.Exec(t, pgtest.Connect(t, other), sql)
-			})
-		}
-		if databaseExists(t, other, used) {
-			t.Errorf("%s: the database is kept", change)
-		}
-	}
-}
-
 // A test has an earlier one's database only if that could not be told from a new one.
 func TestRecycledDatabase(t *testing.T) {
 	other := pgtest.DSN(t)
@@ -150,6 +130,26 @@ func TestRecycledDatabase(t *testing.T) {
 				t.Errorf("%s: that the next test has the database is %t, want %t", sql, name == used, recycled)
 			}
 		})
+	}
+}
+
+// Nor has it one that has been changed as a whole, of which a session that is in the database already would not notice.
+func TestDatabaseChangedAsAWholeIsNotRecycled(t *testing.T) {
+	other := pgtest.DSN(t)
+	for _, change := range []string{"allow_connections false", "connection limit 0"} {
+		var used string
+		for _, sql := range []string{"select 1", "alter database %s " + change} {
+			t.Run(sql, func(t *testing.T) {
+				used = queryRow[string](t, pgtest.DSN(t), "select current_database()")
+				if strings.HasPrefix(sql, "alter") {
+					sql = fmt.Sprintf(sql, used)
+				}
+				pgtest.Exec(t, pgtest.Connect(t, other), sql)
+			})
+		}
+		if databaseExists(t, other, used) {
+			t.Errorf("%s: the database is kept", change)
+		}
 	}
 }
 
