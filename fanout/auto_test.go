@@ -515,16 +515,11 @@ type way struct {
 }
 
 func (w *way) attach(config *pgxpool.Config) {
-	dial := config.ConnConfig.DialFunc
-	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
+	fanouttest.Over(func(conn net.Conn) net.Conn {
 		c := &wayConn{Conn: conn, way: w, sent: make(chan packet, 1024), closed: make(chan struct{})}
 		go c.deliver()
-		return c, nil
-	}
+		return c
+	})(config)
 }
 
 type wayConn struct {

@@ -209,19 +209,10 @@ func BenchmarkFailureVersusHandWritten(b *testing.B) {
 
 // latent adds d to every round trip, by delaying what is written.
 func latent(d time.Duration) func(*pgxpool.Config) {
-	return func(config *pgxpool.Config) {
-		if d == 0 {
-			return
-		}
-		dial := config.ConnConfig.DialFunc
-		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := dial(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return latentConn{conn, d}, nil
-		}
+	if d == 0 {
+		return func(*pgxpool.Config) {}
 	}
+	return fanouttest.Over(func(conn net.Conn) net.Conn { return latentConn{conn, d} })
 }
 
 type latentConn struct {

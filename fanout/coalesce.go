@@ -241,8 +241,8 @@ const (
 	proofRelease   = "release savepoint fanout_proof"
 )
 
-// proofName is the name of proofSQL where that is prepared.
-var proofName = nameFor(proofSQL, nil)
+// proofName is the name of proofSQL where that is prepared. It is not worth the work at the program's start.
+func proofName() string { return nameFor(proofSQL, nil) }
 
 // askProof asks the catalog, which somebody may have locked. Meanwhile functions wait for what they could have without: after
 // proofPatience, or when the call ends, the server is to end it as any other statement. late says that it came to that.
@@ -273,7 +273,7 @@ func (p *pipeline) askProof(args [][]byte) (rows [][][]byte, late bool, err erro
 		}
 		prepared := p.preparesProof()
 		if prepared {
-			batch.ExecPrepared(proofName, args, nil, nil)
+			batch.ExecPrepared(proofName(), args, nil, nil)
 		} else {
 			batch.ExecParams(proofSQL, args, nil, nil, nil)
 		}
@@ -310,7 +310,7 @@ func (p *pipeline) preparesProof() bool {
 		return false
 	}
 	if s.proof == proofUnknown && p.link.status() == 'I' {
-		switch _, err := p.conn.PgConn().Prepare(context.Background(), proofName, proofSQL, nil); {
+		switch _, err := p.conn.PgConn().Prepare(context.Background(), proofName(), proofSQL, nil); {
 		case err == nil:
 			s.proof = proofPrepared
 		case tells(err):

@@ -468,7 +468,7 @@ func TestFunctionLeavesAReaderBehind(t *testing.T) {
 					rows, _ := tx.Query(ctx, begun)
 					got, left = pgx.CollectRows(rows, pgx.RowTo[string])
 				})
-				for pgtest.QueryRow[int](t, watcher, "select count(*)::int from pg_locks where not granted and database = (select oid from pg_database where datname = current_database())") == 0 {
+				for fanouttest.Awaiting(t, watcher) == 0 {
 				}
 				wg.Go(func() {
 					time.Sleep(20 * time.Millisecond) // the call is to be waiting by then

@@ -66,15 +66,14 @@ func transient(err error) bool {
 	if errors.Is(err, errConnectionLost) {
 		return true
 	}
-	if errors.As(err, new(*pgconn.ConnectError)) && hasCode(err, "08P01") {
-		return true // of PgBouncer, which says so of whatever it is: too many, a server that cannot be reached
-	}
+	unconnected := errors.As(err, new(*pgconn.ConnectError))
 	if isServerError(err) {
 		return hasCode(err, "40001", "40P01", // serialization failure (or recovery conflict), deadlock
 			"57P01", "57P02", "57P03", // the server shuts down, has crashed, does not take connections yet
-			"53300") // it has too many
+			"53300") || // it has too many
+			unconnected && hasCode(err, "08P01") // PgBouncer's code for whatever it is: too many, a server that it cannot reach
 	}
-	return errors.As(err, new(*pgconn.ConnectError))
+	return unconnected
 }
 
 // ofCtx reports whether err is that a ctx has ended: the call's, or one that a function has made.

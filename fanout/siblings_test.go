@@ -235,11 +235,7 @@ func TestFailureOnAConnectionThatFails(t *testing.T) {
 				w := &fanouttest.Wire{}
 				pool := pgtest.Pool(t, 4, w.Attach)
 				defer w.Thaw()
-				monitor, err := pgx.Connect(t.Context(), pool.Config().ConnString())
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() { _ = monitor.Close(context.Background()) }()
+				monitor := pgtest.Connect(t, pool.Config().ConnString())
 				fanouttest.Warm(t, pool)
 				failing := func(ctx context.Context, tx fanout.DBTX) ([]string, error) {
 					_, err := fails(ctx, tx)
@@ -248,7 +244,7 @@ func TestFailureOnAConnectionThatFails(t *testing.T) {
 				}
 				src := fanouttest.Raw(pool)
 				start := time.Now()
-				_, err = fanout.Collect(t.Context(), src, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Asleep(monitor, 3, failing))
+				_, err := fanout.Collect(t.Context(), src, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Sleep, fanouttest.Asleep(monitor, 3, failing))
 				if d := time.Since(start); d > fanouttest.Grace {
 					t.Errorf("returned after %v", d)
 				}
@@ -259,14 +255,9 @@ func TestFailureOnAConnectionThatFails(t *testing.T) {
 				if acquired := pool.Stat().AcquiredConns(); acquired != 0 && f != fanouttest.Cut {
 					t.Errorf("%d connections still acquired", acquired)
 				}
-				w.Disarm()
-				hits += w.Hits.Load()
-				ctx, cancel := context.WithTimeout(t.Context(), fanouttest.Grace)
-				defer cancel()
 				src.Retries = 5 // a connection may have been cut behind the last word on it
-				if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(8, fanouttest.PID)...); err != nil {
-					t.Errorf("the pool does not serve the next call: %v", err)
-				}
+				w.ServesAgain(t, src, 8)
+				hits += w.Hits.Load()
 			})
 		}
 		if hits < 3 {

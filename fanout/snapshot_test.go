@@ -716,16 +716,12 @@ func TestSnapshotStatementThatWaitsForTheExport(t *testing.T) {
 	var on atomic.Bool
 	exporting := make(chan struct{})
 	lost := sync.OnceFunc(func() { close(exporting) })
-	pool := pgtest.Pool(t, 2, func(config *pgxpool.Config) {
-		dial := config.ConnConfig.DialFunc
-		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := dial(ctx, network, addr)
-			if err != nil || on.Load() {
-				return conn, err
-			}
-			return &mute{conn, &on, lost}, nil
+	pool := pgtest.Pool(t, 2, fanouttest.Over(func(conn net.Conn) net.Conn {
+		if on.Load() {
+			return conn
 		}
-	})
+		return &mute{conn, &on, lost}
+	}))
 	fanouttest.Warm(t, pool)
 	on.Store(true)
 	src := fanouttest.Raw(pool)

@@ -29,14 +29,9 @@ type wiretap struct {
 
 func (w *wiretap) attach(config *pgxpool.Config) {
 	w.executed = map[string]int{}
-	dial := config.ConnConfig.DialFunc
-	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &tappedConn{Conn: conn, tap: w, names: map[string]string{}}, nil
-	}
+	fanouttest.Over(func(conn net.Conn) net.Conn {
+		return &tappedConn{Conn: conn, tap: w, names: map[string]string{}}
+	})(config)
 }
 
 // take returns what has been executed since the last time.

@@ -1,7 +1,6 @@
 package fanouttest
 
 import (
-	"context"
 	"encoding/binary"
 	"net"
 	"sync/atomic"
@@ -19,14 +18,7 @@ type Traffic struct {
 
 // Attach has a pool's connections counted.
 func (c *Traffic) Attach(config *pgxpool.Config) {
-	dial := config.ConnConfig.DialFunc
-	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &countedConn{conn, c}, nil
-	}
+	Over(func(conn net.Conn) net.Conn { return &countedConn{conn, c} })(config)
 }
 
 type countedConn struct {

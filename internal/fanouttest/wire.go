@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sqlc-fanout/sqlc-fanout/fanout"
 )
 
 // A Wire is the network between a pool and its server, with one fault to come: after so many bytes in either direction,
@@ -127,6 +129,17 @@ func (w *Wire) AnyFrozen() bool {
 		}
 	}
 	return false
+}
+
+// ServesAgain disarms w, and checks that the pool serves the next call soon, which is src's and of n queries.
+func (w *Wire) ServesAgain(t testing.TB, src fanout.Source[fanout.DBTX], n int) {
+	t.Helper()
+	w.Disarm()
+	ctx, cancel := context.WithTimeout(t.Context(), Grace)
+	defer cancel()
+	if _, err := fanout.Collect(ctx, src, Repeated(n, PID)...); err != nil {
+		t.Errorf("the pool does not serve the next call: %v", err)
+	}
 }
 
 type faultConn struct {

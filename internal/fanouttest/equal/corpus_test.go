@@ -148,14 +148,8 @@ func repliesOf(t interface{ Fatalf(string, ...any) }, n int, lists [][]reply, er
 func corpusDSN(t *testing.T) (dsn string, monitor *pgx.Conn) {
 	t.Helper()
 	dsn = pgtest.DSN(t)
-	monitor, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = monitor.Close(context.Background()) })
-	if _, err := monitor.Exec(t.Context(), corpusSchema); err != nil {
-		t.Fatal(err)
-	}
+	monitor = pgtest.Connect(t, dsn)
+	pgtest.Exec(t, monitor, corpusSchema)
 	return dsn, monitor
 }
 

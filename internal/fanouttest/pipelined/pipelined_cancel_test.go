@@ -288,12 +288,7 @@ func TestPipelinedFrozenServer(t *testing.T) {
 				if n := pool.Stat().AcquiredConns(); n != 0 {
 					t.Errorf("%d connections still acquired", n)
 				}
-				w.Disarm()
-				ctx, cancel = context.WithTimeout(t.Context(), fanouttest.Grace)
-				defer cancel()
-				if _, err := fanout.Collect(ctx, src, fanouttest.Repeated(4, fanouttest.PID)...); err != nil {
-					t.Errorf("the pool does not serve the next call: %v", err)
-				}
+				w.ServesAgain(t, src, 4)
 			})
 		}
 	}

@@ -272,14 +272,10 @@ func (d *dripping) Read(b []byte) (int, error) {
 // more than one that is to be sent for the first time.
 func TestPipelinedBusyFunctionBeforeDescribed(t *testing.T) {
 	var conn *dripping
-	pool := pgtest.Pool(t, 1, func(config *pgxpool.Config) {
-		dial := config.ConnConfig.DialFunc
-		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := dial(ctx, network, addr)
-			conn = &dripping{Conn: c}
-			return conn, err
-		}
-	})
+	pool := pgtest.Pool(t, 1, fanouttest.Over(func(c net.Conn) net.Conn {
+		conn = &dripping{Conn: c}
+		return conn
+	}))
 	fanouttest.Warm(t, pool)
 	conn.answers = 2 // the measured round trip's, and one description
 	done := make(chan struct{})
