@@ -218,7 +218,7 @@ func sameTx(a, b pgx.Tx) bool {
 func (c *call) around() *handle { return cmp.Or(c.lender, c.outer) }
 
 // runLanes starts the lanes and waits for them.
-func (c *call) runLanes() error {
+func (c *call) runLanes() (err error) {
 	parent := c.parent
 	if outer := c.around(); outer != nil && c.parent.Done() != outer.ctx.Done() {
 		// The function may have made a ctx that does not end with its own. Its connection is the outer call's.
@@ -255,7 +255,12 @@ func (c *call) runLanes() error {
 		}
 		c.turn = c.shared.turns.take(c.acquireCtx, patience)
 		c.turn.snapshot = c.wantSnapshot
-		defer c.shared.turns.end(&c.turn)
+		defer func() {
+			if err != nil || !c.connected {
+				c.shared.turns.miss(&c.turn) // it has waited for what it did not get
+			}
+			c.shared.turns.end(&c.turn)
+		}()
 	}
 	width := c.width()
 	if c.wantSnapshot && !c.inside() {

@@ -41,6 +41,9 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 			took > max(expected, time.Millisecond) {
 			r.text.observe(took, 1) // it would have taken even longer
 		}
+		if queryCanceled(err) {
+			p.miss()
+		}
 		if p.transaction != nil {
 			p.spoiled = true
 		}

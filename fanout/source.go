@@ -29,9 +29,10 @@ type Source[Q any] struct {
 	Strategy Strategy
 
 	// Snapshot makes every query of a call read one and the same snapshot of the database, on whatever connection it
-	// runs: each connection is in a REPEATABLE READ, READ ONLY transaction, which lasts as long as it has queries to run.
-	// A write is refused by the server (25006), though not a notification, nor, up to PostgreSQL 15, a large object; and a
-	// commit or rollback before it is sent. After a statement that fails, the transaction goes on from a savepoint before it;
+	// runs: each connection is in a REPEATABLE READ, READ ONLY transaction, which lasts as long as it has queries to run;
+	// locks of it (pg_advisory_xact_lock) are held for as long, so that queries which take one each may deadlock. A write is
+	// refused by the server (25006), though not a notification, nor, up to PostgreSQL 15, a large object; and a commit or
+	// rollback before it is sent. After a statement that fails, the transaction goes on from a savepoint before it;
 	// what functions of the database have set or locked in earlier statements may be undone with it, as that cannot be seen
 	// from outside. [ErrSnapshotServer] and [ErrSnapshotUnsupported] say where the promise cannot be kept.
 	Snapshot bool
@@ -103,6 +104,9 @@ type shared struct {
 // The pool's hooks (PrepareConn, BeforeAcquire) get a ctx that ends when a call turns out not to need the connection: 100 ms
 // later, or at once if all of the pool's connections are in use or one is being opened. A hook that makes a round trip should
 // not have that interrupted, which costs the connection: context.WithoutCancel, with a timeout of its own, sees to it.
+// No hook is called for a nested call, or one in a transaction (On), which acquire nothing: a tenant or a role that a hook has
+// set by a value of the outer call's ctx holds there too, whatever the nested call's ctx says. For another tenant, make the
+// call outside of the query function.
 //
 // newQueries may return the Querier interface that sqlc generates with emit_interface. Where several generated packages
 // share a pool, each has its Source, or one Source is bound to [DBTX], of which the functions make the packages' query sets: what

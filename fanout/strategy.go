@@ -18,7 +18,8 @@ const (
 	// Pipelined runs the queries on at most Limit connections, and on each sends the statements of several at once, in one
 	// round trip. Each statement is a transaction of its own, as when it is sent alone, and its error is its own query's; a
 	// lost connection fails all that was under way on it. How many statements go ahead on one connection follows from what
-	// they and the round trip have been measured to take, by all calls of a Source and its copies: a slow one goes alone.
+	// they and the round trip have been measured to take, by all calls of a Source and its copies: a slow one goes alone, and
+	// behind one of which nothing is known at most one, of another text.
 	// At most 32 query functions run at once for each connection that the call may have, each with a q of its own; one that
 	// is busy with something else does not hold up the others for longer than a few milliseconds. A function has a
 	// connection to itself while it copies or sends a batch, and from its first statement that is not a query (begin, set,
@@ -83,8 +84,8 @@ const (
 	// else has acquired, or a hook of the pool has refused, while these calls have acquired a hundred; without them, as many
 	// are at work as the pool has connections. The rest wait their turn, in order, before they ask for one, for at most 100
 	// ms, and at most half of AcquireTimeout. To see how long a call takes alone, one is run by itself if none has happened
-	// to be for ten seconds; a call that has had statements described or parsed does not count. A call of a single query has
-	// no turn to wait for, and runs as with Parallel, until one has made a nested call.
+	// to be for ten seconds; a call that fails, or has had statements described or parsed, does not count. A call of a single
+	// query has no turn to wait for, and runs as with Parallel, until one has made a nested call.
 	//
 	// Estimates change slowly, but a lasting change is noticed. Two executions of a text in a row that take far longer than
 	// expected, or 32 that take far less, replace its estimate; the slow ones only when a round trip measured beside them

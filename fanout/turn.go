@@ -187,8 +187,8 @@ func (t *turns) learn(mine *turn, work *time.Duration, x *text, base, d time.Dur
 	mine.work = max(mine.work, *work)
 }
 
-// miss notes that part of what the call with turn mine takes is work that nobody knows: a statement was described or parsed.
-// Then it says nothing of how long its work takes.
+// miss notes that part of what the call with turn mine takes is work that nobody knows: a statement was described or parsed,
+// or has not come to its end. Then it says nothing of how long its work takes.
 func (t *turns) miss(mine *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

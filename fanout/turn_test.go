@@ -236,6 +236,67 @@ func TestTurnsDoNotCountWhatTheyMiss(t *testing.T) {
 	})
 }
 
+// A call that fails has waited for what it did not get: how long says nothing of what its work takes.
+func TestTurnsDoNotCountWhatFails(t *testing.T) {
+	long := func(ctx context.Context, tx DBTX) ([]int, error) {
+		_, err := tx.Exec(ctx, "select pg_sleep($1)", 60)
+		return nil, err
+	}
+	giveUp := func(ctx context.Context, tx DBTX) ([]int, error) {
+		own, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		return long(own, tx)
+	}
+	for _, test := range []struct {
+		name    string
+		query   Query[DBTX, int]
+		partial bool
+		within  time.Duration // of the call
+		taken   bool          // all connections are
+	}{
+		{"by the caller's ctx", long, false, time.Second, false},
+		{"by a statement's ctx", giveUp, true, time.Minute, false},
+		{"by no connection", long, false, time.Second, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			pool := pgtest.Pool(t, 4)
+			src := New(pool, func(tx DBTX) DBTX { return tx })
+			src.Strategy, src.Partial = Auto, test.partial
+			short := func(ctx context.Context, tx DBTX) ([]int, error) {
+				_, err := tx.Exec(ctx, "select pg_sleep($1)", 0.001)
+				return nil, err
+			}
+			for range 30 {
+				if _, err := Collect(t.Context(), src, slices.Repeat([]Query[DBTX, int]{short}, 2)...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			alone := &src.shared.turns.plain.apart
+			before := alone.took / alone.work
+			var conns []*pgxpool.Conn
+			for test.taken && len(conns) < 4 {
+				conn, err := pool.Acquire(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				conns = append(conns, conn)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), test.within)
+			defer cancel()
+			_, err := Collect(ctx, src, slices.Repeat([]Query[DBTX, int]{test.query}, 2)...)
+			if err == nil || test.within == time.Second && !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+			for _, conn := range conns {
+				conn.Release()
+			}
+			if after := alone.took / alone.work; after > 4*before {
+				t.Errorf("calls took %.1f times their work alone, and do %.1f times since one has failed", before, after)
+			}
+		})
+	}
+}
+
 // A call whose turn does not come goes ahead, one whose ctx has ended at once.
 func TestTurnsArePatientForSoLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
