@@ -285,17 +285,17 @@ func (b *bench) runner(ctx context.Context, c contender, s statement, latency ti
 // expected is how long the contender would take, going by the quicker calls in the cells with fewer queries, or 0 if there
 // are none.
 func (b *bench) expected(c *cell, contender contender) time.Duration {
-	most := 0.0
+	ms := 0.0
 	for _, queries := range b.opts.queries {
 		if before := b.report.inGrid(c.Statement, queries, c.LatencyMS); before != nil && queries < c.Queries {
 			if r, ok := before.of(contender.name); ok {
-				most = max(r.P10*float64(c.Queries)/float64(queries), 0)
+				ms = r.P10 * float64(c.Queries) / float64(queries)
 			} else if slices.ContainsFunc(before.Results, func(r result) bool { return r.Contender == contender.name }) {
 				return 2 * tooLong // it was left out there already
 			}
 		}
 	}
-	return time.Duration(most * float64(time.Millisecond))
+	return time.Duration(ms * float64(time.Millisecond))
 }
 
 // cold runs the cell of connections that have not seen the statements, while the Source has.

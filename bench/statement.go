@@ -36,8 +36,7 @@ var gridStatements = []string{scanning, looking, waiting, burning, mixing, rangi
 
 // A statement is a kind of query, as the grid has them.
 type statement struct {
-	name  string // on the command line
-	label string // in charts
+	name string // on the command line
 
 	// draw draws the arguments of a call of n queries.
 	draw func(random *rand.Rand, n int) []int32
@@ -53,9 +52,9 @@ type statement struct {
 }
 
 // newStatement takes the type of the rows away.
-func newStatement[T row](name, label string, draw func(*rand.Rand, int) []int32, w work[T]) statement {
+func newStatement[T row](name string, draw func(*rand.Rand, int) []int32, w work[T]) statement {
 	s := statement{
-		name: name, label: label, draw: draw, text: w.text,
+		name: name, draw: draw, text: w.text,
 		task: func(c contender, pool *pgxpool.Pool, conns int) task { return w.task(c, pool, conns) },
 	}
 	if w.all != nil {
@@ -72,21 +71,21 @@ func statements(rows int, burn int32) map[string]statement {
 	someID := each(func(random *rand.Rand) int32 { return 1 + random.Int32N(int32(rows)) })
 	all := map[string]statement{}
 	for _, s := range []statement{
-		newStatement(scanning, statementLabels[scanning],
+		newStatement(scanning,
 			each(func(random *rand.Rand) int32 { return 1 + random.Int32N(smallRows) }), scan()),
-		newStatement(looking, statementLabels[looking], someID, lookUpByIndex()),
-		newStatement(waiting, statementLabels[waiting], someID, lookUp((*benchdb.Queries).Wait, benchdb.Wait)),
-		newStatement(burning, statementLabels[burning], someID, work[benchdb.Big]{
+		newStatement(looking, someID, lookUpByIndex()),
+		newStatement(waiting, someID, lookUp((*benchdb.Queries).Wait, benchdb.Wait)),
+		newStatement(burning, someID, work[benchdb.Big]{
 			query: func(_ int, draw int32) query[benchdb.Big] {
 				return fanout.Many((*benchdb.Queries).Burn, benchdb.BurnParams{Count: burn, ID: draw})
 			},
 			text: func(_ int, draw int32) (string, []any) { return benchdb.Burn, []any{burn, draw} },
 		}),
-		newStatement(mixing, statementLabels[mixing], mixedDraw(someID), mixed()),
-		newStatement(ranging, statementLabels[ranging],
+		newStatement(mixing, mixedDraw(someID), mixed()),
+		newStatement(ranging,
 			each(func(random *rand.Rand) int32 { return 1 + rangeRows*random.Int32N(ranges) }),
 			lookUp((*benchdb.Queries).Range, benchdb.Range)),
-		newStatement(thirty, statementLabels[thirty],
+		newStatement(thirty,
 			each(func(random *rand.Rand) int32 { return 1 + random.Int32N(int32(rows-len(nearTexts))) }), work[benchdb.Big]{
 				query: func(i int, draw int32) query[benchdb.Big] { return fanout.Many(nearMethods[i%len(nearMethods)], draw) },
 				text:  func(i int, draw int32) (string, []any) { return nearTexts[i%len(nearTexts)], []any{draw} },

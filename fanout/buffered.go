@@ -174,7 +174,7 @@ func (r *bufferedRows) decode(dest []any) (column int, err error) {
 		defer r.types.unlock()
 	}
 	if r.plans == nil {
-		r.plans = r.plansFor(len(dest))
+		r.plans = r.plansFor()
 	}
 	p := r.plans
 	for i, d := range dest {
@@ -194,7 +194,7 @@ func (r *bufferedRows) decode(dest []any) (column int, err error) {
 
 // plansFor returns the plans of the execution before, if its result had the same columns, of types that nobody has
 // registered anew meanwhile.
-func (r *bufferedRows) plansFor(columns int) *scanPlans {
+func (r *bufferedRows) plansFor() *scanPlans {
 	kept := r.state.plans[r.request.text.sql]
 	if kept != nil && len(kept.fields) > 0 && &kept.fields[0] == &r.fields[0] {
 		// Fields are kept too: see kept.
@@ -207,6 +207,7 @@ func (r *bufferedRows) plansFor(columns int) *scanPlans {
 			return kept
 		}
 	}
+	columns := len(r.fields)
 	p := &scanPlans{r.fields, make([]*pgtype.Type, columns), make([]pgtype.ScanPlan, columns), make([]reflect.Type, columns)}
 	for i, field := range r.fields {
 		p.types[i], _ = r.conn.TypeMap().TypeForOID(field.DataTypeOID)

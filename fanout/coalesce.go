@@ -93,7 +93,7 @@ func (p *pipeline) mayJoin(r *request) bool {
 // provable reports whether it is of use to know whether r only reads. What a transaction of the caller's has changed in
 // the catalog would be its affair alone.
 func (p *pipeline) provable(r *request) bool {
-	return p.call.tx == nil && r.text != nil && r.members == nil && len(r.args) > 0 && canTravel(p.conn, r.text.sql, r.args)
+	return p.call.tx == nil && len(r.args) > 0 && canTravel(p.conn, r.text.sql, r.args)
 }
 
 func sameType(a, b pgconn.FieldDescription) bool { return a.DataTypeOID == b.DataTypeOID }
@@ -760,7 +760,7 @@ func selectTag(n int) pgconn.CommandTag {
 // case, or because it is known to do nothing but read. Not before it is known to be quick: the server does not answer
 // before the Sync.
 func (p *pipeline) mayShareSync(r *request) bool {
-	if r.apart || r.counted == 0 || r.text == nil || r.members != nil {
+	if r.apart || r.counted == 0 || r.members != nil {
 		return false
 	}
 	if p.transaction != nil || p.call.tx != nil {

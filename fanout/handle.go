@@ -208,20 +208,25 @@ func (h *handle) watch(i int, ctx context.Context) {
 
 // interrupt ends the running statement, if there still is one, and returns when it has ended.
 func (h *handle) interrupt(cause error) {
-	h.mu.Lock()
-	if !h.watching || h.interrupted != nil {
-		h.mu.Unlock()
-		return
-	}
-	h.interrupted = cause
-	h.ended = make(chan struct{})
-	h.deadline = time.Now().Add(cancelGrace)
-	h.mu.Unlock()
-	if endsWithin(h.call.shared.patience(), h.ended) {
+	deadline := time.Now().Add(cancelGrace)
+	ended := h.endsBy(deadline, cause)
+	if ended == nil || endsWithin(h.call.shared.patience(), ended) {
 		return
 	}
 	h.request()
-	h.link.cancel(h.ended, h.deadline)
+	h.link.cancel(ended, deadline)
+}
+
+// endsBy notes that the statement is about to be ended, so that nobody else does, and returns the channel that is closed
+// when it has ended; nil if there is nothing to end.
+func (h *handle) endsBy(deadline time.Time, cause error) (ended chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.watching || h.interrupted != nil {
+		return nil
+	}
+	h.interrupted, h.ended, h.deadline = cause, make(chan struct{}), deadline
+	return h.ended
 }
 
 // end is called when a statement has ended with err: its result is read, or will not be. It returns what the query

@@ -297,10 +297,6 @@ func (p *pipeline) grant(r *request) {
 	p.owner = r.handle
 	r.handle.link, r.handle.db = p.link, p.db
 	r.answered = true
-	if r.abandoned {
-		p.owner = nil
-		return
-	}
 	p.driver.answer(r)
 }
 
@@ -449,7 +445,7 @@ func (p *pipeline) unprologue(err error) {
 
 // quieten leaves pipeline mode when nothing is under way, where others are to use the connection or a round trip is due.
 func (p *pipeline) quieten() {
-	if len(p.inflight) > 0 || p.link == nil {
+	if len(p.inflight) > 0 {
 		return
 	}
 	if p.haunted {

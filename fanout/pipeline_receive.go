@@ -20,9 +20,7 @@ func (p *pipeline) receive() {
 		return
 	}
 	r := p.inflight[0]
-	if !r.wanted() {
-		p.interrupt(r)
-	}
+	p.interrupt(r) // if nobody wants it any more
 	x.mu.Unlock()
 
 	err, lost := p.read(r)

@@ -78,7 +78,6 @@ func (p *pipeline) send(batch []*request) {
 		ahead = nil
 		r.sentAt = now
 		for m := range r.each {
-			m.sentAt = now
 			if m.firstSent.IsZero() {
 				m.firstSent = now
 			}

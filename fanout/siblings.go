@@ -43,7 +43,7 @@ type sibling struct {
 // claimSiblings finds the statements that l can end when its unit has failed, and keeps their own watches from doing it
 // when the call's ctx ends. It returns nil if there is nothing to end, or l, which may be nil, is not fit to.
 func (c *call) claimSiblings(l *lane) *siblings {
-	if l == nil || l.link == nil || c.exchange != nil || c.borrowed != nil || c.shared.behindPooler.Load() || c.ctx.Err() != nil {
+	if l == nil || c.exchange != nil || c.borrowed != nil || c.shared.behindPooler.Load() || c.ctx.Err() != nil {
 		return nil
 	}
 	if !l.link.beside.TryLock() {
@@ -54,7 +54,8 @@ func (c *call) claimSiblings(l *lane) *siblings {
 		c.mu.Lock()
 		for _, other := range c.lanes {
 			if h := other.now.Load(); other != l && h != nil {
-				if ended := h.leaveTo(s.deadline); ended != nil {
+				// With their own watches kept from ending them, for the cause that the call's ctx will have.
+				if ended := h.endsBy(s.deadline, context.Canceled); ended != nil {
 					s.running = append(s.running, &sibling{handle: h, ended: ended})
 				}
 			}
@@ -283,20 +284,6 @@ func severalHosts(config *pgxpool.Config) bool {
 	return config.BeforeConnect != nil || slices.ContainsFunc(config.ConnConfig.Fallbacks, func(f *pgconn.FallbackConfig) bool {
 		return f.Host != config.ConnConfig.Host
 	})
-}
-
-// leaveTo keeps the statement's watch from ending it, for the sake of siblings that will, and returns the channel that is
-// closed when it has ended; nil if there is nothing to end.
-func (h *handle) leaveTo(deadline time.Time) (ended chan struct{}) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.watching || h.interrupted != nil {
-		return nil
-	}
-	h.interrupted = context.Canceled // as the call's ctx will have it
-	h.ended = make(chan struct{})
-	h.deadline = deadline
-	return h.ended
 }
 
 // hold keeps the end of the statement waiting until watchers.Done, if it has not come yet: a signal is about to be sent.

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -280,8 +279,8 @@ func build(builder *pgx.ExtendedQueryBuilder, conn *pgx.Conn, description *pgcon
 // fitsMessage is why values cannot be sent. A pipeline is told so by pgconn only when all is to be written, and then the
 // connection is closed.
 func fitsMessage(values [][]byte) error {
-	if len(values) > math.MaxUint16 {
-		return fmt.Errorf("extended protocol limited to %v parameters", math.MaxUint16)
+	if len(values) > maxParameters {
+		return fmt.Errorf("extended protocol limited to %v parameters", maxParameters)
 	}
 	size := 0
 	for _, v := range values {

@@ -14,9 +14,10 @@ import (
 // connection: in a group, one query waits while those above it run. Where there are too many for a row each, a row is a
 // connection.
 type timeline struct {
-	tracks  []track
-	queries int
-	end     time.Duration // when the last query had finished
+	tracks   []track
+	queries  int
+	backends int
+	end      time.Duration // when the last query had finished
 }
 
 // A track is one connection with the queries that ran on it, in the order in which they did.
@@ -35,7 +36,7 @@ type bar struct {
 
 // newTimeline sorts the queries by connection, and the connections by when they ran their first query.
 func newTimeline(out *outcome) timeline {
-	t := timeline{queries: len(out.lookups)}
+	t := timeline{queries: len(out.lookups), backends: out.backends()}
 	for _, l := range out.lookups {
 		t.end = max(t.end, l.span.Finished.Sub(l.span.Queued))
 	}
@@ -99,17 +100,6 @@ func (t *timeline) waiting(n int) []int {
 		}
 	}
 	return counts
-}
-
-// backends is how many tracks are connections.
-func (t *timeline) backends() int {
-	n := 0
-	for _, tr := range t.tracks {
-		if tr.pid != 0 {
-			n++
-		}
-	}
-	return n
 }
 
 // name is the track's label.

@@ -65,7 +65,7 @@ func writeTimeline(opts options, out *outcome) error {
 func drawTimeline(w io.Writer, t timeline, caption string) {
 	d := &drawing{t: t, y: svgMargin}
 	d.y += 11
-	d.text("title", svgMargin, d.y, fmt.Sprintf("%s on %s", counted(t.queries, "query", "queries"), counted(t.backends(), "connection", "connections")))
+	d.text("title", svgMargin, d.y, fmt.Sprintf("%s on %s", counted(t.queries, "query", "queries"), counted(t.backends, "connection", "connections")))
 	d.y += 19
 	d.text("label", svgMargin, d.y, caption)
 	d.y += 26

@@ -27,7 +27,7 @@ func parseError(source string, err error) error {
 	const unreadable = "it is neither a URL (postgres://user:password@host:5432/database, special characters in it as %XX) " +
 		"nor key=value pairs (values with spaces in single quotes)"
 	// "cannot parse `the DSN`: what is wrong"
-	_, detail, _ := lastCut(err.Error(), "`: ")
+	detail := afterLast(err.Error(), "`: ")
 	switch {
 	case errors.Is(err, errStrayPassword) || strings.HasPrefix(detail, "failed to parse as"):
 		detail = unreadable
@@ -37,12 +37,12 @@ func parseError(source string, err error) error {
 	return fmt.Errorf("the connection string from %s cannot be used: %s", source, detail)
 }
 
-// lastCut is strings.Cut around the last separator.
-func lastCut(s, sep string) (before, after string, found bool) {
+// afterLast is what follows the last separator; "" if there is none.
+func afterLast(s, sep string) string {
 	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
+		return s[i+len(sep):]
 	}
-	return s, "", false
+	return ""
 }
 
 var errStrayPassword = errors.New("an @ too many")

@@ -35,7 +35,6 @@ const (
 
 // A Server is a running PostgreSQL server. Its methods may be called from any goroutine.
 type Server struct {
-	dsn      string
 	libpqDSN string
 	dir      *directory
 	proc     *process
@@ -115,9 +114,8 @@ func start(ctx context.Context, settings []string, fill func(binaries, *director
 	}()
 
 	libpqDSN := dsn(dir.data(), port)
-	dsn := libpqDSN + asksNothing
 	// Parsed before anything is started, as PG* variables can make any DSN invalid (PGSERVICE, for one).
-	config, err := pgconn.ParseConfig(dsn)
+	config, err := pgconn.ParseConfig(libpqDSN + asksNothing)
 	if err != nil {
 		return nil, fmt.Errorf("localpg: with the PG* variables of the environment: %w", err)
 	}
@@ -137,7 +135,7 @@ func start(ctx context.Context, settings []string, fill func(binaries, *director
 	if err != nil {
 		return nil, fmt.Errorf("localpg: postgres: %w", err)
 	}
-	s := &Server{dsn: dsn, libpqDSN: libpqDSN, dir: dir, proc: proc}
+	s := &Server{libpqDSN: libpqDSN, dir: dir, proc: proc}
 	s.stop = sync.OnceValue(s.shutdown)
 	if err := s.waitReady(ctx, config); err != nil {
 		proc.end(shutdownGrace, syscall.SIGQUIT, syscall.SIGKILL)
@@ -149,7 +147,7 @@ func start(ctx context.Context, settings []string, fill func(binaries, *director
 // DSN returns the connection string, a URL, of the database "postgres" for the superuser "postgres". It is complete, for
 // pgx: PGHOST, PGPORT, PGUSER, PGDATABASE, PGSSLMODE, PGTARGETSESSIONATTRS, PGCHANNELBINDING, PGREQUIREAUTH and the like in the
 // environment do not change its meaning.
-func (s *Server) DSN() string { return s.dsn }
+func (s *Server) DSN() string { return s.libpqDSN + asksNothing }
 
 // PID returns the process id of the server, the parent of all its backends.
 func (s *Server) PID() int { return s.proc.cmd.Process.Pid }
