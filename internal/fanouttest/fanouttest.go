@@ -15,6 +15,7 @@ package fanouttest
 
 import (
 	"flag"
+	"slices"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
 )
@@ -23,7 +24,16 @@ import (
 var Soak = flag.Bool("soak", false, "run the random and repeated tests for long")
 
 // Strategies are all strategies.
-var Strategies = []fanout.Strategy{fanout.Parallel, fanout.Serial, fanout.Pipelined, fanout.Coalesced, fanout.Auto}
+var Strategies = worthRacing(fanout.Parallel, fanout.Serial, fanout.Pipelined, fanout.Coalesced, fanout.Auto)
 
 // Pipelining are those that send the statements of several functions together.
-var Pipelining = []fanout.Strategy{fanout.Pipelined, fanout.Coalesced, fanout.Auto}
+var Pipelining = worthRacing(fanout.Pipelined, fanout.Coalesced, fanout.Auto)
+
+// worthRacing leaves out, under the race detector, what goes the ways of others: Serial has one goroutine at a time where
+// Parallel has several, and Auto coalesces as Coalesced does. Tests that name a strategy have it under race as well.
+func worthRacing(all ...fanout.Strategy) []fanout.Strategy {
+	if !raced {
+		return all
+	}
+	return slices.DeleteFunc(all, func(s fanout.Strategy) bool { return s == fanout.Serial || s == fanout.Coalesced })
+}

@@ -1,0 +1,5 @@
+//go:build race
+
+package fanouttest
+
+const raced = true
