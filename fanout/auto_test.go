@@ -395,7 +395,8 @@ func (v slowlyEncoded) Int64Value() (pgtype.Int8, error) {
 	return pgtype.Int8{Int64: int64(v), Valid: true}, nil
 }
 
-// Statements become slow, because the data has changed, and quick again.
+// Statements become slow, because the data has changed, and quick again. A machine that is busy with something else may get
+// several attempts: a Source goes by what it measures, and leaves a catalog alone that has not answered in time.
 func TestAutoFollowsTheData(t *testing.T) {
 	for _, c := range []struct {
 		volatility string
@@ -404,36 +405,49 @@ func TestAutoFollowsTheData(t *testing.T) {
 		t.Run(fmt.Sprint(c.volatility, " ", c.n), func(t *testing.T) {
 			pool := pgtest.Pool(t, 10)
 			fanouttest.Warm(t, pool)
-			src := auto(pool)
 			set := pace(t, pool, c.volatility)
-			call := func() []fanout.Span { return fanouttest.SpansOf(t, src, working(c.n, false)...) }
-			calls := func(times int) {
-				for range times {
+			follows := func() error {
+				src := auto(pool)
+				call := func() []fanout.Span { return fanouttest.SpansOf(t, src, working(c.n, false)...) }
+				quick := func(when string) error {
+					together := 0
+					w := middle(5, func() int {
+						spans := call()
+						together = max(together, fanouttest.Shared(spans))
+						return fanouttest.Width(spans)
+					})
+					if w > 5 || c.volatility == "stable" && together < c.n/2 {
+						return fmt.Errorf("%s: on %d backends, %d with another", when, w, together)
+					}
+					return nil
+				}
+				for range 15 {
 					call()
 				}
+				if err := quick("at first"); err != nil {
+					return err
+				}
+				set(5 * time.Millisecond)
+				defer set(0)
+				for range adapts {
+					call()
+				}
+				if w := middle(11, func() int { return fanouttest.Width(call()) }); w < 8 {
+					return fmt.Errorf("slow statements on %d backends", w)
+				}
+				set(0)
+				for range adapts * 30 / c.n {
+					call()
+				}
+				return quick("quick again")
 			}
-			quick := func(when string) {
-				t.Helper()
-				together := 0
-				w := middle(5, func() int {
-					spans := call()
-					together = max(together, fanouttest.Shared(spans))
-					return fanouttest.Width(spans)
-				})
-				if w > 5 || c.volatility == "stable" && together < c.n/2 {
-					t.Errorf("%s: on %d backends, %d with another", when, w, together)
+			var err error
+			for range 4 {
+				if err = follows(); err == nil {
+					return
 				}
 			}
-			calls(15)
-			quick("at first")
-			set(5 * time.Millisecond)
-			calls(adapts)
-			if w := middle(11, func() int { return fanouttest.Width(call()) }); w < 8 {
-				t.Errorf("slow statements on %d backends", w)
-			}
-			set(0)
-			calls(adapts * 30 / c.n)
-			quick("quick again")
+			t.Error(err)
 		})
 	}
 }
