@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"runtime"
 	"slices"
 	"sync"
@@ -117,7 +116,7 @@ func BenchmarkSnapshotVersusPlain(b *testing.B) {
 	for _, latency := range []time.Duration{0, 10 * time.Millisecond} {
 		b.Run(fmt.Sprint("latency=", latency), func(b *testing.B) {
 			const conns, queries = 10, 30
-			pool := pgtest.Pool(b, conns, latent(latency))
+			pool := pgtest.Pool(b, conns, (&fanouttest.Traffic{Latency: latency}).Attach)
 			fanouttest.Fill(b, pool, 100)
 			fanouttest.Warm(b, pool)
 			plain := fanout.New(pool, db.New)
@@ -207,24 +206,6 @@ func BenchmarkFailureVersusHandWritten(b *testing.B) {
 	}
 }
 
-// latent adds d to every round trip, by delaying what is written.
-func latent(d time.Duration) func(*pgxpool.Config) {
-	if d == 0 {
-		return func(*pgxpool.Config) {}
-	}
-	return fanouttest.Over(func(conn net.Conn) net.Conn { return latentConn{conn, d} })
-}
-
-type latentConn struct {
-	net.Conn
-	delay time.Duration
-}
-
-func (c latentConn) Write(b []byte) (int, error) {
-	time.Sleep(c.delay)
-	return c.Conn.Write(b)
-}
-
 func median[T float64 | time.Duration](values []T) T {
 	slices.Sort(values)
 	return values[len(values)/2]
@@ -249,7 +230,7 @@ func BenchmarkPipelinedVersusHandWritten(b *testing.B) {
 	for _, latency := range []time.Duration{0, 10 * time.Millisecond} {
 		b.Run(fmt.Sprint("latency=", latency), func(b *testing.B) {
 			const conns, queries = 10, 30
-			pool := pgtest.Pool(b, conns, latent(latency))
+			pool := pgtest.Pool(b, conns, (&fanouttest.Traffic{Latency: latency}).Attach)
 			fanouttest.Fill(b, pool, 100)
 			fanouttest.Warm(b, pool)
 			src := fanout.New(pool, db.New)

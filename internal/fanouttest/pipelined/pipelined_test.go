@@ -802,31 +802,6 @@ func TestPipelinedQuickBesideSlow(t *testing.T) {
 	fanouttest.Serves(t, pool)
 }
 
-// Statements that are quick are not spread over connections that nothing has run on, even where the Source has only ever
-// seen what they take there.
-func TestPipelinedColdConnections(t *testing.T) {
-	const conns, most, calls = 10, 7, 30
-	pool := pgtest.Pool(t, conns)
-	src := fanouttest.Raw(pool)
-	src.Strategy = fanout.Pipelined
-	var queries []fanout.Query[fanout.DBTX, int32]
-	for i := range 3 * conns {
-		queries = append(queries, fanouttest.Statement[int32](fmt.Sprintf("select id + %d from a where id = $1", i), i))
-	}
-	var widths []int
-	for range calls {
-		pool.Reset()
-		for _, conn := range fanouttest.AcquireAll(t, pool) {
-			conn.Release()
-		}
-		widths = append(widths, fanouttest.Width(fanouttest.SpansOf(t, src, queries...)))
-		if widths[len(widths)-1] <= most {
-			return
-		}
-	}
-	t.Errorf("no call has run on %d connections or fewer: %v", most, widths)
-}
-
 // Other users of the pool leave one connection, or none for a while, or only the call's first.
 func TestPipelinedProgress(t *testing.T) {
 	pool := pgtest.Pool(t, 3)
