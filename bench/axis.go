@@ -3,6 +3,8 @@ package main
 import (
 	"math"
 	"strconv"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 // A logAxis lays values out by their logarithm, from one power of ten to another.
@@ -89,7 +91,7 @@ func tickLabel(v float64) string {
 	case v >= 1e5:
 		return strconv.FormatFloat(v/1e3, 'g', 3, 64) + " k"
 	case v >= 1e3:
-		return thousands(int(v))
+		return program.Thousands(int(v))
 	}
 	return strconv.FormatFloat(v, 'g', 3, 64)
 }

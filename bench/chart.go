@@ -2,12 +2,12 @@ package main
 
 import (
 	"bytes"
-	"encoding/xml"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 // Sizes in the charts.
@@ -77,12 +77,6 @@ type drawing struct {
 	y float64
 }
 
-func escape(s string) string {
-	var b bytes.Buffer
-	_ = xml.EscapeText(&b, []byte(s)) // a bytes.Buffer does not fail
-	return b.String()
-}
-
 // The anchors of a text.
 const (
 	left   = "start"
@@ -91,7 +85,7 @@ const (
 )
 
 func (d *drawing) text(class, anchor string, x, y float64, s string) {
-	fmt.Fprintf(&d.b, `<text class="%s" text-anchor="%s" x="%.1f" y="%.1f">%s</text>`+"\n", class, anchor, x, y, escape(s))
+	fmt.Fprintf(&d.b, `<text class="%s" text-anchor="%s" x="%.1f" y="%.1f">%s</text>`+"\n", class, anchor, x, y, program.EscapeXML(s))
 }
 
 func (d *drawing) line(class string, x1, y1, x2, y2 float64) {
@@ -99,7 +93,7 @@ func (d *drawing) line(class string, x1, y1, x2, y2 float64) {
 }
 
 func (d *drawing) rect(class string, x, y, width, height float64, title string) {
-	fmt.Fprintf(&d.b, `<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f"><title>%s</title></rect>`+"\n", class, x, y, width, height, escape(title))
+	fmt.Fprintf(&d.b, `<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f"><title>%s</title></rect>`+"\n", class, x, y, width, height, program.EscapeXML(title))
 }
 
 // dot draws the contender's mark: filled for a strategy, a ring for the rest.
@@ -108,7 +102,7 @@ func (d *drawing) dot(contender string, x, y float64, title string) {
 	if !strategy(contender) {
 		class += " ring"
 	}
-	fmt.Fprintf(&d.b, `<circle class="%s" cx="%.1f" cy="%.1f" r="3.6"><title>%s</title></circle>`+"\n", class, x, y, escape(title))
+	fmt.Fprintf(&d.b, `<circle class="%s" cx="%.1f" cy="%.1f" r="3.6"><title>%s</title></circle>`+"\n", class, x, y, program.EscapeXML(title))
 }
 
 // head draws the title, what it shows, and which mark is whose.
@@ -137,7 +131,7 @@ func (d *drawing) svg(title string, styled bool) []byte {
 	var b bytes.Buffer
 	height := d.y + 10
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" width="%.0f" height="%.0f" role="img">`+"\n", chartWidth, height, chartWidth, height)
-	fmt.Fprintf(&b, "<title>%s</title>\n", escape(title))
+	fmt.Fprintf(&b, "<title>%s</title>\n", program.EscapeXML(title))
 	if styled {
 		fmt.Fprintf(&b, "<style>\n%s</style>\n", chartStyle())
 	}
@@ -265,7 +259,7 @@ func curveChart(title, subtitle string, panels []panel, names ...string) *drawin
 			d.text("label", right, x0-5, up.at(v)+4, tickLabel(v))
 		}
 		for _, c := range p.cells {
-			d.text("label", middle, across.at(float64(c.Queries)), bottom+17, thousands(c.Queries))
+			d.text("label", middle, across.at(float64(c.Queries)), bottom+17, program.Thousands(c.Queries))
 		}
 		for _, name := range series {
 			var points []string

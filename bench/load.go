@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/bench/benchdb"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 const (
@@ -147,7 +148,7 @@ func (c *crowd) run(ctx context.Context, s statement, clients, queries int, slic
 	}
 	for _, err := range errs {
 		if err != nil {
-			c.note, c.rates, c.calls = failedNote+oneLine(err), nil, nil
+			c.note, c.rates, c.calls = failedNote+program.OneLine(err), nil, nil
 			return nil
 		}
 	}
@@ -257,7 +258,7 @@ func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
 	s := b.statements[c.Statement]
 	all := b.crowds(b.pool, c.Connections, s)
 	here := len(all)
-	program, missing := findPgbench(ctx)
+	path, missing := findPgbench(ctx)
 	var scripts []pgbenchScript
 	for _, contender := range b.contenders {
 		if script, ok := pgbenchScripts[contender.name]; ok && b.takesPart(contender) {
@@ -278,12 +279,12 @@ func (b *bench) rate(ctx context.Context, c *cell, budget time.Duration) error {
 			return nil
 		}
 		seconds := max(1, int(math.Round(slice.Seconds())))
-		rate, err := scripts[i-here].run(ctx, program, b.srv, c.Connections, b.opts.rows, seconds)
+		rate, err := scripts[i-here].run(ctx, path, b.srv, c.Connections, b.opts.rows, seconds)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if err != nil {
-			all[i].note, all[i].rates = failedNote+oneLine(err), nil
+			all[i].note, all[i].rates = failedNote+program.OneLine(err), nil
 			return nil
 		}
 		all[i].rates = append(all[i].rates, rate)

@@ -16,26 +16,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/sandbox"
 )
 
 func main() {
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
-		signals = append(signals, syscall.SIGHUP)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), signals...)
-	context.AfterFunc(ctx, stop) // a second signal ends the program as if the first had not been caught
-
-	// Go ends a program that writes to a closed pipe by SIGPIPE, unless it asks for the signal. Ignoring it was decided
-	// against: child processes would inherit that.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(program.Context(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // The exit statuses.
@@ -51,11 +39,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if errors.Is(err, flag.ErrHelp) {
 		return success
 	} else if err != nil {
-		fmt.Fprintf(stderr, "bench: %s; -help explains the flags\n", oneLine(err))
+		fmt.Fprintf(stderr, "bench: %s; -help explains the flags\n", program.OneLine(err))
 		return misuse
 	}
 	if err := opts.checkFiles(); err != nil {
-		fmt.Fprintf(stderr, "bench: %s\n", oneLine(err))
+		fmt.Fprintf(stderr, "bench: %s\n", program.OneLine(err))
 		return failure
 	}
 	var rep *report
@@ -71,26 +59,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		if ctx.Err() != nil {
 			err = sandbox.Interrupted(err)
 		}
-		fmt.Fprintf(stderr, "bench: %s\n", oneLine(err))
+		fmt.Fprintf(stderr, "bench: %s\n", program.OneLine(err))
 		return failure
 	}
 	return success
-}
-
-// oneLine is an error's text on one line. Those of pgx and joined errors have several.
-func oneLine(err error) string {
-	var b strings.Builder
-	for line := range strings.Lines(err.Error()) {
-		line = strings.TrimSpace(line)
-		switch {
-		case line == "" || strings.Contains(b.String(), line):
-			continue
-		case b.Len() > 0 && strings.HasSuffix(b.String(), ":"):
-			b.WriteString(" ")
-		case b.Len() > 0:
-			b.WriteString("; ")
-		}
-		b.WriteString(line)
-	}
-	return b.String()
 }

@@ -3,9 +3,10 @@ package main
 import (
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 // counted is "1 query" or "30 queries".
@@ -17,22 +18,13 @@ func counted(n int, noun string) string {
 			noun += "s"
 		}
 	}
-	return thousands(n) + " " + noun
-}
-
-// thousands is n with commas.
-func thousands(n int) string {
-	s := strconv.Itoa(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
+	return program.Thousands(n) + " " + noun
 }
 
 // figure is a value of the unit with three digits that mean something.
 func figure(v float64, unit string) string {
 	if unit == perSecond {
-		return thousands(int(math.Round(v)))
+		return program.Thousands(int(math.Round(v)))
 	}
 	return significant(v)
 }

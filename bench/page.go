@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"html/template"
 	"slices"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 //go:embed page.html
@@ -23,7 +25,7 @@ type figureOnPage struct {
 // page is the report as one HTML document with nothing outside of it. It is well-formed XML too.
 func page(r *report) ([]byte, error) {
 	t, err := template.New("page").Funcs(template.FuncMap{
-		"label": label, "figure": figure, "significant": significant, "counted": counted, "thousands": thousands,
+		"label": label, "figure": figure, "significant": significant, "counted": counted, "thousands": program.Thousands,
 	}).Parse(pageHTML)
 	if err != nil {
 		return nil, err
@@ -110,7 +112,7 @@ func charts(r *report) []chart {
 	}
 	for _, c := range r.find(func(c *cell) bool { return c.Kind == rateCells }) {
 		title := fmt.Sprintf("Look-ups per second through %s", counted(c.Connections, "connection"))
-		add(title, "", barChart(title, fmt.Sprintf("One client, %s in a call; pgbench as the measure of what the server can do.", thousands(c.Queries)),
+		add(title, "", barChart(title, fmt.Sprintf("One client, %s in a call; pgbench as the measure of what the server can do.", program.Thousands(c.Queries)),
 			"look-ups per second: more is better", []string{""}, [][]bar{bars(c, c.Unit, medianOf)}))
 	}
 	if cells := r.find(func(c *cell) bool { return c.Kind == loadCells }); len(cells) > 0 {

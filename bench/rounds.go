@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"slices"
 	"time"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 const (
@@ -92,7 +94,7 @@ func (r *runner) call(ctx context.Context, draws []int32, digested bool) (time.D
 	}
 	if err != nil {
 		r.out, r.took = true, nil
-		r.note = failedNote + oneLine(err)
+		r.note = failedNote + program.OneLine(err)
 	}
 	if r.shortest == 0 || took < r.shortest {
 		r.shortest = took

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 //go:embed gather.py
@@ -168,7 +170,7 @@ func (b *bench) pythonRunner(ctx context.Context, c contender, s statement, late
 		var err error
 		p, err = startPython(ctx, b.srv, c.name == byPythonExample, latency, b.report.BurnCount)
 		if err != nil && ctx.Err() == nil {
-			b.note(c.label + ": " + oneLine(err))
+			b.note(c.label + ": " + program.OneLine(err))
 		}
 		b.python[c.name] = p
 	}
@@ -176,7 +178,7 @@ func (b *bench) pythonRunner(ctx context.Context, c contender, s statement, late
 		return nil
 	}
 	if err := p.acquaint(s); err != nil {
-		return &runner{contender: c, out: true, note: failedNote + oneLine(err)}
+		return &runner{contender: c, out: true, note: failedNote + program.OneLine(err)}
 	}
 	return &runner{contender: c, run: func(_ context.Context, draws []int32, digested bool) (time.Duration, digest, error) {
 		answer, err := p.ask(pythonRequest{s.name, draws, digested})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/connstring"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 const (
@@ -71,7 +72,7 @@ func checkTotal(conn *pgx.Conn, want int64) error {
 	}
 	if total != want {
 		return fmt.Errorf("there is %s in all at the end, not %s: somebody else has changed the accounts, and the figures mean nothing",
-			thousands(int(total)), thousands(int(want)))
+			program.Thousands(int(total)), program.Thousands(int(want)))
 	}
 	return nil
 }

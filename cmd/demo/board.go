@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 const (
@@ -179,7 +181,7 @@ func (b *board) introduction() string {
 	}
 	return wrap(fmt.Sprintf("%d accounts hold %s in all. %s %s money from one to another, each time in one transaction, so the "+
 		"total never changes. Over and over, %d queries at once read a balance each, and what they have read is added up.",
-		opts.accounts, thousands(int(b.exp.total())), counted(opts.writers, "writer", "writers"), move, opts.accounts), b.columns()) + "\n"
+		opts.accounts, program.Thousands(int(b.exp.total())), counted(opts.writers, "writer", "writers"), move, opts.accounts), b.columns()) + "\n"
 }
 
 const (
@@ -193,7 +195,7 @@ func line(s standing) string {
 }
 
 func tornOf(t tally) string {
-	return fmt.Sprintf("%s of %s torn (%s)", thousands(t.torn), thousands(t.gathers), percent(t.torn, t.gathers))
+	return fmt.Sprintf("%s of %s torn (%s)", program.Thousands(t.torn), program.Thousands(t.gathers), percent(t.torn, t.gathers))
 }
 
 // percent is a part of a whole. It is nothing or all only if it is so exactly.
@@ -214,7 +216,7 @@ func percent(part, whole int) string {
 
 // figures are the columns that are there all the time.
 func (b *board) figures(label string, t tally) string {
-	return fmt.Sprintf("%-16s %9s %9s  ", label, thousands(t.gathers), thousands(t.torn)) +
+	return fmt.Sprintf("%-16s %9s %9s  ", label, program.Thousands(t.gathers), program.Thousands(t.torn)) +
 		b.paint(fmt.Sprintf("%7s", percent(t.torn, t.gathers)), t.torn == 0)
 }
 
@@ -223,14 +225,14 @@ const figuresHead = "                   gathers      torn         "
 // live is the standing while the experiment goes, in lines of no more than so many columns.
 func (b *board) live(s standing, columns int) string {
 	want := b.exp.total()
-	width := len(thousands(int(want)))
+	width := len(program.Thousands(int(want)))
 	fit := max(min((columns-len(figuresHead)-1)/(width+2), lastTotals), 0)
 	row := func(label string, t tally) string {
 		var out strings.Builder
 		out.WriteString(b.figures(label, t))
 		gap := "   "
 		for _, total := range t.last[max(len(t.last)-fit, 0):] {
-			out.WriteString(gap + b.paint(fmt.Sprintf("%*s", width, thousands(int(total))), total == want))
+			out.WriteString(gap + b.paint(fmt.Sprintf("%*s", width, program.Thousands(int(total))), total == want))
 			gap = "  "
 		}
 		return out.String() + "\n"
@@ -261,9 +263,9 @@ func (b *board) summary(s standing, columns int) string {
 		case t.gathers == 0:
 			return "none"
 		case t.lowest == t.highest:
-			return thousands(int(t.lowest))
+			return program.Thousands(int(t.lowest))
 		}
-		return thousands(int(t.lowest)) + " to " + thousands(int(t.highest))
+		return program.Thousands(int(t.lowest)) + " to " + program.Thousands(int(t.highest))
 	}
 	width := max(len(totals(s.plain)), len(totals(s.snapshot)), len("totals read"))
 	var out strings.Builder
@@ -284,7 +286,7 @@ func (b *board) summary(s standing, columns int) string {
 // moral is what there is to be learnt, in words that claim no more than what was seen.
 func (b *board) moral(s standing) string {
 	var out strings.Builder
-	total := thousands(int(b.exp.total()))
+	total := program.Thousands(int(b.exp.total()))
 	switch vanished, appeared := b.exp.total()-s.plain.lowest, s.plain.highest-b.exp.total(); {
 	case s.plain.gathers == 0:
 		fmt.Fprint(&out, "There is nothing to be seen yet.")
@@ -296,10 +298,10 @@ func (b *board) moral(s standing) string {
 			"between two of them is counted twice or not at all: ", total)
 		var worst []string
 		if vanished > 0 {
-			worst = append(worst, thousands(int(vanished))+" seemed to have vanished")
+			worst = append(worst, program.Thousands(int(vanished))+" seemed to have vanished")
 		}
 		if appeared > 0 {
-			worst = append(worst, thousands(int(appeared))+" to have come from nowhere")
+			worst = append(worst, program.Thousands(int(appeared))+" to have come from nowhere")
 			if vanished <= 0 {
 				worst[0] = strings.Replace(worst[0], "to have", "seemed to have", 1)
 			}

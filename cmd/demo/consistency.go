@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/sandbox"
 )
 
@@ -102,7 +103,7 @@ func runConsistency(ctx context.Context, args []string, stdout, stderr io.Writer
 	if errors.Is(err, flag.ErrHelp) {
 		return success
 	} else if err != nil {
-		fmt.Fprintf(stderr, "demo: %s; %s -help explains the flags\n", oneLine(err), consistency)
+		fmt.Fprintf(stderr, "demo: %s; %s -help explains the flags\n", program.OneLine(err), consistency)
 		return misuse
 	}
 	exp := newExperiment(opts)
@@ -118,7 +119,7 @@ func runConsistency(ctx context.Context, args []string, stdout, stderr io.Writer
 		err = errors.Join(fmt.Errorf("torn although read in a snapshot: %s", counted(n, "total", "totals")), err)
 	}
 	if err != nil {
-		fmt.Fprintf(&impatient{ctx: ctx, w: stderr}, "demo: %s\n", oneLine(err))
+		fmt.Fprintf(&impatient{ctx: ctx, w: stderr}, "demo: %s\n", program.OneLine(err))
 		return failure
 	}
 	return success

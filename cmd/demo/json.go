@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 // A document is what -json prints. Its lists are empty where there is nothing, never null.
@@ -40,7 +41,7 @@ func printJSON(w *bufio.Writer, opts options, out *outcome) {
 	for i, l := range out.lookups {
 		doc.Queries[i] = documentQuery{Index: i, Name: l.span.Name, Arg: l.arg, PID: l.span.PID, Rows: append([]db.A{}, l.rows...)}
 		if l.err != nil {
-			doc.Queries[i].Error = oneLine(l.err)
+			doc.Queries[i].Error = program.OneLine(l.err)
 		}
 	}
 	encoder := json.NewEncoder(w)

@@ -10,31 +10,18 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"strings"
-	"syscall"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
 	"github.com/sqlc-fanout/sqlc-fanout/fanout"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 	"github.com/sqlc-fanout/sqlc-fanout/internal/sandbox"
 )
 
 func main() {
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
-		signals = append(signals, syscall.SIGHUP)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), signals...)
-	context.AfterFunc(ctx, stop) // a second signal ends the program as if the first had not been caught
-
-	// Go ends a program that writes to a closed pipe by SIGPIPE, unless it asks for the signal. Ignoring it was decided
-	// against: child processes would inherit that.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr, os.Getenv))
+	os.Exit(run(program.Context(), os.Args[1:], os.Stdout, os.Stderr, os.Getenv))
 }
 
 // The exit statuses.
@@ -53,7 +40,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv fu
 	if errors.Is(err, flag.ErrHelp) {
 		return success
 	} else if err != nil {
-		fmt.Fprintf(stderr, "demo: %s; -help explains the flags\n", oneLine(err))
+		fmt.Fprintf(stderr, "demo: %s; -help explains the flags\n", program.OneLine(err))
 		return misuse
 	}
 	out, err := perform(ctx, opts, stderr, getenv)
@@ -66,7 +53,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv fu
 		if ctx.Err() != nil {
 			err = sandbox.Interrupted(err)
 		}
-		fmt.Fprintf(&impatient{ctx: ctx, w: stderr}, "demo: %s\n", oneLine(err))
+		fmt.Fprintf(&impatient{ctx: ctx, w: stderr}, "demo: %s\n", program.OneLine(err))
 		return failure
 	}
 	return success
@@ -120,25 +107,4 @@ func present(ctx context.Context, opts options, out *outcome, stdout, stderr io.
 	case err := <-done:
 		return err
 	}
-}
-
-// oneLine is an error's text on one line. Those of pgx have a line for each address that was tried, often with the same
-// text, and joined errors one for each.
-func oneLine(err error) string {
-	var b strings.Builder
-	for line := range strings.Lines(err.Error()) {
-		line = strings.TrimSpace(line)
-		if strings.Contains(b.String(), line) {
-			continue
-		}
-		switch {
-		case b.Len() == 0:
-		case strings.HasSuffix(b.String(), ":"):
-			b.WriteString(" ")
-		default:
-			b.WriteString("; ")
-		}
-		b.WriteString(line)
-	}
-	return b.String()
 }

@@ -282,16 +282,3 @@ func TestOutputCannotBeWritten(t *testing.T) {
 		}
 	}
 }
-
-func TestOneLine(t *testing.T) {
-	for text, want := range map[string]string{
-		"one":                   "one",
-		"connecting:\n\ta\n\tb": "connecting: a; b",
-		"connecting:\n\ta\n\ta": "connecting: a",
-		"x: a\n\na\n":           "x: a",
-	} {
-		if got := oneLine(errors.New(text)); got != want {
-			t.Errorf("%q is %q, want %q", text, got, want)
-		}
-	}
-}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sqlc-fanout/sqlc-fanout/db"
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 // printAll prints what the flags ask for: the results on stdout, and with -json what is not JSON on stderr.
@@ -52,7 +53,7 @@ func printResults(w *bufio.Writer, opts options, out *outcome) {
 		fmt.Fprintf(w, "query %*d  ListAByData(%q)  ", width, i, l.arg)
 		switch {
 		case l.err != nil:
-			fmt.Fprintf(w, "failed: %s", oneLine(l.err))
+			fmt.Fprintf(w, "failed: %s", program.OneLine(l.err))
 		case opts.noMerge:
 			fmt.Fprintf(w, "%s discarded", counted(l.span.Rows, "row", "rows"))
 		case len(l.rows) == 0:
@@ -84,7 +85,7 @@ func summary(opts options, out *outcome) string {
 	var b strings.Builder
 	fmt.Fprint(&b, counted(len(out.lookups), "query", "queries"))
 	if n := out.failed(); n > 0 {
-		fmt.Fprintf(&b, " (%s failed)", thousands(n))
+		fmt.Fprintf(&b, " (%s failed)", program.Thousands(n))
 	}
 	fmt.Fprintf(&b, ", %s, ", counted(out.rows(), "row", "rows"))
 	if opts.noMerge {
@@ -122,16 +123,7 @@ func counted(n int, one, many string) string {
 	if n == 1 {
 		many = one
 	}
-	return thousands(n) + " " + many
-}
-
-// thousands is n with its digits in groups of three.
-func thousands(n int) string {
-	s := strconv.Itoa(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
+	return program.Thousands(n) + " " + many
 }
 
 // duration is d with three digits that matter, in milliseconds or seconds.

@@ -5,6 +5,8 @@ import (
 	"io"
 	"sync/atomic"
 	"time"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 const (
@@ -46,7 +48,7 @@ func (p *progress) start(what string, total int) (count func(n int), stop func()
 		defer tick.Stop()
 		for {
 			n := int(done.Load())
-			fmt.Fprintf(p.w, "\r\x1b[K%s: %s of %s (%d %%)", what, thousands(n), thousands(total), 100*n/max(total, 1))
+			fmt.Fprintf(p.w, "\r\x1b[K%s: %s of %s (%d %%)", what, program.Thousands(n), program.Thousands(total), 100*n/max(total, 1))
 			select {
 			case <-ended:
 				fmt.Fprint(p.w, "\r\x1b[K")

@@ -2,13 +2,14 @@ package main
 
 import (
 	"bytes"
-	"encoding/xml"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"slices"
 	"time"
+
+	"github.com/sqlc-fanout/sqlc-fanout/internal/program"
 )
 
 // Sizes in the picture.
@@ -82,7 +83,7 @@ func drawTimeline(w io.Writer, t timeline, caption string) {
 
 	fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" width="%.0f" height="%.0f" role="img">`+"\n",
 		svgWidth, d.y, svgWidth, d.y)
-	fmt.Fprintf(w, "<title>%s</title>\n<style>%s</style>\n", escape(caption), svgStyle)
+	fmt.Fprintf(w, "<title>%s</title>\n<style>%s</style>\n", program.EscapeXML(caption), svgStyle)
 	fmt.Fprintf(w, `<rect class="background" width="%.0f" height="%.0f"/>`+"\n", svgWidth, d.y)
 	grid := &drawing{t: t}
 	grid.grid(top, bottom)
@@ -98,14 +99,8 @@ type drawing struct {
 	y float64
 }
 
-func escape(s string) string {
-	var b bytes.Buffer
-	_ = xml.EscapeText(&b, []byte(s)) // a bytes.Buffer does not fail
-	return b.String()
-}
-
 func (d *drawing) text(class string, x, y float64, s string) {
-	fmt.Fprintf(&d.b, `<text class="%s" x="%.1f" y="%.1f">%s</text>`+"\n", class, x, y, escape(s))
+	fmt.Fprintf(&d.b, `<text class="%s" x="%.1f" y="%.1f">%s</text>`+"\n", class, x, y, program.EscapeXML(s))
 }
 
 // rect draws a rectangle, with a text that is shown to whoever points at it.
@@ -115,7 +110,7 @@ func (d *drawing) rect(class string, x, y, width, height float64, title string) 
 		return
 	}
 	fmt.Fprintf(&d.b, `<rect class="%s" x="%.2f" y="%.1f" width="%.2f" height="%.1f"><title>%s</title></rect>`+"\n",
-		class, x, y, width, height, escape(title))
+		class, x, y, width, height, program.EscapeXML(title))
 }
 
 // x is where a point of time lies.

@@ -216,11 +216,6 @@ func TestTicks(t *testing.T) {
 }
 
 func TestNumbers(t *testing.T) {
-	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567"} {
-		if got := thousands(n); got != want {
-			t.Errorf("%d is %s", n, got)
-		}
-	}
 	for d, want := range map[time.Duration]string{0: "0.00 ms", 1234 * time.Microsecond: "1.23 ms", 56789 * time.Microsecond: "56.8 ms",
 		999 * time.Millisecond: "999 ms", 1500 * time.Millisecond: "1.50 s", 75 * time.Second: "75.0 s"} {
 		if got := duration(d); got != want {
