@@ -71,8 +71,7 @@ func statements(rows int, burn int32) map[string]statement {
 	someID := each(func(random *rand.Rand) int32 { return 1 + random.Int32N(int32(rows)) })
 	all := map[string]statement{}
 	for _, s := range []statement{
-		newStatement(scanning,
-			each(func(random *rand.Rand) int32 { return 1 + random.Int32N(smallRows) }), scan()),
+		newStatement(scanning, each(func(random *rand.Rand) int32 { return 1 + random.Int32N(smallRows) }), scan()),
 		newStatement(looking, someID, lookUpByIndex()),
 		newStatement(waiting, someID, lookUp((*benchdb.Queries).Wait, benchdb.Wait)),
 		newStatement(burning, someID, work[benchdb.Big]{
@@ -82,14 +81,12 @@ func statements(rows int, burn int32) map[string]statement {
 			text: func(_ int, draw int32) (string, []any) { return benchdb.Burn, []any{burn, draw} },
 		}),
 		newStatement(mixing, mixedDraw(someID), mixed()),
-		newStatement(ranging,
-			each(func(random *rand.Rand) int32 { return 1 + rangeRows*random.Int32N(ranges) }),
+		newStatement(ranging, each(func(random *rand.Rand) int32 { return 1 + rangeRows*random.Int32N(ranges) }),
 			lookUp((*benchdb.Queries).Range, benchdb.Range)),
-		newStatement(thirty,
-			each(func(random *rand.Rand) int32 { return 1 + random.Int32N(int32(rows-len(nearTexts))) }), work[benchdb.Big]{
-				query: func(i int, draw int32) query[benchdb.Big] { return fanout.Many(nearMethods[i%len(nearMethods)], draw) },
-				text:  func(i int, draw int32) (string, []any) { return nearTexts[i%len(nearTexts)], []any{draw} },
-			}),
+		newStatement(thirty, each(func(random *rand.Rand) int32 { return 1 + random.Int32N(int32(rows-len(nearTexts))) }), work[benchdb.Big]{
+			query: func(i int, draw int32) query[benchdb.Big] { return fanout.Many(nearMethods[i%len(nearMethods)], draw) },
+			text:  func(i int, draw int32) (string, []any) { return nearTexts[i%len(nearTexts)], []any{draw} },
+		}),
 	} {
 		all[s.name] = s
 	}

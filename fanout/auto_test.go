@@ -428,14 +428,14 @@ func TestAutoFollowsTheData(t *testing.T) {
 					return err
 				}
 				set(5 * time.Millisecond)
-				defer set(0)
 				for range adapts {
 					call()
 				}
-				if w := middle(11, func() int { return fanouttest.Width(call()) }); w < 8 {
+				w := middle(11, func() int { return fanouttest.Width(call()) })
+				set(0)
+				if w < 8 {
 					return fmt.Errorf("slow statements on %d backends", w)
 				}
-				set(0)
 				for range adapts * 30 / c.n {
 					call()
 				}

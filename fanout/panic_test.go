@@ -47,9 +47,6 @@ func TestPanicReachesTheCaller(t *testing.T) {
 					_ = fanout.Run(t.Context(), src, fanout.IntoFunc(&dst, queries[0]), fanout.IntoFunc(&dst, queries[1]))
 				},
 			} {
-				if partial && name != "Collect" && name != "Stream" {
-					continue // which go the way of Collect
-				}
 				p := fanouttest.Panicked(t, call)
 				if p.Value != "boom" || !strings.Contains(string(p.Stack), "explode") || !strings.Contains(p.Error(), "boom") {
 					t.Errorf("%s: %v", name, p)

@@ -37,12 +37,11 @@ func (p *pipeline) learn(r *request, err error, now time.Time) {
 	took = max(0, took-r.held-p.busy)
 	if err != nil {
 		p.ran, p.runTook, p.measuring = 0, 0, false
-		if expected, _ := r.text.expected(); r.members == nil && queryCanceled(err) &&
-			took > max(expected, time.Millisecond) {
-			r.text.observe(took, 1) // it would have taken even longer
-		}
 		if queryCanceled(err) {
 			p.miss()
+			if expected, _ := r.text.expected(); r.members == nil && took > max(expected, time.Millisecond) {
+				r.text.observe(took, 1) // it would have taken even longer
+			}
 		}
 		if p.transaction != nil {
 			p.spoiled = true

@@ -226,9 +226,9 @@ func TestFailureEndsSiblingsThroughAProxy(t *testing.T) {
 // The network fails the lane that is to end its siblings, at some byte of what it sends or is sent for that.
 func TestFailureOnAConnectionThatFails(t *testing.T) {
 	for _, f := range []fanouttest.Fault{fanouttest.Cut, fanouttest.Freeze, fanouttest.Delay, fanouttest.FreezeAll} {
-		hits, step := int64(0), 350
-		if f == fanouttest.Cut {
-			step = 150 // the others take their time
+		hits, step := int64(0), 150
+		if f == fanouttest.Freeze || f == fanouttest.FreezeAll {
+			step = 350 // each takes the grace
 		}
 		for bytes := 1; bytes < 1100; bytes += step {
 			t.Run(fmt.Sprintf("%s/%d", f, bytes), func(t *testing.T) {
